@@ -1,0 +1,83 @@
+"""The errors that mpsearch raises, each a one-line message for the person who can mend it.
+
+MpsearchError
+├── ModelError (ValueError)              a model file that cannot be read or understood
+│   └── UnsupportedOperatorError         operators that cannot be executed, all of them named
+├── DataError (ValueError)               calibration or evaluation data that do not fit
+├── SchemeError (ValueError)             a spec or scheme that contradicts itself
+├── SpaceError (ValueError)              a search space that is wrong or empty
+├── DeviceError (ValueError)             a device file that is wrong
+├── UnknownNameError (LookupError)       a name that nothing is registered under
+├── DuplicateNameError (ValueError)      a second owner of a registered name
+├── InfeasibleError (ValueError)         limits that no assignment meets
+├── NumericsError (ArithmeticError)      NaN, Inf or overflow, with the tensor or layer named
+├── ArtifactError (ValueError)           a file between stages that is damaged or from elsewhere
+├── PlanError (ValueError)               a plan that does not fit its model or its target
+├── JobError (ValueError)                a job file or run folder that is wrong
+├── OutputExistsError (FileExistsError)  an output that would be overwritten
+└── MissingExtraError (ImportError)      an optional dependency that is not installed
+"""
+
+
+class MpsearchError(Exception):
+    """Root of every error that mpsearch raises on purpose."""
+
+
+class ModelError(MpsearchError, ValueError):
+    """The model file cannot be read, or says something that cannot hold."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """The model uses operators that cannot be executed."""
+
+
+class DataError(MpsearchError, ValueError):
+    """The data do not fit the model or are not finite."""
+
+
+class SchemeError(MpsearchError, ValueError):
+    """A format, spec or scheme contradicts itself or its tensor."""
+
+
+class SpaceError(MpsearchError, ValueError):
+    """A search space is malformed or leaves a group without a scheme."""
+
+
+class DeviceError(MpsearchError, ValueError):
+    """A device description is malformed or lacks what was asked of it."""
+
+
+class UnknownNameError(MpsearchError, LookupError):
+    """Nothing is known under this name."""
+
+
+class DuplicateNameError(MpsearchError, ValueError):
+    """A registered name would get a second owner."""
+
+
+class InfeasibleError(MpsearchError, ValueError):
+    """No assignment meets the limits."""
+
+
+class NumericsError(MpsearchError, ArithmeticError):
+    """A tensor holds NaN or Inf, or overflows its format."""
+
+
+class ArtifactError(MpsearchError, ValueError):
+    """A file between two stages is damaged, of another version or of another run."""
+
+
+class PlanError(MpsearchError, ValueError):
+    """A plan does not fit the model, the target or this version."""
+
+
+class JobError(MpsearchError, ValueError):
+    """A job file or a run folder is malformed or belongs to another job."""
+
+
+class OutputExistsError(MpsearchError, FileExistsError):
+    """An output exists and would be overwritten."""
+
+
+class MissingExtraError(MpsearchError, ImportError):
+    """An optional dependency is missing; the message says which extra brings it."""

@@ -1,0 +1,1 @@
+"""ONNX to ModelGraph: layers with GEMM sizes, edges, groups, coverage."""

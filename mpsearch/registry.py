@@ -1,0 +1,87 @@
+"""Plug-ins by name: built-in ones as strings, third parties' through entry points.
+
+Nothing is imported before it is asked for, so listing names is free of heavy packages.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mpsearch.errors import DuplicateNameError, MissingExtraError, UnknownNameError
+
+Kind = Literal["metrics", "cost_models", "searchers", "exporters", "runtimes"]
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
+    {
+        "metrics": {
+            "sqnr": "mpsearch.sensitivity.sqnr:score",
+            "perturbation": "mpsearch.sensitivity.perturbation:score",
+        },
+        "cost_models": {
+            "roofline": "mpsearch.cost.network:estimate",
+            "npu": "mpsearch.cost.npu:estimate",
+        },
+        "searchers": {
+            "exact": "mpsearch.search.exact:search",
+            "nsga2": "mpsearch.search.nsga2:search",
+        },
+        "exporters": {
+            "onnx": "mpsearch.export.onnx:export",
+        },
+        "runtimes": {
+            "reference": "mpsearch.verify.reference:open_session",
+            "openvino": "mpsearch.verify.openvino:open_session",
+            "onnxruntime": "mpsearch.verify.onnxruntime:open_session",
+        },
+    }
+)
+_NOUNS: Mapping[Kind, str] = {
+    "metrics": "metric",
+    "cost_models": "cost model",
+    "searchers": "search method",
+    "exporters": "export target",
+    "runtimes": "runtime",
+}
+
+
+def _targets(kind: Kind) -> dict[str, str]:
+    """Name to ``module:attribute`` of built-in and third-party plug-ins of ``kind``."""
+    targets = dict(BUILT_IN[kind])
+    for point in entry_points(group=f"mpsearch.{kind}"):
+        if point.name in targets:
+            raise DuplicateNameError(
+                f"a name must have one owner, but {_NOUNS[kind]} {point.name!r} is {targets[point.name]} "
+                f"and also {point.value}"
+            )
+        targets[point.name] = point.value
+    return targets
+
+
+def list_names(kind: Kind) -> list[str]:
+    """Return the names of all plug-ins of ``kind``, built-in ones first."""
+    return list(_targets(kind))
+
+
+def find(kind: Kind, name: str) -> Any:
+    """Import and return the plug-in ``name`` of ``kind``.
+
+    Raises:
+        UnknownNameError: Nothing is registered under ``name``; the message lists the choices.
+        MissingExtraError: The plug-in needs a package that is not installed.
+        DuplicateNameError: Two packages register one name.
+    """
+    targets = _targets(kind)
+    if name not in targets:
+        raise UnknownNameError(f"{_NOUNS[kind]} must be one of {', '.join(targets)}; got {name!r}")
+    module, _, attribute = targets[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("mpsearch"):
+            raise
+        raise MissingExtraError(
+            f"{_NOUNS[kind]} {name!r} needs the package {error.name!r}; "
+            f"install it with: pip install 'mpsearch[{name}]' or pip install {error.name}"
+        ) from error
