@@ -39,7 +39,7 @@ _PUBLIC = {
     "verify_plan": "mpsearch.verify.compare",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604  # names resolve lazily below
+__all__ = ["__version__", *_PUBLIC]  # resolved lazily below
 
 
 def __getattr__(name: str) -> Any:

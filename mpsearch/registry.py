@@ -6,6 +6,7 @@ Nothing is imported before it is asked for, so listing names is free of heavy pa
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -85,3 +86,10 @@ def find(kind: Kind, name: str) -> Any:
             f"{_NOUNS[kind]} {name!r} needs the package {error.name!r}; "
             f"install it with: pip install 'mpsearch[{name}]' or pip install {error.name}"
         ) from error
+
+
+def data_folder(name: Literal["search_spaces", "cost_models"]) -> Path:
+    """Return the folder of data files that ships as ``name``: in the wheel or beside the package."""
+    package = Path(__file__).resolve().parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name

@@ -1,6 +1,6 @@
 """Estimates, and the two tables that searches read: sensitivities and costs, group × scheme."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what is going on or the best so far)."""
 
 
 class Estimate(NamedTuple):
