@@ -1,0 +1,106 @@
+"""What a report is made of: plain values that the stages before it returned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mpsearch.graph.model import ModelGraph
+from mpsearch.pareto import Front, Point
+from mpsearch.tables import Bools, Costs, Estimate, Table
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One line of the table of plans: the fp32 model, a uniform plan or a mixed one.
+
+    Attributes:
+        label: What people call it: ``fp32``, ``uniform fp8``, ``mixed``.
+        assignment: [G] scheme indices; None is the fp32 model, which nothing was decided for.
+        predicted: Objective to what the tables add up to.
+        measured: Objective to what running the quantised model gave.
+        scores: Name to score on held-out data: ``nll``, ``accuracy``, and the user's own.
+        effective_bits: Stored bits of all decided weights over their number.
+        latency_us: Modelled latency of one batch, microseconds.
+        weight_bytes: Stored bytes of all decided weights.
+    """
+
+    label: str
+    assignment: tuple[int, ...] | None
+    predicted: Mapping[str, Estimate] = field(default_factory=dict)
+    measured: Mapping[str, Estimate] = field(default_factory=dict)
+    scores: Mapping[str, Estimate] = field(default_factory=dict)
+    effective_bits: float | None = None
+    latency_us: float | None = None
+    weight_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a report says.
+
+    Attributes:
+        title: Heading; usually the model's name without its suffix.
+        model: The model's file name.
+        device: Name of the device that latencies are modelled for.
+        space: Name of the search space.
+        batch: Samples that one latency is for.
+        seed: Seed of the run.
+        fingerprint: What computed the losses: versions, instruction set, threads, batch size.
+        front: The front that was found.
+        table: Sensitivities of the run.
+        costs: Costs on the device.
+        graph: The model.
+        rows: Plans to compare: fp32, uniform ones, mixed ones; the order is kept.
+        chosen: The point whose plan was written; None when nobody chose yet.
+        rank_correlation: Spearman of predicted and measured losses, and how many points it is over.
+        notes: What a reader must know: honest sentences, one a note.
+        facts: More about how the run was made: ``calibration samples`` to ``250``, …
+    """
+
+    title: str
+    model: str
+    device: str
+    space: str
+    batch: int
+    seed: int
+    fingerprint: Mapping[str, str]
+    front: Front
+    table: Table
+    costs: Costs
+    graph: ModelGraph
+    rows: tuple[PlanRow, ...] = ()
+    chosen: Point | None = None
+    rank_correlation: tuple[float, int] | None = None
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def allowed(self) -> Bools:
+        """[G, S]: allowed by the device, the space and the data."""
+        return np.asarray(self.table.allowed & self.costs.allowed)
+
+    @property
+    def reasons(self) -> dict[tuple[str, str], str]:
+        """(group, scheme) name to why it is not allowed."""
+        return {**self.table.reasons, **self.costs.reasons}
+
+
+def uniform_scheme(assignment: tuple[int, ...], allowed: Bools) -> int | None:
+    """Return the scheme that ``assignment`` is uniform in, or None if it is mixed.
+
+    Uniform X means X wherever X is allowed and one other scheme, the base, elsewhere. Where two
+    schemes fit, the one of more groups is meant.
+
+    Args:
+        assignment: [G] scheme indices.
+        allowed: [G, S].
+    """
+    chosen = np.asarray(assignment)
+    schemes, counts = np.unique(chosen, return_counts=True)
+    if len(schemes) > 2:
+        return None
+    for scheme in schemes[np.argsort(-counts, kind="stable")]:
+        if not allowed[chosen != scheme, scheme].any():
+            return int(scheme)
+    return None
