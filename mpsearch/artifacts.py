@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mpsearch.errors import ArtifactError
+from mpsearch.errors import ArtifactError, MpsearchError
 
 
 class Content(BaseModel):
@@ -120,3 +121,27 @@ def read_envelope(path: Path) -> dict[str, Any]:
     }:
         raise ArtifactError(f"{path.name}: must be a JSON file that mpsearch wrote")
     return envelope
+
+
+def read_toml(path: Path, kind: type[C], error: type[MpsearchError]) -> C:
+    """Read a TOML file that a person writes.
+
+    Raises:
+        error: The file cannot be read, is no TOML, or does not say what ``kind`` needs; one line
+            that names the file and the key.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as trouble:
+        raise error(f"{path.name}: cannot be read: {trouble.strerror}") from None
+    except (ValueError, RecursionError) as trouble:
+        raise error(f"{path.name}: must be a TOML file: {trouble}") from None
+    try:
+        return kind.model_validate(data)
+    except ValidationError as trouble:
+        first = trouble.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        if first["type"] == "extra_forbidden":
+            fields = ", ".join(kind.model_fields) if len(first["loc"]) == 1 else "see the docs"
+            raise error(f"{path.name}: {where}: no such key; keys are: {fields}") from None
+        raise error(f"{path.name}: {where}: {first['msg']}, got {first['input']!r}") from None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mpsearch.errors import DuplicateNameError, MissingExtraError, UnknownNameError
 
+DataFolder = Literal["search_spaces", "search_spaces/targets", "cost_models"]
 Kind = Literal["metrics", "cost_models", "searchers", "exporters", "runtimes"]
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
@@ -88,8 +89,27 @@ def find(kind: Kind, name: str) -> Any:
         ) from error
 
 
-def data_folder(name: Literal["search_spaces", "cost_models"]) -> Path:
+def data_folder(name: DataFolder) -> Path:
     """Return the folder of data files that ships as ``name``: in the wheel or beside the package."""
     package = Path(__file__).resolve().parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
+
+
+def data_file(folder: DataFolder, name_or_path: str | Path, noun: str) -> Path:
+    """Return the TOML file that ships as ``name_or_path`` in ``folder``, or the user's own file.
+
+    A string that ends in ``.toml`` or holds a separator is a path; anything else is a name.
+
+    Raises:
+        UnknownNameError: There is no such file; the message lists the names that ship.
+    """
+    text = str(name_or_path)
+    own = isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text
+    path = Path(text) if own else data_folder(folder) / f"{text}.toml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in data_folder(folder).glob("*.toml")))
+        raise UnknownNameError(
+            f"{noun} must be one of {names}, or the path of a .toml file that exists; got {text!r}"
+        )
+    return path

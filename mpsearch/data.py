@@ -1,0 +1,310 @@
+"""Calibration and evaluation data: named arrays with one row a sample, from ``.npz`` files."""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from mpsearch.errors import DataError
+from mpsearch.graph.model import ModelGraph, Value
+
+Array = NDArray[Any]
+
+RESERVED = ("labels", "sample_id", "slice")
+MAX_EXPANDED_BYTES = 8 * 2**30
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Samples of every model input, cut into batches of one size.
+
+    Attributes:
+        arrays: Input name to array, first axis = samples.
+        labels: [n, …] what the model should answer; None without labels.
+        sample_id: [n] names of the samples; None if they have none.
+        slice: [n] name of the part of the data that each sample belongs to; None if there are none.
+        batch_size: Rows that are run together; the last batch may be shorter.
+        digest: SHA-256 of names, types, shapes and contents.
+    """
+
+    arrays: Mapping[str, Array]
+    labels: Array | None
+    sample_id: Array | None
+    slice: Array | None
+    batch_size: int
+    digest: str
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(next(iter(self.arrays.values())))
+
+    def iterate(self) -> Iterator[dict[str, Array]]:
+        """Yield input name → rows, ``batch_size`` rows at a time, in order."""
+        for start in range(0, len(self), self.batch_size):
+            rows = np.s_[start : start + self.batch_size]
+            yield {name: array[rows] for name, array in self.arrays.items()}
+
+    def take(self, n: int) -> "Batches":
+        """Return the first ``n`` samples, or all where there are fewer."""
+        if n < 1:
+            raise DataError(f"`n >= 1` must hold for the number of samples to take, got {n}")
+        return self if n >= len(self) else _rows(self, n)
+
+
+def read_batches(
+    path: str | Path, *, limit: int | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+) -> Batches:
+    """Read an ``.npz`` of named input arrays, or a folder of them that are put one after another.
+
+    The names ``labels``, ``sample_id`` and ``slice`` are reserved; every other array is an input of
+    the model. No pickle is ever read, and what the files would expand to is added up from their
+    headers before anything is expanded.
+
+    Args:
+        path: The file or folder.
+        limit: Keep the first ``limit`` samples.
+        batch_size: Rows that are run together.
+
+    Raises:
+        DataError: The file is missing, damaged, too large, not finite or inconsistent.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path.name}: the folder must hold .npz files, got none")
+    expanded = sum(_expanded_bytes(file) for file in files)
+    if expanded > MAX_EXPANDED_BYTES:
+        raise DataError(
+            f"{path.name}: arrays must expand to at most {MAX_EXPANDED_BYTES / 2**30:g} GiB, "
+            f"got {expanded / 2**30:.1f} GiB; split the data or give fewer samples"
+        )
+    parts = [_load(file) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part.keys() != parts[0].keys():
+            raise DataError(
+                f"{file.name}: every file of a folder must hold the same arrays; "
+                f"{files[0].name} has {_listed(parts[0])}, this one {_listed(part)}"
+            )
+    try:
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    except ValueError as error:
+        raise DataError(f"{path.name}: files of a folder must fit together: {error}") from None
+    return make_batches(arrays, limit=limit, batch_size=batch_size, source=path.name)
+
+
+def call_batches(
+    target: str, *, limit: int | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+) -> Batches:
+    """Import ``module:function``, call it, and take the mapping of arrays that it returns.
+
+    This runs the module's code: call it only with a name that the user gave for that purpose.
+
+    Raises:
+        DataError: The function cannot be found, or returns no mapping of names to arrays.
+    """
+    module, _, attribute = target.partition(":")
+    try:
+        function: Callable[[], Mapping[str, Array]] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"data must be module:function that imports; {target!r}: {error}") from None
+    arrays = function()
+    if not isinstance(arrays, Mapping):
+        raise DataError(
+            f"{target} must return a mapping of array names to arrays, got {type(arrays).__name__}"
+        )
+    arrays = {str(name): np.asarray(array) for name, array in arrays.items()}
+    return make_batches(arrays, limit=limit, batch_size=batch_size, source=target)
+
+
+def make_batches(
+    arrays: Mapping[str, Array],
+    *,
+    limit: int | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    source: str = "data",
+) -> Batches:
+    """Return named arrays as batches, once they are checked against each other.
+
+    Args:
+        arrays: Name to array, first axis = samples; reserved names as in :func:`read_batches`.
+        limit: Keep the first ``limit`` samples.
+        batch_size: Rows that are run together.
+        source: What messages call the data.
+
+    Raises:
+        DataError: No input, unequal numbers of samples, NaN or Inf, or a type that is no number.
+    """
+    if batch_size < 1:
+        raise DataError(f"`batch_size >= 1` must hold, got {batch_size}")
+    inputs = {name: array for name, array in arrays.items() if name not in RESERVED}
+    if not inputs:
+        raise DataError(
+            f"{source}: at least one array must be an input of the model; "
+            f"got {_listed(arrays) or 'nothing'} ({', '.join(RESERVED)} are reserved)"
+        )
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise DataError(
+                f"{source}: array {name!r} must have samples as first axis, got a scalar"
+            )
+    sizes = {name: len(array) for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1 or min(sizes.values()) < 1:
+        counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise DataError(f"{source}: all arrays must have the same number of samples; got {counts}")
+    n = min(sizes.values()) if limit is None else min(limit, *sizes.values())
+    if n < 1:
+        raise DataError(f"`limit >= 1` must hold, got {limit}")
+    kept = {name: np.ascontiguousarray(array[:n]) for name, array in arrays.items()}
+    for name, array in kept.items():
+        _check_finite(source, name, array)
+    return Batches(
+        arrays={name: kept[name] for name in sorted(inputs)},
+        labels=kept.get("labels"),
+        sample_id=kept.get("sample_id"),
+        slice=kept.get("slice"),
+        batch_size=batch_size,
+        digest=_digest(kept),
+    )
+
+
+def check_batches(batches: Batches, graph: ModelGraph) -> None:
+    """Check that the arrays are the model's inputs: names, types and shapes.
+
+    Raises:
+        DataError: They are not; the message names the array, what must hold and the choices.
+    """
+    wanted = {value.name: value for value in graph.inputs}
+    for name in batches.arrays:
+        if name not in wanted:
+            raise DataError(
+                f"arrays of the data must be inputs of {graph.name}: "
+                f"{', '.join(wanted)}; got {name!r}"
+            )
+    missing = [name for name in wanted if name not in batches.arrays]
+    if missing:
+        raise DataError(
+            f"the data must hold every input of {graph.name}: {', '.join(missing)} missing, "
+            f"got {_listed(batches.arrays)}"
+        )
+    for name, value in wanted.items():
+        _check_fit(name, batches.arrays[name], value)
+
+
+def _check_fit(name: str, array: Array, value: Value) -> None:
+    if value.dtype is not None and array.dtype != np.dtype(value.dtype):
+        raise DataError(
+            f"array {name!r} must be {value.dtype}, got {array.dtype}; "
+            f"convert it with .astype(np.{value.dtype})"
+        )
+    if value.shape is None:
+        return
+    got = array.shape[1:]
+    fits = len(value.shape) == array.ndim and all(
+        size is None or size == found for size, found in zip(value.shape[1:], got, strict=True)
+    )
+    if not fits:
+        sizes = ", ".join(["samples", *("any" if s is None else str(s) for s in value.shape[1:])])
+        raise DataError(f"array {name!r} must have shape [{sizes}], got {list(array.shape)}")
+
+
+def _check_finite(source: str, name: str, array: Array) -> None:
+    if array.dtype.kind not in ("biufU" if name in RESERVED else "biuf"):
+        raise DataError(f"{source}: array {name!r} must hold numbers, got type {array.dtype}")
+    if array.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{source}: array {name!r} must be finite, but {bad.sum()} of {len(array)} samples hold "
+            f"NaN or Inf, the first is sample {int(bad.argmax())}"
+        )
+
+
+def _expanded_bytes(path: Path) -> int:
+    """Bytes that the members claim in the zip's directory: reading never goes beyond the claim."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(info.file_size for info in archive.infolist())
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read: {error.strerror}") from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise DataError(
+            f"{path.name}: data must be an .npz file (numpy.savez) or a folder of them"
+        ) from None
+
+
+def _load(path: Path) -> dict[str, Array]:
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as stream:
+                    _check_header(path, info, stream)
+                with archive.open(info) as stream:
+                    arrays[info.filename.removesuffix(".npy")] = npy.read_array(
+                        stream, allow_pickle=False
+                    )
+    except DataError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as e:
+        raise DataError(f"{path.name}: the file is damaged: {e}") from None
+    return arrays
+
+
+def _check_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> None:
+    """Refuse objects, and headers that claim more elements than the member has bytes."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise DataError(
+            f"{path.name}: array {info.filename!r} holds Python objects (pickle), which are not read"
+        )
+    count = 1
+    for size in shape:
+        count *= size
+    if count * dtype.itemsize > info.file_size:
+        raise DataError(
+            f"{path.name}: the file is damaged: {info.filename!r} claims {list(shape)} {dtype}, "
+            f"but holds {info.file_size} bytes"
+        )
+
+
+def _rows(batches: Batches, n: int) -> Batches:
+    arrays = {name: array[:n] for name, array in batches.arrays.items()}
+    reserved = {
+        name: None if (array := getattr(batches, name)) is None else array[:n] for name in RESERVED
+    }
+    present = {name: array for name, array in reserved.items() if array is not None}
+    return Batches(
+        arrays, **reserved, batch_size=batches.batch_size, digest=_digest({**arrays, **present})
+    )
+
+
+def _digest(arrays: Mapping[str, Array]) -> str:
+    hasher = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        hasher.update(array.reshape(-1).view(np.uint8).data)
+    return hasher.hexdigest()
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names))
