@@ -9,6 +9,7 @@ MpsearchError
 ├── DeviceError (ValueError)             a device file that is wrong
 ├── UnknownNameError (LookupError)       a name that nothing is registered under
 ├── DuplicateNameError (ValueError)      a second owner of a registered name
+├── ProblemError (ValueError)            a search problem that is malformed, or beyond a method
 ├── InfeasibleError (ValueError)         limits that no assignment meets
 ├── NumericsError (ArithmeticError)      NaN, Inf or overflow, with the tensor or layer named
 ├── ArtifactError (ValueError)           a file between stages that is damaged or from elsewhere
@@ -53,6 +54,10 @@ class UnknownNameError(MpsearchError, LookupError):
 
 class DuplicateNameError(MpsearchError, ValueError):
     """A registered name would get a second owner."""
+
+
+class ProblemError(MpsearchError, ValueError):
+    """A search problem contradicts itself, or a method cannot solve it."""
 
 
 class InfeasibleError(MpsearchError, ValueError):

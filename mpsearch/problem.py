@@ -1,0 +1,476 @@
+"""The search problem as arrays: what each group costs at each scheme, and what must hold."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mpsearch.errors import ProblemError
+from mpsearch.tables import Bools, Costs, Estimate, Floats, Ints, Table
+
+Check = Callable[[Ints], Bools]
+"""A constraint as code: assignments [P, G] to whether each one meets it [P]."""
+
+_SLACK = 1e-9  # of a limit's scale: what rounding may add to a sum that meets it
+
+
+class Evaluator(Protocol):
+    """Measures the loss of whole assignments."""
+
+    def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
+        """Return the loss of each of ``assignments`` [P, G], on ``fraction`` of the samples."""
+        ...
+
+    def loss_and_gradient(self, probabilities: Floats) -> tuple[Estimate, Floats]:
+        """Return the loss of scheme ``probabilities`` [G, S], and its gradient [G, S]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearConstraint:
+    """``lower <= sum of coefficients[g, s_g] + sum of pair_coefficients[e, s_i, s_j] <= upper``.
+
+    Attributes:
+        text: The user's words.
+        quantity: What is limited: an objective, ``effective_bits`` or ``count(scheme)``.
+        coefficients: [G, S].
+        pair_coefficients: [E, S, S] along the problem's edges, or None.
+        constant: What no decision changes; part of the quantity.
+        lower: Least value, or -inf.
+        upper: Greatest value, or inf.
+    """
+
+    text: str
+    quantity: str
+    coefficients: Floats
+    pair_coefficients: Floats | None
+    constant: float
+    lower: float
+    upper: float
+
+    @property
+    def slack(self) -> float:
+        """What rounding may add to the quantity."""
+        scale = float(np.abs(self.coefficients).max(axis=1).sum()) + abs(self.constant)
+        return _SLACK * scale
+
+    def holds(self, value: Floats) -> Bools:
+        """Return whether each ``value`` [P] of the quantity is within the limits."""
+        within: Bools = (value >= self.lower - self.slack) & (value <= self.upper + self.slack)
+        return within
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """Two groups that may not take these two schemes at once; all four are indices."""
+
+    text: str
+    group: int
+    scheme: int
+    other: int
+    other_scheme: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Groups (indices) that must take one scheme."""
+
+    text: str
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False)
+class Problem:
+    """Which scheme for each group: objectives to minimise, and what must hold. Arrays are read-only.
+
+    Attributes:
+        objectives: Name to [G, S]; 0 where not allowed.
+        allowed: [G, S].
+        stderr: The same keys as ``objectives``: [G, S] standard errors.
+        edges: [E, 2] group indices.
+        pair_terms: Objective to [E, S, S], added to it: entry [e, a, b] where edge e = (i, j) has
+            scheme a at i and b at j.
+        parameters: [G] weights that each group decides; zeros where unknown.
+        schemes: S names.
+        groups: G names.
+        constraints: As given: words or callables.
+        constants: Objective to what no decision changes; part of its total.
+        linear: The constraints that limit a sum.
+        forbidden: The pairs that exclude each other.
+        ties: The groups that must agree.
+        checks: The constraints that are callables.
+    """
+
+    objectives: Mapping[str, Floats]
+    allowed: Bools
+    stderr: Mapping[str, Floats]
+    edges: Ints
+    pair_terms: Mapping[str, Floats]
+    parameters: Floats
+    schemes: tuple[str, ...]
+    groups: tuple[str, ...]
+    constraints: tuple[str | Check, ...]
+    constants: Mapping[str, float]
+    linear: tuple[LinearConstraint, ...]
+    forbidden: tuple[Forbidden, ...]
+    ties: tuple[Tie, ...]
+    checks: tuple[Check, ...]
+
+    def __init__(
+        self,
+        objectives: Mapping[str, ArrayLike],
+        *,
+        allowed: ArrayLike | None = None,
+        stderr: Mapping[str, ArrayLike] | None = None,
+        edges: ArrayLike | None = None,
+        pair_terms: Mapping[str, ArrayLike] | None = None,
+        parameters: ArrayLike | None = None,
+        schemes: Sequence[str] | None = None,
+        constraints: Sequence[str | Check] = (),
+        groups: Sequence[str] | None = None,
+        constants: Mapping[str, float] | None = None,
+    ) -> None:
+        """Check and freeze the arrays.
+
+        Constraints in words: ``"latency_us <= 120"`` (any objective), ``"effective_bits <= 4.8"``,
+        ``"count(nvfp4) >= 10"``, ``"tie(a, b, c)"``, ``"forbid(a=nvfp4, b=fp8)"``; names that hold
+        spaces, commas or brackets in single quotes.
+
+        Raises:
+            ProblemError: Shapes differ, a value is not finite, a group has no scheme, an edge leads
+                nowhere, or a constraint cannot be read.
+        """
+        if not objectives:
+            raise ProblemError("a problem needs at least one objective, got none")
+        first = np.asarray(next(iter(objectives.values())), np.float64)
+        if first.ndim != 2 or 0 in first.shape:
+            raise ProblemError(
+                f"objectives must be [groups, schemes], got shape {list(first.shape)}"
+            )
+        G, S = first.shape
+        names = tuple(schemes) if schemes is not None else tuple(f"scheme{i}" for i in range(S))
+        labels = tuple(groups) if groups is not None else tuple(f"group{i}" for i in range(G))
+        for what, found, size in (("schemes", names, S), ("groups", labels, G)):
+            if len(found) != size or len(set(found)) != size:
+                raise ProblemError(f"{what} must be {size} different names, got {len(set(found))}")
+        mask = _frozen(np.ones((G, S)) if allowed is None else allowed, np.bool_, (G, S), "allowed")
+        bare = np.flatnonzero(~mask.any(axis=1))
+        if bare.size:
+            raise ProblemError(
+                f"each group needs an allowed scheme, but {labels[bare[0]]!r} has none"
+            )
+        tables = {name: _table(name, value, mask, labels) for name, value in objectives.items()}
+        deviations = dict(stderr or {})
+        _known("stderr", deviations, tables)
+        links = _frozen(np.zeros((0, 2)) if edges is None else edges, np.int64, (-1, 2), "edges")
+        if links.size and (
+            links.min() < 0 or links.max() >= G or (links[:, 0] == links[:, 1]).any()
+        ):
+            raise ProblemError(f"edges must join two different groups of 0..{G - 1}")
+        terms = dict(pair_terms or {})
+        _known("pair_terms", terms, tables)
+        shift = dict(constants or {})
+        pairs = {
+            name: _frozen(value, np.float64, (len(links), S, S), f"pair_terms[{name!r}]")
+            for name, value in terms.items()
+        }
+        for name, value in pairs.items():
+            if not np.isfinite(value).all():
+                raise ProblemError(f"pair_terms[{name!r}] must be finite; forbid pairs in words")
+        weights = np.zeros(G) if parameters is None else parameters
+        values: dict[str, object] = {
+            "objectives": MappingProxyType(tables),
+            "allowed": mask,
+            "stderr": MappingProxyType(
+                {
+                    name: _table(name, deviations.get(name, np.zeros((G, S))), mask, labels)
+                    for name in tables
+                }
+            ),
+            "edges": links,
+            "pair_terms": MappingProxyType(pairs),
+            "parameters": _frozen(weights, np.float64, (G,), "parameters"),
+            "schemes": names,
+            "groups": labels,
+            "constraints": tuple(constraints),
+            "constants": MappingProxyType(
+                {name: float(value) for name, value in shift.items() if name in tables}
+            ),
+        }
+        for field, content in values.items():
+            object.__setattr__(self, field, content)
+        read = [_read(self, text) for text in constraints if isinstance(text, str)]
+        object.__setattr__(
+            self, "linear", tuple(c for c in read if isinstance(c, LinearConstraint))
+        )
+        object.__setattr__(self, "forbidden", tuple(c for c in read if isinstance(c, Forbidden)))
+        object.__setattr__(self, "ties", tuple(c for c in read if isinstance(c, Tie)))
+        object.__setattr__(self, "checks", tuple(c for c in constraints if not isinstance(c, str)))
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups, G."""
+        return len(self.groups)
+
+    @property
+    def n_schemes(self) -> int:
+        """Number of schemes, S."""
+        return len(self.schemes)
+
+    def evaluate(self, assignments: ArrayLike) -> dict[str, Floats]:
+        """Return each objective's total [P] for ``assignments`` [P, G]."""
+        rows = self._rows(assignments)
+        return {
+            name: _total(rows, table, self.edges, self.pair_terms.get(name))
+            + self.constants.get(name, 0.0)
+            for name, table in self.objectives.items()
+        }
+
+    def stderrs(self, assignments: ArrayLike) -> dict[str, Floats]:
+        """Return each objective's standard error [P], the groups' errors taken as independent."""
+        rows = self._rows(assignments)
+        return {
+            name: np.sqrt(_total(rows, table**2, self.edges, None))
+            for name, table in self.stderr.items()
+        }
+
+    def effective_bits(self, assignments: ArrayLike) -> Floats | None:
+        """Return stored bits a decided weight [P]; None without weight_bytes or parameters."""
+        if "weight_bytes" not in self.objectives or not self.parameters.sum():
+            return None
+        rows = self._rows(assignments)
+        total = _total(rows, self.objectives["weight_bytes"], self.edges, None)
+        return 8.0 * total / self.parameters.sum()
+
+    def quantity(self, constraint: LinearConstraint, assignments: ArrayLike) -> Floats:
+        """Return what ``constraint`` limits, [P], for ``assignments`` [P, G]."""
+        rows = self._rows(assignments)
+        total = _total(rows, constraint.coefficients, self.edges, constraint.pair_coefficients)
+        return total + constraint.constant
+
+    def feasible(self, assignments: ArrayLike, *, measured: Mapping[str, Floats] = {}) -> Bools:
+        """Return whether each of ``assignments`` [P, G] meets everything.
+
+        Args:
+            assignments: [P, G].
+            measured: Objective to measured totals [P], judged in place of the predicted ones.
+        """
+        rows = self._rows(assignments)
+        good = self.allowed[np.arange(self.n_groups), rows].all(axis=1)
+        for limit in self.linear:
+            value = measured.get(limit.quantity)
+            good &= limit.holds(self.quantity(limit, rows) if value is None else value)
+        for pair in self.forbidden:
+            taken = rows[:, pair.group] == pair.scheme
+            good &= ~(taken & (rows[:, pair.other] == pair.other_scheme))
+        for tie in self.ties:
+            members = rows[:, list(tie.members)]
+            good &= (members == members[:, :1]).all(axis=1)
+        for check in self.checks:
+            good &= np.asarray(check(rows), np.bool_)
+        return good
+
+    def linear_constraints(self) -> tuple[LinearConstraint, ...]:
+        """Return the constraints that limit a sum, as arrays."""
+        return self.linear
+
+    def _rows(self, assignments: ArrayLike) -> Ints:
+        rows = np.asarray(assignments, np.int64)
+        rows = rows.reshape(-1, self.n_groups) if rows.ndim < 2 else rows
+        if rows.shape[1] != self.n_groups:
+            raise ProblemError(f"assignments must be [P, {self.n_groups}], got {list(rows.shape)}")
+        return rows
+
+
+def build_problem(
+    table: Table, costs: Costs, *, constraints: Sequence[str | Check] = ()
+) -> Problem:
+    """Join a sensitivity table and a cost table into one problem; ``loss`` is the table's.
+
+    Raises:
+        ProblemError: The two speak of different groups or schemes, or see :class:`Problem`.
+    """
+    for what, mine, theirs in (
+        ("groups", table.groups, costs.groups),
+        ("schemes", table.schemes, costs.schemes),
+    ):
+        if tuple(mine) != tuple(theirs):
+            odd = sorted(set(mine) ^ set(theirs))
+            raise ProblemError(
+                f"table and costs must have the same {what}, but "
+                + (
+                    f"{', '.join(map(repr, odd[:5]))} stand in one only"
+                    if odd
+                    else "the order differs"
+                )
+            )
+    terms = dict(costs.pair_terms)
+    edges = np.asarray(costs.edges, np.int64).reshape(-1, 2)
+    if table.pair_terms is not None and len(table.edges):
+        position = {(int(i), int(j)): e for e, (i, j) in enumerate(edges)}
+        added: list[tuple[int, int]] = []
+        where: list[tuple[int, bool]] = []
+        for i, j in np.asarray(table.edges, np.int64).tolist():
+            if (j, i) in position and (i, j) not in position:
+                where.append((position[j, i], True))
+                continue
+            if (i, j) not in position:
+                position[i, j] = len(edges) + len(added)
+                added.append((i, j))
+            where.append((position[i, j], False))
+        edges = np.concatenate([edges, np.array(added, np.int64).reshape(-1, 2)])
+        S = len(table.schemes)
+        terms = {
+            name: np.concatenate([value, np.zeros((len(added), S, S))])
+            for name, value in terms.items()
+        }
+        loss = np.zeros((len(edges), S, S))
+        for (edge, turned), value in zip(where, table.pair_terms, strict=True):
+            loss[edge] += value.T if turned else value
+        terms["loss"] = loss
+    return Problem(
+        {"loss": table.values, **costs.objectives},
+        allowed=table.allowed & costs.allowed,
+        stderr={"loss": table.stderr, **costs.stderr},
+        edges=edges,
+        pair_terms=terms,
+        parameters=costs.parameters,
+        schemes=table.schemes,
+        constraints=constraints,
+        groups=table.groups,
+        constants=costs.constants,
+    )
+
+
+def _frozen(
+    value: ArrayLike, dtype: type[np.generic], shape: tuple[int, ...], name: str
+) -> NDArray[Any]:
+    array = np.array(value, dtype)
+    if array.size == 0 and shape[0] in (-1, 0):
+        array = array.reshape((0, *shape[1:]))
+    if array.ndim != len(shape) or any(
+        want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)
+    ):
+        raise ProblemError(f"{name} must have shape {list(shape)}, got {list(array.shape)}")
+    array.setflags(write=False)
+    return array
+
+
+def _table(name: str, value: ArrayLike, allowed: Bools, groups: tuple[str, ...]) -> Floats:
+    array = np.array(value, np.float64)
+    if array.shape != allowed.shape:
+        raise ProblemError(
+            f"objective {name!r} must have shape {list(allowed.shape)}, got {list(array.shape)}"
+        )
+    array[~allowed] = 0.0
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        raise ProblemError(
+            f"objective {name!r} must be finite where allowed, but group {groups[bad[0, 0]]!r} has "
+            f"{array[tuple(bad[0])]}; forbid a scheme with `allowed`, never with inf"
+        )
+    array.setflags(write=False)
+    return array
+
+
+def _known(what: str, given: Mapping[str, object], objectives: Mapping[str, object]) -> None:
+    for name in given:
+        if name not in objectives:
+            raise ProblemError(
+                f"{what} must be of an objective ({', '.join(objectives)}), got {name!r}"
+            )
+
+
+def _total(rows: Ints, table: Floats, edges: Ints, pairs: Floats | None) -> Floats:
+    """Sum table [G, S] and pairs [E, S, S] over assignments [P, G], in bounded memory."""
+    G = table.shape[0]
+    total = np.empty(len(rows))
+    chunk = max(1, 4_000_000 // max(G, len(edges), 1))
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        value = table[np.arange(G), part].sum(axis=1)
+        if pairs is not None and len(edges):
+            value += pairs[np.arange(len(edges)), part[:, edges[:, 0]], part[:, edges[:, 1]]].sum(1)
+        total[start : start + chunk] = value
+    return total
+
+
+_LIMIT = re.compile(r"^\s*(?P<what>[^<>=]+?)\s*(?P<sign><=|>=|==|=<|=>|<|>|=)\s*(?P<value>\S+)\s*$")
+_CALL = re.compile(r"^\s*(?P<name>tie|forbid)\s*\((?P<inside>.*)\)\s*$", re.DOTALL)
+_NAME = r"(?:'[^']*'|[^,'=]+)"
+
+
+def _read(problem: Problem, text: str) -> LinearConstraint | Forbidden | Tie:
+    """Understand one constraint in words."""
+    call = _CALL.match(text)
+    if call:
+        parts = [p for p in re.findall(rf"{_NAME}(?:\s*={_NAME})?", call["inside"]) if p.strip()]
+        if call["name"] == "tie":
+            members = tuple(_index(text, "group", part, problem.groups) for part in parts)
+            if len(set(members)) < 2:
+                raise ProblemError(f"{text!r}: a tie needs two groups or more")
+            return Tie(text, members)
+        sides = [[side.strip() for side in part.rsplit("=", 1)] for part in parts]
+        if len(sides) != 2 or any(len(side) != 2 for side in sides):
+            raise ProblemError(f"{text!r}: must read like forbid(group=scheme, other=scheme)")
+        (g, s), (h, t) = (
+            (_index(text, "group", a, problem.groups), _index(text, "scheme", b, problem.schemes))
+            for a, b in sides
+        )
+        if g == h:
+            raise ProblemError(f"{text!r}: must name two different groups")
+        return Forbidden(text, g, s, h, t)
+    match = _LIMIT.match(text)
+    if not match or match["sign"] not in ("<=", ">=", "=="):
+        raise ProblemError(
+            f"{text!r}: a constraint must read like 'latency_us <= 120' (signs: <=, >=, ==), "
+            "'tie(a, b)' or 'forbid(a=nvfp4, b=fp8)'"
+        )
+    try:
+        limit = float(match["value"])
+    except ValueError:
+        raise ProblemError(f"{text!r}: {match['value']!r} must be a number") from None
+    if not math.isfinite(limit):
+        raise ProblemError(f"{text!r}: the limit must be finite")
+    what = match["what"]
+    lower = -math.inf if match["sign"] == "<=" else limit
+    upper = math.inf if match["sign"] == ">=" else limit
+    if what in problem.objectives:
+        return LinearConstraint(
+            text,
+            what,
+            problem.objectives[what],
+            problem.pair_terms.get(what),
+            problem.constants.get(what, 0.0),
+            lower,
+            upper,
+        )
+    if what == "effective_bits":
+        total = float(problem.parameters.sum())
+        if "weight_bytes" not in problem.objectives or not total:
+            raise ProblemError(f"{text!r}: needs the objective weight_bytes and the parameters")
+        bits = problem.objectives["weight_bytes"] * (8.0 / total)
+        return LinearConstraint(text, what, bits, None, 0.0, lower, upper)
+    counted = re.fullmatch(r"count\((.+)\)", what)
+    if counted:
+        scheme = _index(text, "scheme", counted[1], problem.schemes)
+        ones = np.zeros((problem.n_groups, problem.n_schemes))
+        ones[:, scheme] = 1.0
+        return LinearConstraint(text, what, ones, None, 0.0, lower, upper)
+    raise ProblemError(
+        f"{text!r}: what is limited must be one of {', '.join(problem.objectives)}, effective_bits, "
+        f"count(scheme); got {what!r}"
+    )
+
+
+def _index(text: str, what: str, name: str, names: tuple[str, ...]) -> int:
+    name = name.strip().strip("'")
+    if name not in names:
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise ProblemError(f"{text!r}: the {what} must be one of {shown}; got {name!r}")
+    return names.index(name)
