@@ -1,0 +1,1 @@
+"""Rounding, block scales, ranges, sparsity and packing: torch tensors in and out."""

@@ -1,0 +1,212 @@
+"""Simulated quantisation of whole tensors: fp32 in, fp32 out, exactly on the format's grid."""
+
+import re
+from dataclasses import replace
+
+from torch import Tensor
+
+from mpsearch.errors import UnknownNameError
+from mpsearch.formats import FORMATS, find_format
+from mpsearch.numerics.elements import as_float32, round_elements
+from mpsearch.numerics.gradients import largest_rounded, pass_straight
+from mpsearch.numerics.layout import Layout, find_layout
+from mpsearch.numerics.ranges import Range, finite_range
+from mpsearch.numerics.scales import (
+    choose_affine,
+    quantize_affine,
+    quantize_to_steps,
+    tensor_scale,
+)
+from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_steps, join_tiles, spec_grid
+from mpsearch.schemes import SCHEMES, Estimator, Spec
+
+_BLOCK_FORMATS = {
+    "nvfp4": "nvfp4",
+    "mxfp4": "mxfp4",
+    "mxfp6": "mxfp6",
+    "mxfp6_e3m2": "mxfp6_e3m2",
+    "mxfp6_e2m3": "mxfp6",
+    "mxfp8": "mxfp8",
+    "mxfp8_e4m3": "mxfp8",
+    "mxfp8_e5m2": "mxfp8_e5m2",
+    "fp4": "fp4",
+}
+
+
+def find_spec(format: str | Spec) -> Spec:
+    """Return the spec that a format's name stands for.
+
+    Args:
+        format: An element format (one fp32 scale a tensor; fp32, tf32, bf16, fp16 are plain casts), a block
+            format (``nvfp4``, ``mxfp4``, ``mxfp6``, ``mxfp8``, …), ``intN_gK`` (groups of K with fp16
+            scales), ``fp4`` (one power of two a tensor), or a spec, which is returned as it is.
+
+    Raises:
+        UnknownNameError: No format has this name.
+    """
+    if isinstance(format, Spec):
+        return format
+    if format in _BLOCK_FORMATS:
+        return SCHEMES[_BLOCK_FORMATS[format]].weight
+    if match := re.fullmatch(r"(int[2-8])_g(\d+)", format):
+        return Spec(match[1], "group", block_shape=(1, int(match[2])), scale_format="fp16")
+    if format not in FORMATS:
+        choices = ", ".join((*FORMATS, *_BLOCK_FORMATS, "intN_gK"))
+        raise UnknownNameError(f"format must be one of {choices}; got {format!r}")
+    wide = find_format(format).overflow == "inf" or format == "e8m0"
+    return Spec(format, scale_format=None if wide else "fp32")
+
+
+def fake_quantize(
+    x: Tensor,
+    format: str | Spec,
+    *,
+    axis: int = -1,
+    range: Estimator | Range | None = "amax",
+    name: str = "tensor",
+) -> Tensor:
+    """Return ``x`` as ``format`` would hold it, in fp32.
+
+    Blocks run along ``axis``; a spec per channel or token has one scale for each slice along it.
+    The gradient is straight-through: 1 where saturation did not alter the rounding, 0 elsewhere.
+
+    Args:
+        x: fp32 (fp16, bf16) of any shape, contiguous or not, on any device.
+        format: Name (see :func:`find_spec`) or spec.
+        axis: The reduction axis.
+        range: How scales are chosen from ``x``, or a calibrated range; None rounds elements without
+            any scale.
+        name: What an error calls the tensor.
+
+    Returns:
+        fp32 of the same shape.
+
+    Raises:
+        NumericsError: ``x`` holds NaN or Inf.
+        SchemeError: The axis is missing, or the type is not a float of at most 32 bits.
+        UnknownNameError: No format has this name.
+    """
+    spec = find_spec(format)
+    if range is None:
+        finite_range(as_float32(x.detach()), name)
+        rounded = round_elements(x.detach(), spec.element, subnormals=spec.subnormals)
+        if not x.requires_grad:
+            return rounded
+        return pass_straight(x, rounded, x.detach().abs() < largest_rounded(spec.element))
+    layout = find_layout(tuple(x.shape), reduction_axis=axis)
+    if isinstance(range, Range):
+        return _quantize(x, spec, layout, range, name)
+    if range != "amax":  # amax leaves a spec's own estimator
+        spec = replace(spec, estimator=range)
+    return _quantize(x, spec, layout, None, name)
+
+
+def quantize_weight(
+    weight: Tensor,
+    spec: Spec,
+    *,
+    reduction_axis: int,
+    channel_axes: tuple[int, ...],
+    groups: int = 1,
+    name: str = "weight",
+) -> Tensor:
+    """Return a weight as ``spec`` would hold it, in fp32, same shape.
+
+    Args:
+        weight: fp32, such as [out, in] of a Gemm (transB) with reduction axis 1 and channel axis 0, or
+            [out, channels, kh, kw] of a convolution with the same axes: blocks run along
+            channels and never cross a kernel position.
+        spec: Weight spec of a scheme.
+        reduction_axis: Axis along which blocks run.
+        channel_axes: Axes that together index output channels: scales per channel are theirs.
+        groups: Convolution groups that the reduction axis spans (transposed convolutions).
+        name: What an error calls the weight.
+
+    Raises:
+        NumericsError: The weight holds NaN or Inf.
+        SchemeError: An axis is missing.
+    """
+    layout = find_layout(
+        tuple(weight.shape),
+        reduction_axis=reduction_axis,
+        channel_axes=channel_axes,
+        groups=groups,
+    )
+    return _quantize(weight.detach(), spec, layout, None, name)
+
+
+def quantize_activation(
+    x: Tensor,
+    spec: Spec,
+    *,
+    reduction_axis: int,
+    groups: int = 1,
+    range: Range | None = None,
+    name: str = "activation",
+) -> Tensor:
+    """Return an activation as ``spec`` would hold it, in fp32, same shape, with a straight-through gradient.
+
+    Args:
+        x: fp32 of any shape.
+        spec: Activation spec of a scheme. Block scales and scales per token are live; the scale per
+            tensor and nvfp4's tensor scale come from ``range`` when the spec is static.
+        reduction_axis: Axis along which blocks run; a token is one slice along all of it.
+        groups: Convolution groups that the axis spans: blocks do not cross them.
+        range: Calibrated range; None takes it from ``x``.
+        name: What an error calls the activation.
+
+    Raises:
+        NumericsError: ``x`` holds NaN or Inf.
+        SchemeError: The axis is missing, or the groups do not divide it.
+    """
+    spans_groups = spec.block_shape is None
+    layout = find_layout(
+        tuple(x.shape), reduction_axis=reduction_axis, groups=1 if spans_groups else groups
+    )
+    return _quantize(x, spec, layout, range if spec.range == "static" else None, name)
+
+
+def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: str) -> Tensor:
+    values = as_float32(x.detach())
+    if values.numel() == 0:
+        return values
+    low, high = finite_range(values, name)
+    if spec.is_cast:
+        rounded = round_elements(values, spec.element, subnormals=spec.subnormals)
+        return pass_straight(x, rounded, None) if x.requires_grad else rounded
+    rows = values.reshape(1, 1, -1) if spec.granularity == "tensor" else layout.to_rows(values)
+    tiles = cut_tiles(rows, spec)
+    if spec.symmetric:
+        steps = _choose_tile_steps(tiles, spec, range, max(-low, high, 0.0))
+        quantized = quantize_to_steps(tiles, steps, spec_grid(spec))
+        inside = None
+        if x.requires_grad:
+            inside = tiles.abs() < steps * largest_rounded(spec.element)
+    else:
+        steps, zero = _choose_tile_affine(tiles, spec, range)
+        quantized, inside = quantize_affine(tiles, steps, zero, spec)
+
+    def back(tiled: Tensor) -> Tensor:
+        joined = join_tiles(tiled, (rows.shape[0], rows.shape[1], rows.shape[2]))
+        if spec.granularity == "tensor":
+            return joined.reshape(values.shape)
+        return layout.from_rows(joined)
+
+    if not x.requires_grad:
+        return back(quantized)
+    return pass_straight(x, back(quantized), None if inside is None else back(inside))
+
+
+def _choose_tile_steps(tiles: Tensor, spec: Spec, range: Range | None, amax: float) -> Tensor:
+    if spec.tensor_scale:
+        return find_steps(tiles, spec, range.scale if range else tensor_scale(amax, spec))
+    if range is not None and spec.granularity == "tensor":
+        return tiles.new_tensor(range.scale)
+    return find_steps(tiles, spec)
+
+
+def _choose_tile_affine(tiles: Tensor, spec: Spec, range: Range | None) -> tuple[Tensor, Tensor]:
+    if range is not None and spec.granularity == "tensor":
+        return tiles.new_tensor(range.scale), tiles.new_tensor(range.zero_point)
+    low, high = tiles.amin(TILE_AXES, keepdim=True), tiles.amax(TILE_AXES, keepdim=True)
+    return choose_affine(low, high, spec)

@@ -1,0 +1,102 @@
+"""Ranges of tensors: observed over streamed batches, or taken from one tensor."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from mpsearch.errors import NumericsError
+from mpsearch.numerics.elements import as_float32
+from mpsearch.numerics.scales import choose_affine, choose_steps, tensor_scale
+from mpsearch.schemes import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What calibration found about one tensor, and the scale that follows from it.
+
+    Attributes:
+        amax: Largest magnitude seen.
+        low: Smallest value seen, at most 0.
+        high: Largest value seen, at least 0.
+        scale: Step of a spec per tensor; tensor scale of nvfp4; 0 where scales are live or absent.
+        zero_point: Of asymmetric integers.
+    """
+
+    amax: float
+    low: float
+    high: float
+    scale: float = 0.0
+    zero_point: int = 0
+
+    def to_json(self) -> dict[str, float]:
+        """Return the fields as plain numbers."""
+        return asdict(self)
+
+
+def range_from_json(fields: Mapping[str, float]) -> Range:
+    """Return the range that :meth:`Range.to_json` wrote."""
+    return Range(
+        amax=float(fields["amax"]),
+        low=float(fields["low"]),
+        high=float(fields["high"]),
+        scale=float(fields["scale"]),
+        zero_point=int(fields["zero_point"]),
+    )
+
+
+class RangeObserver:
+    """Accumulates what calibration batches show of one tensor; the order of batches never matters."""
+
+    __slots__ = ("high", "low", "name")
+
+    def __init__(self, *, name: str = "tensor") -> None:
+        self.name = name
+        self.low = 0.0
+        self.high = 0.0
+
+    def observe(self, x: Tensor) -> None:
+        """Add a batch of any shape.
+
+        Raises:
+            NumericsError: It holds NaN or Inf.
+        """
+        x = as_float32(x.detach())
+        if x.numel() == 0:
+            return
+        low, high = finite_range(x, self.name)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def merge(self, other: "RangeObserver") -> None:
+        """Add all that ``other`` has seen."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def finish(self, spec: Spec) -> Range:
+        """Return the range, with the scale that ``spec`` needs of the whole tensor."""
+        return make_range(self.low, self.high, spec)
+
+
+def finite_range(x: Tensor, name: str) -> tuple[float, float]:
+    """Return the smallest and the largest value of ``x``, which must not be empty.
+
+    Raises:
+        NumericsError: ``x`` holds NaN or Inf; the message names it.
+    """
+    low, high = (float(value) for value in torch.aminmax(x))
+    if not (abs(low) < torch.inf and abs(high) < torch.inf):  # NaN is not less than anything
+        raise NumericsError(f"tensor {name!r} must be finite, but it holds NaN or Inf")
+    return low, high
+
+
+def make_range(low: float, high: float, spec: Spec) -> Range:
+    """Return the range of a tensor that spans [low, high], its scale by amax."""
+    amax = max(-low, high, 0.0)
+    if spec.tensor_scale:
+        return Range(amax, low, high, tensor_scale(amax, spec))
+    if spec.is_cast or spec.granularity != "tensor":
+        return Range(amax, low, high)
+    if not spec.symmetric:
+        step, zero = choose_affine(torch.tensor(low), torch.tensor(high), spec)
+        return Range(amax, low, high, float(step), int(zero))
+    return Range(amax, low, high, float(choose_steps(torch.tensor(amax), spec)))

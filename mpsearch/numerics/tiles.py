@@ -1,0 +1,122 @@
+"""Tensors cut into the tiles that share a scale, and the step of each tile."""
+
+from collections.abc import Iterable, Iterator
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from mpsearch.errors import SchemeError
+from mpsearch.numerics.elements import Grid, find_grid
+from mpsearch.numerics.scales import choose_steps, quantize_to_steps
+from mpsearch.schemes import Spec
+
+TILE_AXES = (1, 4)
+"""Axes of a tiled tensor [row blocks, rows, positions, channel blocks, channels] inside one tile."""
+
+CLIP_RATIOS = tuple(1 - 0.02 * i for i in range(35))
+"""Fractions of amax that an MSE sweep tries."""
+
+BLOCK_RATIOS = tuple(2 ** (i / 8) for i in range(-4, 7))
+"""Multiples of a block's amax that an MSE sweep of its scale tries: every e4m3 code nearby."""
+
+PERCENTILE = 99.99
+"""Percentile of the magnitudes that the estimator of that name takes."""
+
+
+def cut_tiles(rows: Tensor, spec: Spec) -> Tensor:
+    """Return [rows, positions, channels] as tiles, padded with zeros where a block is short.
+
+    Args:
+        rows: fp32 [R, P, C].
+        spec: Its granularity: ``tensor`` is one tile, ``channel`` and ``token`` one a row.
+
+    Returns:
+        [A, t, P, B, w]: scales are shared over t and w.
+    """
+    R, P, C = rows.shape
+    if spec.block_shape is None:
+        return rows.reshape((1, 1, 1, 1, -1) if spec.granularity == "tensor" else (R, 1, 1, 1, -1))
+    tall, wide = min(spec.block_shape[0], R), min(spec.block_shape[1], C)
+    A, B = ceil(R / tall), ceil(C / wide)
+    if (A * tall, B * wide) != (R, C):
+        rows = torch.nn.functional.pad(rows, (0, B * wide - C, 0, 0, 0, A * tall - R))
+    return rows.reshape(A, tall, P, B, wide)
+
+
+def join_tiles(tiles: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return tiles [A, t, P, B, w] as [rows, positions, channels] of ``shape``, padding cut off."""
+    R, P, C = shape
+    if tiles.numel() == R * P * C:
+        return tiles.reshape(R, P, C)
+    A, t, _, B, w = tiles.shape
+    return tiles.reshape(A * t, P, B * w)[:R, :, :C]
+
+
+def find_steps(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
+    """Return the step of each tile, chosen from its own values as ``spec`` says.
+
+    Args:
+        tiles: fp32 [A, t, P, B, w].
+        spec: Symmetric; its estimator (``block_scale`` of block formats) chooses.
+        g: Tensor scale of nvfp4; 1 for others.
+
+    Returns:
+        fp32 [A, 1, P, B, 1]; 0 for a tile of zeros.
+
+    Raises:
+        SchemeError: The estimator needs a histogram, which only a whole tensor has.
+    """
+    amax = tiles.abs().amax(TILE_AXES, keepdim=True)
+    if spec.block_scale == "four_over_six":
+        # arXiv 2512.02010: amax lands on 6, or on 4, below which e2m1's steps are finer.
+        return _least_error(tiles, spec, _ratio_steps(amax, (1.0, 1.5), spec, g))
+    if spec.block_scale == "mse":
+        return _least_error(tiles, spec, _ratio_steps(amax, (1.0, *BLOCK_RATIOS), spec, g))
+    if spec.estimator == "mse" and spec.scale_format == "e8m0":
+        ratios = tuple(2.0**i for i in range(1, -8, -1))
+        return _least_error(tiles, spec, _ratio_steps(amax, ratios, spec, g))
+    if spec.estimator == "mse":
+        return _least_error(tiles, spec, _ratio_steps(amax, CLIP_RATIOS, spec, g))
+    if spec.estimator == "percentile":
+        return choose_steps(_percentile(tiles), spec, g)
+    if spec.estimator == "entropy":
+        raise SchemeError(
+            "the entropy estimator needs a histogram of the whole tensor, but scales are per "
+            f"{spec.granularity}; choose amax, percentile or mse"
+        )
+    return choose_steps(amax, spec, g)
+
+
+def spec_grid(spec: Spec) -> Grid:
+    """Return the grid of the spec's elements."""
+    return find_grid(spec.element, subnormals=spec.subnormals)
+
+
+def _ratio_steps(amax: Tensor, ratios: Iterable[float], spec: Spec, g: float) -> Iterator[Tensor]:
+    for ratio in ratios:
+        yield choose_steps(amax * ratio, spec, g)
+
+
+def _least_error(tiles: Tensor, spec: Spec, candidates: Iterator[Tensor]) -> Tensor:
+    """Return, tile by tile, the candidate step of least squared error; the first wins ties."""
+    grid = spec_grid(spec)
+    best = next(candidates)
+    least = _squared_error(tiles, best, grid)
+    for steps in candidates:
+        error = _squared_error(tiles, steps, grid)
+        better = error < least
+        best, least = torch.where(better, steps, best), torch.where(better, error, least)
+    return best
+
+
+def _squared_error(tiles: Tensor, steps: Tensor, grid: Grid) -> Tensor:
+    error = quantize_to_steps(tiles, steps, grid).sub_(tiles)
+    return error.square_().sum(TILE_AXES, keepdim=True, dtype=torch.float64)
+
+
+def _percentile(tiles: Tensor) -> Tensor:
+    A, t, P, B, w = tiles.shape
+    magnitudes = tiles.abs().permute(0, 2, 3, 1, 4).reshape(A, P, B, t * w)
+    rank = max(1, ceil(PERCENTILE / 100 * t * w))
+    return magnitudes.kthvalue(rank, dim=-1).values.reshape(A, 1, P, B, 1)
