@@ -4,11 +4,12 @@ Sources: IEEE 754-2019 (fp32, fp16), OCP 8-bit Floating Point Specification v1.0
 OCP Microscaling Formats (MX) v1.0 (e3m2, e2m3, e2m1, e8m0).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import frexp
 from types import MappingProxyType
 from typing import Literal
 
-from mpsearch.errors import UnknownNameError
+from mpsearch.errors import SchemeError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Format:
         """Exponent of the largest finite value: OCP MX calls it emax (e2m1: 2, e4m3: 8)."""
         if self.kind == "int":
             return self.mantissa_bits - 1
-        return int(self.max_value).bit_length() - 1
+        return frexp(self.max_value)[1] - 1
 
 
 def _float(
@@ -94,6 +95,26 @@ FORMATS = MappingProxyType(
         )
     }
 )
+
+
+def with_bias(format: Format, bias: int) -> Format:
+    """Return a float format with another exponent bias: every value times ``2**(format.bias - bias)``.
+
+    e2m1 with bias 2 has maximum 3, smallest normal 0.5, subnormal 0.25.
+
+    Raises:
+        SchemeError: The format is no float, or its values would leave fp32's normal range.
+    """
+    factor = 2.0 ** (format.bias - bias)
+    if format.kind != "float" or format.exponent_bits > 5:
+        raise SchemeError(
+            f"a chosen bias needs a float format of at most 5 exponent bits, got {format.name!r}"
+        )
+    if not (2.0**-100 <= format.min_subnormal * factor and format.max_value * factor <= 2.0**100):
+        raise SchemeError(
+            f"values of {format.name} must stay within 2**-100..2**100, got bias={bias}"
+        )
+    return replace(format, bias=bias, max_value=format.max_value * factor)
 
 
 def find_format(name: str) -> Format:

@@ -120,6 +120,6 @@ def _round_pattern(x: Tensor, dropped: int) -> Tensor:
 
 def _round_exponent(x: Tensor) -> Tensor:
     bits = x.clamp(2.0**-127, 2.0**127).view(torch.int32)
-    # 2**-127 is a subnormal of fp32: its one code below the exponent field's first.
-    rounded = torch.where(bits < 0x600000, 0x400000, (bits + 0x400000) & EXPONENT_MASK)
+    # 2**-127 is a subnormal of fp32; between it and 2**-126 ml_dtypes rounds up, and so do we.
+    rounded = torch.where(bits <= 0x400000, 0x400000, (bits + 0x400000) & EXPONENT_MASK)
     return torch.where(x > 0, rounded.to(torch.int32).view(torch.float32), torch.nan)
