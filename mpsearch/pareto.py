@@ -223,7 +223,11 @@ def merge(fronts: Sequence[Front]) -> Front:
     keep = keep[np.lexsort(values[keep].T[::-1])]
     methods = dict.fromkeys(f.method for f in fronts if f.method)
     return Front(
-        tuple(points[i] for i in keep), first.names, first.schemes, first.groups, "+".join(methods)
+        tuple(points[i] for i in keep.tolist()),
+        first.names,
+        first.schemes,
+        first.groups,
+        "+".join(methods),
     )
 
 

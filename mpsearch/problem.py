@@ -261,7 +261,7 @@ class Problem:
             measured: Objective to measured totals [P], judged in place of the predicted ones.
         """
         rows = self._rows(assignments)
-        good = self.allowed[np.arange(self.n_groups), rows].all(axis=1)
+        good: Bools = np.asarray(self.allowed[np.arange(self.n_groups), rows].all(axis=1))
         for limit in self.linear:
             value = measured.get(limit.quantity)
             good &= limit.holds(self.quantity(limit, rows) if value is None else value)

@@ -142,13 +142,13 @@ def reduce_problem(problem: Problem, names: tuple[str, ...]) -> Reduced:
             f"tied groups need a scheme in common, but {', '.join(tied)} have none"
         )
     values[~allowed] = 0.0
-    O = len(names)
+    n_objectives = len(names)
     pairs = np.array(pair_values).reshape(-1, S, S, len(tables))
     limits = tuple(
         Limit(
             limit,
-            values[:, :, O + k],
-            pairs[..., O + k] if pairs[..., O + k].any() else None,
+            values[:, :, n_objectives + k],
+            pairs[..., n_objectives + k] if pairs[..., n_objectives + k].any() else None,
             limit.lower - limit.constant - limit.slack,
             limit.upper - limit.constant + limit.slack,
         )
@@ -158,9 +158,9 @@ def reduce_problem(problem: Problem, names: tuple[str, ...]) -> Reduced:
         names,
         member,
         allowed,
-        values[:, :, :O],
+        values[:, :, :n_objectives],
         np.array(list(position), np.int64).reshape(-1, 2),
-        pairs[..., :O],
+        pairs[..., :n_objectives],
         np.array(pair_allowed, np.bool_).reshape(-1, S, S),
         limits,
     )

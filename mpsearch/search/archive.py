@@ -1,0 +1,192 @@
+"""What a search has evaluated: budget, cache, history, and the front so far."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpsearch.errors import InfeasibleError
+from mpsearch.pareto import Front, Step
+from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.measure import measure
+from mpsearch.search.points import check_objectives, describe, judge, make_front, make_points
+from mpsearch.search.reduce import Reduced, reduce_problem
+from mpsearch.tables import Bools, Estimate, Floats, Ints, Progress
+
+DEFAULT_MEASUREMENTS = 200
+DEFAULT_EVALUATIONS = 10_000
+_STALE = 200  # requests in a row that bring nothing new: the space is as good as exhausted
+
+
+class Exhausted(Exception):  # noqa: N818  # the end of a search is no error
+    """The budget, the time or the space is used up."""
+
+
+class Archive:
+    """Everything that one search evaluates goes through here and is kept.
+
+    Nothing good is lost: the front is that of all evaluated assignments, whatever a population forgets.
+    Searchers see assignments of variables (ties contracted).
+
+    Attributes:
+        problem: The problem.
+        names: O objectives.
+        reduced: The problem in V variables.
+        measures: Whether losses are measured by an evaluator.
+        budget: Evaluations that may be spent.
+        spent: Evaluations spent; a fraction of the data counts as such.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        objectives: Sequence[str],
+        *,
+        evaluator: Evaluator | None,
+        budget: int | None,
+        progress: Progress | None,
+        time_limit_s: float | None = None,
+    ) -> None:
+        self.problem = problem
+        self.names = check_objectives(problem, objectives)
+        self.reduced: Reduced = reduce_problem(problem, self.names)
+        self.measures = evaluator is not None and "loss" in problem.objectives
+        self.budget = budget or (DEFAULT_MEASUREMENTS if self.measures else DEFAULT_EVALUATIONS)
+        self.spent = 0.0
+        self._evaluator = evaluator if self.measures else None
+        self._progress = progress
+        self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self._index: dict[bytes, int] = {}
+        self._rows: list[Ints] = []
+        self._values: list[Floats] = []
+        self._losses: list[Estimate] = []
+        self._feasible: list[bool] = []
+        self._history: list[Step] = []
+        self._front: Floats = np.zeros((0, len(self.names)))
+        self._stale = 0
+
+    @property
+    def left(self) -> int:
+        """Whole evaluations that may still be spent."""
+        return max(0, int(self.budget - self.spent + 1e-9))
+
+    @property
+    def evaluated(self) -> tuple[Ints, Floats, Bools]:
+        """Assignments of variables [P, V], their objectives [P, O], and which are feasible [P]."""
+        rows = np.array(self._rows, np.int64).reshape(-1, self.reduced.n_variables)
+        values = np.array(self._values, np.float64).reshape(-1, len(self.names))
+        return rows, values, np.array(self._feasible, np.bool_)
+
+    @property
+    def losses(self) -> list[Estimate]:
+        """Measured losses in the order of :attr:`evaluated`; empty without evaluator."""
+        return list(self._losses)
+
+    def known(self, row: Ints) -> bool:
+        """Return whether the assignment of variables ``row`` [V] was evaluated."""
+        return np.asarray(row, np.int64).tobytes() in self._index
+
+    def evaluate(self, rows: Ints) -> Floats:
+        """Return the objectives [P, O] of assignments of variables [P, V]; repeated ones are free.
+
+        Raises:
+            Exhausted: Before all are evaluated; what was evaluated is kept.
+            NumericsError: A measured loss is not finite.
+        """
+        rows = np.ascontiguousarray(rows, np.int64)
+        keys = [row.tobytes() for row in rows]
+        fresh: dict[bytes, Ints] = {
+            key: row for key, row in zip(keys, rows, strict=True) if key not in self._index
+        }
+        self._stale = 0 if fresh else self._stale + 1
+        if self._stale >= _STALE:
+            raise Exhausted
+        batch = list(fresh.values())[: self.left]
+        if self._evaluator is None:
+            self._record(np.array(batch, np.int64).reshape(-1, self.reduced.n_variables))
+        else:
+            for row in batch:
+                self._check_time()
+                self._record(row[None])
+        self._check_time()
+        if len(batch) < len(fresh):
+            raise Exhausted
+        return np.stack([self._values[self._index[key]] for key in keys])
+
+    def screen(self, rows: Ints, fraction: float) -> list[Estimate]:
+        """Return losses of assignments of variables [P, V] on a fraction of the data; not recorded.
+
+        Raises:
+            Exhausted: The budget does not suffice.
+        """
+        if self._evaluator is None or self.budget - self.spent < len(rows) * fraction:
+            raise Exhausted
+        self._check_time()
+        self.spent += len(rows) * fraction
+        return self._evaluator.evaluate(self.reduced.expand(rows), fraction=fraction)
+
+    def front(self, *, method: str, certificate: str = "") -> Front:
+        """Return the front of all feasible assignments that were evaluated.
+
+        Raises:
+            InfeasibleError: None is feasible.
+        """
+        rows, _, feasible = self.evaluated
+        if not feasible.any():
+            least = (
+                f"; the least measured loss was {min(loss.mean for loss in self._losses):.6g}"
+                if self._losses
+                else ""
+            )
+            raise InfeasibleError(
+                f"none of {len(rows)} evaluated assignments meets {describe(self.problem)}{least}"
+            )
+        index = np.flatnonzero(feasible)
+        losses = [self._losses[i] for i in index.tolist()] if self.measures else None
+        points = make_points(
+            self.problem, self.reduced.expand(rows[index]), method=method, losses=losses
+        )
+        return make_front(
+            self.problem,
+            points,
+            self.names,
+            method=method,
+            certificate=certificate,
+            history=self._history,
+        )
+
+    def _check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise Exhausted
+
+    def _record(self, rows: Ints) -> None:
+        if not len(rows):
+            return
+        assignments = self.reduced.expand(rows)
+        losses = None if self._evaluator is None else measure(self._evaluator, assignments)
+        totals = self.problem.evaluate(assignments)
+        if losses is not None:
+            totals["loss"] = np.array([loss.mean for loss in losses])
+            self._losses += losses
+        values = np.stack([totals[name] for name in self.names], axis=1)
+        feasible = judge(self.problem, assignments, losses)
+        for row, value, fine in zip(rows, values, feasible.tolist(), strict=True):
+            self._index[row.tobytes()] = len(self._rows)
+            self._rows.append(row)
+            self._values.append(value)
+            self._feasible.append(fine)
+            self.spent += 1
+            if fine and not (self._front <= value).all(axis=1).any():
+                better = ~(value <= self._front).all(axis=1)
+                self._front = np.concatenate([self._front[better], value[None]])
+                self._history.append(Step(self.spent, tuple(value.tolist())))
+        if self._progress:
+            if len(self._front):
+                least = ", ".join(
+                    f"{name} >= {value:.4g}"
+                    for name, value in zip(self.names, self._front.min(axis=0), strict=True)
+                )
+                text = f"{len(self._front)} points, {least}"
+            else:
+                text = "no feasible assignment yet"
+            self._progress(min(int(self.spent), self.budget), self.budget, text)

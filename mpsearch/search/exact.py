@@ -1,0 +1,116 @@
+"""The whole Pareto front of an additive problem, with a proof."""
+
+import time
+
+import numpy as np
+
+from mpsearch.errors import ProblemError
+from mpsearch.pareto import Front
+from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.elimination import Additive, Eliminated, additive, eliminate
+from mpsearch.search.measure import measured_only
+from mpsearch.search.points import check_objectives, make_front, make_points
+from mpsearch.search.reduce import reduce_problem
+from mpsearch.tables import Progress
+
+_ENUMERATED = 2_000_000  # assignments that may be tried one by one where a constraint is code
+
+
+def search(
+    problem: Problem,
+    *,
+    objectives: tuple[str, ...] = ("latency_us", "loss"),
+    evaluator: Evaluator | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    time_limit_s: float | None = None,
+    eps: float = 0.0,
+) -> Front:
+    """Return every non-dominated assignment, by dynamic programming with dominance pruning.
+
+    Boundary terms on any objective, limits on any sum, ties and forbidden pairs are exact, on any graph
+    of edges that is narrow enough. Of assignments equal in all objectives one is returned. The front's
+    ``certificate`` says whether it is complete, and else to which eps.
+
+    Args:
+        problem: The tables.
+        objectives: What to minimise.
+        evaluator: If given, up to ``budget`` points spread over the front are measured, and the front
+            of what was measured is returned.
+        budget: Measurements; 50 if None. Without evaluator unused: the front needs no evaluations.
+        seed: Unused: nothing is random.
+        progress: Called after every group.
+        time_limit_s: From then on the front is thinned.
+        eps: What may be thinned away, as a share of each objective's range over the front.
+
+    Raises:
+        ProblemError: The edges need too many states at once, or a constraint is code and there are too
+            many assignments to try them all.
+        InfeasibleError: No assignment meets the constraints.
+    """
+    names = check_objectives(problem, objectives)
+    reduced = reduce_problem(problem, names)
+    quantities = additive(reduced)
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    if problem.checks:
+        found = _enumerate(quantities, problem)
+    else:
+        whole = _padded(quantities)
+        found = eliminate(whole, eps=eps, deadline=deadline, progress=progress)
+    assignments = reduced.expand(found.rows)
+    assignments = assignments[problem.feasible(assignments)]
+    front = make_front(
+        problem,
+        make_points(problem, assignments, method="exact"),
+        names,
+        method="exact",
+        certificate=_certify(found, quantities.n_objectives),
+    )
+    if evaluator is None or "loss" not in names:
+        return front
+    return measured_only(problem, front, evaluator, budget=budget or 50, progress=progress)
+
+
+def _padded(problem: Additive) -> Additive:
+    """Give a single quantity a second one that is always 0."""
+    if problem.values.shape[2] > 1:
+        return problem
+    return Additive(
+        problem.allowed,
+        np.pad(problem.values, ((0, 0), (0, 0), (0, 1))),
+        problem.edges,
+        np.pad(problem.pair_values, ((0, 0), (0, 0), (0, 0), (0, 1))),
+        problem.pair_allowed,
+        np.append(problem.upper, np.inf),
+        problem.n_objectives,
+    )
+
+
+def _certify(found: Eliminated, n_objectives: int) -> str:
+    if not found.width.any():
+        return "complete: every non-dominated assignment of the additive problem"
+    values = found.values[:, :n_objectives]
+    spans = np.ptp(values, axis=0)
+    shares = found.width[:n_objectives] / np.where(spans > 0, spans, 1.0)
+    text = (
+        f"eps={shares.max():.2g}: every assignment is matched to within {shares.max():.2g} of each "
+        "objective's range over the front"
+    )
+    if found.width[n_objectives:].any():
+        text += ", where it meets the limits with as much to spare"
+    return text
+
+
+def _enumerate(quantities: Additive, problem: Problem) -> Eliminated:
+    domains = [np.flatnonzero(row) for row in quantities.allowed]
+    count = float(np.prod([float(len(domain)) for domain in domains]))
+    if count > _ENUMERATED:
+        raise ProblemError(
+            f"exact search with a constraint that is code tries all assignments, at most {_ENUMERATED}, "
+            f"but there are {count:.3g}; say the constraint in words, or use method='nsga2'"
+        )
+    rows = np.stack([axis.ravel() for axis in np.meshgrid(*domains, indexing="ij")], axis=1)
+    return Eliminated(
+        rows.astype(np.int64), np.zeros((len(rows), quantities.values.shape[2])), np.zeros(1)
+    )
