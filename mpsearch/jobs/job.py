@@ -1,0 +1,227 @@
+"""The job file: everything that decides a search's result, in one TOML file.
+
+In a file that a person writes, ``model``, ``data``, ``eval``, ``device`` and ``space`` may be paths
+relative to that file. The copy in a run folder holds file names and digests only.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mpsearch.artifacts import Content, read_toml, write_text
+from mpsearch.errors import JobError
+from mpsearch.registry import DataFolder, data_file
+
+Names = tuple[str, ...]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Limits(Content):
+    """What the chosen plan must keep to; None does not limit.
+
+    Attributes:
+        latency_us: Latency of one batch on the device.
+        weight_bytes: Stored bytes of all decided weights.
+        effective_bits: Stored bits over decided weights.
+        loss: Increase over the fp32 model.
+    """
+
+    latency_us: float | None = None
+    weight_bytes: float | None = None
+    effective_bits: float | None = None
+    loss: float | None = None
+
+    def given(self) -> dict[str, float]:
+        """Return name to value of the limits that are set."""
+        values = {name: getattr(self, name) for name in Limits.model_fields if name != "extensions"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Job(Content):
+    """One search.
+
+    Attributes:
+        model: The ONNX file.
+        data: Calibration data: ``.npz`` or a folder of them; "" leaves shapes, cost and size.
+        eval: Held-out data, on which plans are scored; "" scores none.
+        device: Name or file of the device that latencies are modelled for.
+        space: Name or file of the search space; "" takes the device's own.
+        schemes: Schemes to search; () takes all of the space.
+        keep: Patterns of layer names that stay in the base format.
+        base: Format of what is not lowered; "" takes the space's own.
+        target: Runtime whose rules are added; "" adds none.
+        shapes: Input name to sizes, 0 for the batch; needed for dynamic axes where there is no data.
+        loss: What the loss is; "" is read from the graph.
+        metric: How sensitivity is scored.
+        method: Search method; "" takes the default.
+        batch: Samples that one latency is for.
+        batch_size: Rows that the simulator runs together.
+        samples: Calibration samples that are used at most; 0 uses all.
+        budget: Whole-plan measurements that the metric and the search may spend; 0 leaves it to them.
+        measure: Points of a predicted front that are measured.
+        seed: Seed of everything that draws.
+        threads: Threads of the simulator; 0 takes what the machine has.
+        limits: What the chosen plan must keep to.
+        digests: What the files held, by ``model``, ``weights``, ``data``, ``eval``, ``device``, ``space``.
+    """
+
+    model: str
+    data: str = ""
+    eval: str = ""
+    device: str
+    space: str = ""
+    schemes: Names = ()
+    keep: Names = ()
+    base: str = ""
+    target: str = ""
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    loss: str = ""
+    metric: str = "perturbation"
+    method: str = ""
+    batch: Positive = 1
+    batch_size: Positive = 32
+    samples: Annotated[int, Field(ge=0)] = 128
+    budget: Annotated[int, Field(ge=0)] = 0
+    measure: Annotated[int, Field(ge=0)] = 12
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    limits: Limits = Limits()
+    digests: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the files of a job lie on this machine; never written anywhere.
+
+    Attributes:
+        model: The ONNX file.
+        data: Calibration data.
+        evaluation: Held-out data.
+        device: Name or file of the device.
+        space: Name or file of the search space; "" takes the device's own.
+    """
+
+    model: Path
+    data: Path | None
+    evaluation: Path | None
+    device: str
+    space: str
+
+
+def read_job(path: Path) -> Job:
+    """Read a job file.
+
+    Raises:
+        JobError: It cannot be read, or a key is unknown or wrong; the message names file and key.
+    """
+    return read_toml(path, Job, JobError)
+
+
+def locate(
+    job: Job,
+    folder: Path,
+    *,
+    model: Path | None = None,
+    data: Path | None = None,
+    evaluation: Path | None = None,
+) -> Sources:
+    """Find the files of ``job``: where the caller says, else relative to ``folder``.
+
+    Raises:
+        JobError: A file does not exist; the message says which key or option gives it.
+    """
+
+    def find(key: str, given: Path | None, name: str) -> Path | None:
+        path = given if given is not None else (folder / name if name else None)
+        if path is not None and not path.exists():
+            raise JobError(
+                f"{key} must exist, but {path.name!r} was not found; give it with --{key} PATH"
+            )
+        return path
+
+    found = find("model", model, job.model)
+    if found is None:
+        raise JobError("model must be given: the path of an ONNX file")
+    return Sources(
+        model=found,
+        data=find("data", data, job.data),
+        evaluation=find("eval", evaluation, job.eval),
+        device=_name_or_file("cost_models", job.device, folder, "device"),
+        space=_name_or_file("search_spaces", job.space, folder, "space") if job.space else "",
+    )
+
+
+def _name_or_file(kind: DataFolder, text: str, folder: Path, noun: str) -> str:
+    """``text`` where it names a file that ships, else the path of the user's own file."""
+    own = folder / text
+    if text.endswith(".toml") and own.is_file():
+        return str(own)
+    data_file(kind, text, noun)  # raises where it is neither
+    return text
+
+
+def named(job: Job, sources: Sources, digests: Mapping[str, str]) -> Job:
+    """Return ``job`` as a run folder keeps it: file names and digests, no paths."""
+    return job.model_copy(
+        update={
+            "model": sources.model.name,
+            "data": sources.data.name if sources.data is not None else "",
+            "eval": sources.evaluation.name if sources.evaluation is not None else "",
+            "device": Path(sources.device).name,
+            "space": Path(sources.space).name,
+            "digests": dict(digests),
+        }
+    )
+
+
+def difference(old: Job, new: Job) -> str:
+    """Return the first key in which two jobs differ, with both values; "" if they are the same."""
+    left, right = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for key, value in left.items():
+        other = right[key]
+        if isinstance(value, dict) and value != other:
+            inner = next(k for k in {**value, **other} if value.get(k) != other.get(k))
+            return (
+                f"{key}.{inner}: {_short(value.get(inner))} there, {_short(other.get(inner))} here"
+            )
+        if value != other:
+            return f"{key}: {_short(value)} there, {_short(other)} here"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
+
+
+def write_job(job: Job, path: Path) -> None:
+    """Write ``job`` as TOML; empty keys are left out."""
+    write_text(path, job_text(job))
+
+
+def job_text(job: Job) -> str:
+    """Return ``job`` as TOML; empty keys are left out."""
+    plain: list[str] = []
+    tables: list[str] = []
+    for key, value in job.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            rows = [f"{_key(k)} = {_value(v)}" for k, v in value.items() if v not in (None, {})]
+            if rows:
+                tables += ["", f"[{key}]", *rows]
+        elif value not in ("", []):
+            plain.append(f"{key} = {_value(value)}")
+    return "\n".join([*plain, *tables]) + "\n"
+
+
+def _key(text: str) -> str:
+    bare = text.isascii() and text.replace("_", "").replace("-", "").isalnum()
+    return text if bare else _value(text)
+
+
+def _value(value: Any) -> str:
+    # JSON's strings, numbers, booleans and lists are TOML's, but for DEL, which TOML wants escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,143 @@
+"""What was measured, kept in SQLite: assignment to per-sample losses, so that no work is done twice.
+
+Rows are kept by context: a digest of everything that a loss depends on beside the assignment (model,
+data, schemes, seed, and the fingerprint of what computed it). Losses of different contexts never meet.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mpsearch.errors import JobError
+from mpsearch.tables import Estimate, Floats, Ints
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS evaluations (
+    context TEXT NOT NULL,
+    assignment TEXT NOT NULL,  -- scheme index of each group, space-separated
+    losses BLOB NOT NULL,      -- little-endian float64, one a sample
+    PRIMARY KEY (context, assignment)
+) WITHOUT ROWID
+"""
+
+
+class _Measures(Protocol):
+    """What is read through a store: a Simulator."""
+
+    def losses(self, assignment: ArrayLike) -> Floats: ...
+
+    def evaluate(self, assignments: ArrayLike, *, fraction: float = 1.0) -> list[Estimate]: ...
+
+
+class EvaluationStore:
+    """Per-sample losses of whole assignments in one file."""
+
+    __slots__ = ("_connection", "_name")
+
+    def __init__(self, path: Path) -> None:
+        """Open the store at ``path``, or make it.
+
+        Raises:
+            JobError: The file is no store.
+        """
+        self._name = path.name
+        try:
+            self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise JobError(f"{path.name}: must be a store of evaluations: {error}") from None
+
+    def close(self) -> None:
+        """Close the file, its write-ahead log folded in."""
+        with closing(self._connection) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def __enter__(self) -> "EvaluationStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def put(self, context: str, assignment: Sequence[int], losses: Floats) -> None:
+        """Keep the [n] ``losses`` of ``assignment`` [G]; what is there already stays."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?)",
+            (context, _key(assignment), np.ascontiguousarray(losses, "<f8").tobytes()),
+        )
+
+    def get(self, context: str, assignment: Sequence[int]) -> Floats | None:
+        """Return the [n] losses of ``assignment`` [G], or None."""
+        query = "SELECT losses FROM evaluations WHERE context = ? AND assignment = ?"
+        row = self._connection.execute(query, (context, _key(assignment))).fetchone()
+        return None if row is None else np.frombuffer(row[0], "<f8").astype(np.float64)
+
+    def items(self, context: str) -> Iterator[tuple[tuple[int, ...], Floats]]:
+        """Yield every assignment of ``context`` with its [n] losses."""
+        query = "SELECT assignment, losses FROM evaluations WHERE context = ? ORDER BY assignment"
+        for text, blob in self._connection.execute(query, (context,)):
+            losses = np.frombuffer(blob, "<f8").astype(np.float64)
+            yield tuple(int(part) for part in text.split()), losses
+
+    def count(self, context: str) -> int:
+        """Return how many assignments of ``context`` are kept."""
+        query = "SELECT COUNT(*) FROM evaluations WHERE context = ?"
+        return int(self._connection.execute(query, (context,)).fetchone()[0])
+
+
+class StoredSimulator:
+    """A simulator whose losses are read from a store where they are there, and kept where not.
+
+    Everything but ``losses``, ``loss`` and ``evaluate`` is the simulator's own.
+    """
+
+    __slots__ = ("_context", "_simulator", "_store")
+
+    def __init__(self, simulator: _Measures, store: EvaluationStore, context: str) -> None:
+        self._simulator = simulator
+        self._store = store
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._simulator, name)
+
+    def losses(self, assignment: ArrayLike) -> Floats:
+        """Return the [n] losses of ``assignment`` [G]."""
+        key = tuple(int(scheme) for scheme in np.asarray(assignment).ravel())
+        known = self._store.get(self._context, key)
+        if known is None:
+            known = np.asarray(self._simulator.losses(np.array(key, np.int64)), np.float64)
+            self._store.put(self._context, key, known)
+        return known
+
+    def loss(self, assignment: ArrayLike) -> Estimate:
+        """Return mean and standard error of the losses of ``assignment`` [G]."""
+        return estimate(self.losses(assignment))
+
+    def evaluate(self, assignments: ArrayLike, *, fraction: float = 1.0) -> list[Estimate]:
+        """Return the loss of each of ``assignments`` [P, G]; parts of the data are not kept."""
+        if fraction < 1.0:
+            return self._simulator.evaluate(assignments, fraction=fraction)
+        return [self.loss(row) for row in _rows(assignments)]
+
+
+def estimate(losses: Floats) -> Estimate:
+    """Return mean and standard error of per-sample ``losses`` [n]; the error is 0 of one sample."""
+    n = len(losses)
+    stderr = float(losses.std(ddof=1)) / n**0.5 if n > 1 else 0.0
+    return Estimate(float(losses.mean()), stderr)
+
+
+def _rows(assignments: ArrayLike) -> Ints:
+    rows = np.asarray(assignments, np.int64)
+    return rows[None] if rows.ndim == 1 else rows
+
+
+def _key(assignment: Sequence[int]) -> str:
+    return " ".join(str(int(scheme)) for scheme in assignment)
