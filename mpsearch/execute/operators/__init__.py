@@ -1,0 +1,1 @@
+"""One torch kernel for each ONNX operator, split by kind; ``table`` finds them."""

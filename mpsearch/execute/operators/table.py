@@ -1,0 +1,42 @@
+"""The table of native operators."""
+
+from types import MappingProxyType
+
+from mpsearch.execute.operators import (
+    casting,
+    convolution,
+    elementwise,
+    image,
+    indexing,
+    linear,
+    normalisation,
+    pooling,
+    quantisation,
+    recurrent,
+    reductions,
+    shaping,
+)
+from mpsearch.execute.operators.kernel import Builder
+
+_KINDS = (
+    casting,
+    convolution,
+    elementwise,
+    image,
+    indexing,
+    linear,
+    normalisation,
+    pooling,
+    quantisation,
+    recurrent,
+    reductions,
+    shaping,
+)
+OPERATORS = MappingProxyType(
+    {("", name): builder for kind in _KINDS for name, builder in kind.BUILDERS.items()}
+)
+
+
+def find_builder(domain: str, op_type: str) -> Builder | None:
+    """Return the builder of an operator, None where there is no native one."""
+    return OPERATORS.get(("" if domain == "ai.onnx" else domain, op_type))
