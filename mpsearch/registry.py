@@ -22,7 +22,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "perturbation": "mpsearch.sensitivity.perturbation:score",
         },
         "cost_models": {
-            "roofline": "mpsearch.cost.network:estimate",
+            "roofline": "mpsearch.cost.roofline:estimate",
             "npu": "mpsearch.cost.npu:estimate",
         },
         "searchers": {

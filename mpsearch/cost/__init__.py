@@ -1,0 +1,1 @@
+"""What an assignment costs on a device: latency, stored bytes, energy."""

@@ -1,0 +1,147 @@
+"""Devices: what an accelerator computes, stores and moves, read from a TOML file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from mpsearch.artifacts import Content, read_toml
+from mpsearch.errors import DeviceError
+from mpsearch.registry import data_file
+from mpsearch.schemes import Scheme, Spec
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class NpuOverheads(Content):
+    """What an NPU adds to the roofline.
+
+    Attributes:
+        clock_ghz: Clock of its arrays.
+        switch_cycles: Cycles that a change of the compute format takes between two kernels.
+        picojoule_per_op: Rate key to the energy of one operation (a MAC is two).
+        sparse_energy: Share of a dense kernel's energy that a sparse one takes.
+    """
+
+    clock_ghz: Positive
+    switch_cycles: NotNegative
+    picojoule_per_op: Mapping[str, Positive]
+    sparse_energy: Fraction = 1.0
+
+
+class Device(Content):
+    """An accelerator as the cost model sees it.
+
+    Attributes:
+        name: The key it is asked for by.
+        title: Its full name.
+        model: The cost model that reads the file: ``roofline`` or ``npu``.
+        bandwidth_gb_s: Memory bandwidth.
+        peak_tflops: Dense peak by rate (``fp16``, ``fp8``, ``fp4``, ``int8``, …).
+        formats: Operand formats that its multipliers take (``nvfp4`` and ``mxfp4`` share a rate).
+        weight_only: Formats that weights may be stored in while computing in 16 bits.
+        sparsity: Pattern to the operand formats that have sparse kernels.
+        sparse_gain: Gain of a sparse kernel over the dense one, compute-bound.
+        efficiency: Share of the peak that kernels of a rate reach; 1 where it says nothing.
+        memory_efficiency: Share of the bandwidth that kernels reach.
+        launch_us: Time of an empty kernel, ``c``.
+        roofline_power: ``p`` of (tc^p + tm^p)^(1/p); None is the plain maximum.
+        half_m: Rows at which half of the peak is reached, ``m0``; so ``half_n``, ``half_k``.
+        half_n: See ``half_m``.
+        half_k: See ``half_m``.
+        on_chip_mb: MiB of on-chip memory: activations of a layer that fit do not move.
+        quantize_ns: Time to convert one element into a narrow format, beside moving it.
+        dequantize_ns: The same on the way back.
+        relative_error: Relative standard error of a predicted latency.
+        npu: Overheads of an NPU.
+        sparse_peak_tflops: Published sparse peaks, for people.
+        sources: Where the facts come from.
+    """
+
+    name: str
+    title: str
+    model: str = "roofline"
+    architecture: str = ""
+    compute_capability: str = ""
+    memory_gb: Positive | None = None
+    bandwidth_gb_s: Positive
+    l2_mb: Positive | None = None
+    l3_mb: Positive | None = None
+    multiprocessors: int | None = None
+    max_power_w: Positive | None = None
+    peak_tflops: Mapping[str, Positive]
+    sparse_peak_tflops: Mapping[str, Positive] = Field(default_factory=dict)
+    formats: tuple[str, ...]
+    weight_only: tuple[str, ...] = ()
+    sparsity: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    sparse_gain: Annotated[float, Field(ge=0.5, lt=2)] = 1.6
+    efficiency: Mapping[str, Fraction] = Field(default_factory=dict)
+    memory_efficiency: Annotated[float, Field(gt=0, le=3)] = 1.0
+    launch_us: NotNegative = 0.0
+    roofline_power: Annotated[float, Field(ge=1)] | None = None
+    half_m: NotNegative = 0.0
+    half_n: NotNegative = 0.0
+    half_k: NotNegative = 0.0
+    on_chip_mb: NotNegative = 0.0
+    quantize_ns: NotNegative = 0.0
+    dequantize_ns: NotNegative = 0.0
+    relative_error: NotNegative = 0.0
+    npu: NpuOverheads | None = None
+    sources: tuple[str, ...] = ()
+    confidence: str = ""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _npu_has_overheads(self) -> "Device":
+        if self.model == "npu" and self.npu is None:
+            raise ValueError("model npu needs an [npu] table")
+        return self
+
+
+def read_device(name_or_path: str | Path) -> Device:
+    """Read a device that ships with mpsearch, or a file of the user's.
+
+    Raises:
+        UnknownNameError: No such device; the message lists those that ship.
+        DeviceError: The file is malformed; the message names file and key.
+    """
+    path = data_file("cost_models", name_or_path, "device")
+    return read_toml(path, Device, DeviceError)
+
+
+def operand_format(spec: Spec) -> str:
+    """Return the name that devices know an operand's encoding by: ``nvfp4``, ``fp8``, ``int8``."""
+    if spec.is_cast:
+        return spec.format
+    if spec.element.kind == "int":
+        return spec.element.rate
+    microscaled = spec.granularity == "block" and spec.scale_format == "e8m0"
+    if spec.element.rate == "fp4" and spec.granularity == "block":
+        return "mxfp4" if microscaled else "nvfp4"
+    if spec.element.rate == "fp6":
+        return "mxfp6"
+    return "mxfp8" if microscaled and spec.element.rate == "fp8" else spec.element.rate
+
+
+def refusal(device: Device, scheme: Scheme) -> str:
+    """Return why ``device`` cannot run ``scheme``, or "" if it can."""
+    weight, activation = operand_format(scheme.weight), operand_format(scheme.activation)
+    wide = weight if scheme.weight.element.bits > scheme.activation.element.bits else activation
+    if wide not in device.formats:
+        return f"{device.name} has no {wide} multipliers (it has {', '.join(device.formats)})"
+    if scheme.rate not in device.peak_tflops:
+        return f"{device.name} publishes no peak for {scheme.rate}"
+    if weight != activation and weight not in device.weight_only:
+        stored = ", ".join(device.weight_only) or "none"
+        return (
+            f"{device.name} has no kernel with {weight} weights and {activation} (stored: {stored})"
+        )
+    if scheme.sparsity is not None:
+        taken = device.sparsity.get(scheme.sparsity, ())
+        if weight != activation or weight not in taken:
+            kinds = ", ".join(taken) or "no format"
+            return f"{device.name} has {scheme.sparsity} kernels for {kinds}, not for {scheme.name}"
+    return ""

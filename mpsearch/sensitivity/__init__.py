@@ -1,0 +1,1 @@
+"""How much each group suffers in each scheme: one file a metric."""
