@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, ValidationError
+
+from mpsearch.artifacts import Content, read_artifact, write_artifact
+from mpsearch.errors import ArtifactError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -86,3 +91,141 @@ class Costs:
     constants: Mapping[str, float] = field(default_factory=dict)
     reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
     batch: int = 1
+
+
+def _rows(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _reasons(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return [(group, scheme, why) for (group, scheme), why in value.items()]
+    return value
+
+
+_Numbers = Annotated[list[list[float]], BeforeValidator(_rows)]
+_Flags = Annotated[list[list[bool]], BeforeValidator(_rows)]
+_Pairs = Annotated[list[list[list[float]]], BeforeValidator(_rows)]
+_Edges = Annotated[list[tuple[int, int]], BeforeValidator(_rows)]
+_Counts = Annotated[list[int], BeforeValidator(_rows)]
+_Reasons = Annotated[list[tuple[str, str, str]], BeforeValidator(_reasons)]
+
+
+class _TableContent(Content):
+    metric: str
+    unit: str
+    groups: list[str]
+    schemes: list[str]
+    values: _Numbers
+    stderr: _Numbers
+    allowed: _Flags
+    edges: _Edges
+    pair_terms: _Pairs | None
+    reasons: _Reasons
+    details: dict[str, _Numbers]
+    cost_plans: float = 0.0
+
+
+class _CostsContent(Content):
+    device: str
+    groups: list[str]
+    schemes: list[str]
+    objectives: dict[str, _Numbers]
+    stderr: dict[str, _Numbers]
+    allowed: _Flags
+    edges: _Edges
+    pair_terms: dict[str, _Pairs]
+    parameters: _Counts
+    constants: dict[str, float]
+    reasons: _Reasons
+    batch: int = 1
+
+
+def write_table(table: Table, path: Path, *, inputs: Mapping[str, str] = {}) -> str:
+    """Write ``table`` to ``path`` and return its digest.
+
+    Raises:
+        ArtifactError: A value is NaN or Inf.
+    """
+    return _write(path, "table", _TableContent, table, inputs)
+
+
+def read_table(path: Path) -> Table:
+    """Read what :func:`write_table` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, of another kind, or its arrays do not fit.
+    """
+    content = read_artifact(path, "table", _TableContent)
+    shape = (len(content.groups), len(content.schemes))
+    return Table(
+        metric=content.metric,
+        unit=content.unit,
+        groups=tuple(content.groups),
+        schemes=tuple(content.schemes),
+        values=_array(path, "values", content.values, shape),
+        stderr=_array(path, "stderr", content.stderr, shape),
+        allowed=_array(path, "allowed", content.allowed, shape).astype(np.bool_),
+        edges=np.array(content.edges, np.int64).reshape(-1, 2),
+        pair_terms=None
+        if content.pair_terms is None
+        else _array(
+            path, "pair_terms", content.pair_terms, (len(content.edges), shape[1], shape[1])
+        ),
+        reasons={(group, scheme): why for group, scheme, why in content.reasons},
+        details={name: _array(path, name, value, shape) for name, value in content.details.items()},
+        cost_plans=content.cost_plans,
+    )
+
+
+def write_costs(costs: Costs, path: Path, *, inputs: Mapping[str, str] = {}) -> str:
+    """Write ``costs`` to ``path`` and return their digest.
+
+    Raises:
+        ArtifactError: A value is NaN or Inf.
+    """
+    return _write(path, "costs", _CostsContent, costs, inputs)
+
+
+def read_costs(path: Path) -> Costs:
+    """Read what :func:`write_costs` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, of another kind, or its arrays do not fit.
+    """
+    content = read_artifact(path, "costs", _CostsContent)
+    shape = (len(content.groups), len(content.schemes))
+    pairs = (len(content.edges), shape[1], shape[1])
+    return Costs(
+        device=content.device,
+        groups=tuple(content.groups),
+        schemes=tuple(content.schemes),
+        objectives={n: _array(path, n, v, shape) for n, v in content.objectives.items()},
+        stderr={n: _array(path, n, v, shape) for n, v in content.stderr.items()},
+        allowed=_array(path, "allowed", content.allowed, shape).astype(np.bool_),
+        edges=np.array(content.edges, np.int64).reshape(-1, 2),
+        pair_terms={n: _array(path, n, v, pairs) for n, v in content.pair_terms.items()},
+        parameters=_array(path, "parameters", content.parameters, shape[:1]).astype(np.int64),
+        constants=content.constants,
+        reasons={(group, scheme): why for group, scheme, why in content.reasons},
+        batch=content.batch,
+    )
+
+
+def _write(
+    path: Path, schema: str, kind: type[Content], value: Table | Costs, inputs: Mapping[str, str]
+) -> str:
+    fields = {name: getattr(value, name) for name in kind.model_fields if name != "extensions"}
+    try:
+        content = kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path.name}: {first['loc'][0]}: {first['msg']}") from None
+    return write_artifact(path, schema, content, inputs=inputs)
+
+
+def _array(path: Path, name: str, value: object, shape: tuple[int, ...]) -> Floats:
+    try:
+        return np.array(value, np.float64).reshape(shape)
+    except ValueError:
+        raise ArtifactError(f"{path.name}: {name} must have shape {list(shape)}") from None
