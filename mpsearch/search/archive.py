@@ -113,6 +113,21 @@ class Archive:
             raise Exhausted
         return np.stack([self._values[self._index[key]] for key in keys])
 
+    def excess(self, rows: Ints) -> Floats:
+        """Return by how much evaluated assignments [P, V] miss limits on measured losses [P]; 0: none.
+
+        In units of the limit's own scale, summed over limits.
+        """
+        total = np.zeros(len(rows))
+        limits = [limit for limit in self.problem.linear if limit.quantity == "loss"]
+        if self.measures and limits:
+            index = [self._index[row.tobytes()] for row in np.ascontiguousarray(rows, np.int64)]
+            means = np.array([self._losses[i].mean for i in index])
+            for limit in limits:
+                over = np.maximum(means - limit.upper, limit.lower - means) - limit.slack
+                total += np.maximum(over, 0.0) / (limit.slack or 1.0)
+        return total
+
     def screen(self, rows: Ints, fraction: float) -> list[Estimate]:
         """Return losses of assignments of variables [P, V] on a fraction of the data; not recorded.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsearch.errors import ProblemError
-from mpsearch.search.kernels import filter_sorted, merge_fronts, thin_fronts
+from mpsearch.search.kernels import filter_sorted, filter_three, merge_fronts, thin_fronts
 from mpsearch.search.reduce import Reduced
 from mpsearch.tables import Bools, Floats, Ints, Progress
 
@@ -23,7 +23,7 @@ MAX_ARCS = 400_000  # (state, scheme) combinations of one step; more is too wide
 _ROUNDING = 1e-12  # of a quantity's largest possible sum
 _WORK = 100_000_000  # candidates that a two-dimensional front may look at: seconds
 _ROW_ENTRIES = 10_000_000  # scheme indices of all points that are returned
-_SET_SIZE = 4_000  # points that a step keeps in three dimensions and more
+_SET_SIZES = (30_000, 4_000)  # points that a step keeps in three dimensions, and in more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +171,7 @@ def eliminate(
         fan_out = max(1, len(step.arc_state) // (len(sets.start) - 1))
         cap = max(len(step.arc_start), work // ((len(steps) - t) * fan_out))
         if D > 2:
-            cap = max(len(step.arc_start), _SET_SIZE)
+            cap = max(len(step.arc_start), _SET_SIZES[D > 3])
         if t == len(steps) - 1:
             cap = min(cap, max(1000, _ROW_ENTRIES // len(order)))
         if deadline is not None and time.monotonic() > deadline:
@@ -402,6 +402,7 @@ def _advance_many(
     sets: _Sets, step: _Step, limit: Floats, tolerance: Floats, cap: int
 ) -> tuple[_Sets, Floats]:
     """One step in three dimensions or more: gather, sort, filter, thin."""
+    sieve = filter_three if len(limit) == 3 else filter_sorted
     values: list[Floats] = []
     parents: list[Ints] = []
     schemes: list[NDArray[np.int16]] = []
@@ -417,7 +418,7 @@ def _advance_many(
         new = sets.values[entry] + step.shift[arc]
         inside = np.flatnonzero((new <= limit).all(axis=1))
         ranked = inside[np.lexsort(new[inside].T[::-1])]
-        kept = ranked[filter_sorted(new[ranked], tolerance)]
+        kept = ranked[sieve(new[ranked], tolerance)]
         values.append(new[kept])
         parents.append(entry[kept])
         schemes.append(step.arc_scheme[arc[kept]])

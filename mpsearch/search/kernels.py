@@ -185,3 +185,49 @@ def filter_sorted(values: Floats, tolerance: Floats) -> Ints:
             kept[size] = row
             size += 1
     return kept[:size].copy()
+
+
+@njit(cache=True)
+def filter_three(values: Floats, tolerance: Floats) -> Ints:
+    """:func:`filter_sorted` for D = 3: a staircase of the last two columns, searched by bisection."""
+    n = values.shape[0]
+    kept = np.empty(n, np.int64)
+    size = 0
+    stair_y = np.empty(n, np.float64)  # ascending
+    stair_z = np.empty(n, np.float64)  # descending
+    length = 0
+    for row in range(n):
+        y, z = values[row, 1], values[row, 2]
+        low, high = 0, length  # first step with stair_y > y + tolerance
+        while low < high:
+            middle = (low + high) >> 1
+            if stair_y[middle] <= y + tolerance[1]:
+                low = middle + 1
+            else:
+                high = middle
+        if low > 0 and stair_z[low - 1] <= z + tolerance[2]:
+            continue
+        kept[size] = row
+        size += 1
+        first = low
+        while first > 0 and stair_y[first - 1] >= y:
+            first -= 1
+        if first > 0 and stair_z[first - 1] <= z:
+            continue  # a step within the tolerance covers it already
+        last = first
+        while last < length and stair_z[last] >= z:
+            last += 1
+        if last == first:
+            for k in range(length, first, -1):
+                stair_y[k] = stair_y[k - 1]
+                stair_z[k] = stair_z[k - 1]
+            length += 1
+        elif last > first + 1:
+            gone = last - first - 1
+            for k in range(last, length):
+                stair_y[k - gone] = stair_y[k]
+                stair_z[k - gone] = stair_z[k]
+            length -= gone
+        stair_y[first] = y
+        stair_z[first] = z
+    return kept[:size].copy()

@@ -1,0 +1,116 @@
+"""Feasible assignments for searchers that draw at random."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpsearch.errors import InfeasibleError
+from mpsearch.problem import Problem
+from mpsearch.search.linear import limit_bounds, make_program, solve
+from mpsearch.search.points import describe
+from mpsearch.search.reduce import Reduced
+from mpsearch.tables import Bools, Floats, Ints
+
+_DRAWS = 20_000
+_LENGTHS = 48  # prefixes that one repair tries
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repairer:
+    """Turns any assignment of variables into a feasible one.
+
+    Attributes:
+        problem: The problem.
+        reduced: The same with ties contracted.
+        measures: Losses are measured: limits on ``loss`` are then left to the measurement.
+        anchors: [A, V] feasible assignments; none if every allowed assignment is feasible.
+    """
+
+    problem: Problem
+    reduced: Reduced
+    measures: bool
+    anchors: Ints
+
+    def feasible(self, rows: Ints) -> Bools:
+        """Return which assignments of variables [P, V] are feasible."""
+        ignored = {"loss": np.full(len(rows), np.nan)} if self.measures else {}
+        return _feasible(self.problem, self.reduced.expand(rows), ignored)
+
+    def repair(self, rows: Ints, rng: np.random.Generator) -> Ints:
+        """Return ``rows`` [P, V], infeasible ones moved towards an anchor until they are feasible.
+
+        Variables take the anchor's schemes in random order; the first feasible mix stays.
+        """
+        if not len(self.anchors):
+            return rows
+        fixed = rows.copy()
+        V = self.reduced.n_variables
+        lengths = np.unique(np.linspace(1, V, min(V, _LENGTHS)).astype(np.int64))
+        for index in np.flatnonzero(~self.feasible(rows)).tolist():
+            anchor = self.anchors[rng.integers(len(self.anchors))]
+            rank = rng.permutation(V)
+            mixes = np.where(rank < lengths[:, None], anchor, rows[index])
+            fixed[index] = mixes[int(self.feasible(mixes).argmax())]  # the last one is the anchor
+        return fixed
+
+    def draw(self, count: int, rng: np.random.Generator) -> Ints:
+        """Return ``count`` feasible assignments of variables: random ones, repaired."""
+        return self.repair(draw_allowed(self.reduced.allowed, count, rng), rng)
+
+
+def make_repairer(problem: Problem, reduced: Reduced, *, measures: bool, seed: int) -> Repairer:
+    """Find feasible anchors: the best of each objective, by integer programming, else by chance.
+
+    Raises:
+        InfeasibleError: No feasible assignment was found.
+    """
+    limits = [
+        group
+        for group, limit in zip(range(len(reduced.limits)), reduced.limits, strict=True)
+        if not (measures and limit.source.quantity == "loss")
+    ]
+    free = not limits and not problem.checks and bool(reduced.pair_allowed.all())
+    empty = np.zeros((0, reduced.n_variables), np.int64)
+    bare = Repairer(problem, reduced, measures, empty)
+    if free:
+        return bare
+    program = make_program(reduced)
+    all_bounds = limit_bounds(program, reduced)
+    bounds = [bound for group in limits for bound in all_bounds[group]]
+    found: list[Ints] = []
+    for k in range(len(reduced.names)):
+        cost = program.column(reduced.values[:, :, k], reduced.pair_values[..., k])
+        solution = solve(program, cost, bounds, gap=0.01, time_limit_s=20.0)
+        if solution is not None:
+            found.append(solution.row)
+    rows = np.array(found, np.int64).reshape(-1, reduced.n_variables)
+    rows = rows[bare.feasible(rows)]
+    if not len(rows):
+        rng = np.random.default_rng([seed, 0xA])
+        draws = draw_allowed(reduced.allowed, _DRAWS if problem.checks else 1, rng)
+        rows = draws[bare.feasible(draws)][:8]
+    if not len(rows):
+        raise InfeasibleError(f"no assignment was found that meets {describe(problem)}")
+    return Repairer(problem, reduced, measures, np.unique(rows, axis=0))
+
+
+def draw_allowed(allowed: Bools, count: int, rng: np.random.Generator) -> Ints:
+    """Return ``count`` random assignments [count, V] of allowed [V, S] schemes."""
+    scores: Floats = rng.random((count, *allowed.shape))
+    scores[:, ~allowed] = -1.0
+    return scores.argmax(axis=2)
+
+
+def _feasible(problem: Problem, assignments: Ints, ignored: dict[str, Floats]) -> Bools:
+    """Judge without the limits on quantities in ``ignored``."""
+    if not ignored:
+        return problem.feasible(assignments)
+    measured = {
+        name: np.clip(
+            np.zeros(len(assignments)),
+            max((c.lower for c in problem.linear if c.quantity == name), default=-np.inf),
+            min((c.upper for c in problem.linear if c.quantity == name), default=np.inf),
+        )
+        for name in ignored
+    }
+    return problem.feasible(assignments, measured=measured)
