@@ -90,7 +90,11 @@ def read_artifact(path: Path, schema: str, kind: type[C], *, version: int = 1) -
             f"{path.name}: schema mpsearch.{schema} version {version} is needed, "
             f"got {found[0]} version {found[1]}"
         )
-    if digest_json(envelope["content"]) != envelope["digest"]:
+    try:
+        digest = digest_json(envelope["content"])
+    except (ValueError, RecursionError):
+        raise ArtifactError(f"{path.name}: numbers must be finite, and nesting shallow") from None
+    if digest != envelope["digest"]:
         raise ArtifactError(f"{path.name}: the content does not match its digest; was it edited?")
     try:
         return kind.model_validate(envelope["content"], strict=False)
