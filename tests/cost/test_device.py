@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+
+from mpsearch.cost.device import operand_format, read_device, refusal
+from mpsearch.errors import DeviceError, UnknownNameError
+from mpsearch.registry import data_folder
+from mpsearch.schemes import SCHEMES, find_scheme
+
+DEVICES = sorted(path.stem for path in data_folder("cost_models").glob("*.toml"))
+GOOD = """
+name = "mine"
+title = "My board"
+bandwidth_gb_s = 100
+formats = ["fp16", "int8"]
+[peak_tflops]
+fp16 = 10
+int8 = 20
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def runs(device: str, scheme: str) -> bool:
+    return not refusal(read_device(device), find_scheme(scheme))
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_every_device_that_ships_can_be_read_and_has_sources(name: str) -> None:
+    device = read_device(name)
+    assert device.name == name
+    assert device.sources
+    assert set(device.efficiency) <= set(device.peak_tflops)
+    for scheme in SCHEMES.values():
+        if not refusal(device, scheme):
+            assert scheme.rate in device.peak_tflops
+
+
+def test_fp4_tensor_cores_are_blackwells_and_the_npus_only() -> None:
+    having = {name for name in DEVICES if runs(name, "nvfp4")}
+    assert {"b200_hgx", "rtx5090", "npu_200tops"} <= having
+    assert not having & {"h100_sxm5_80gb", "a100_sxm4_80gb", "l4_24gb", "rtx4090", "t4"}
+
+
+def test_on_hopper_nvfp4_is_weight_only() -> None:
+    assert runs("h100_sxm5_80gb", "nvfp4a16")
+    reason = refusal(read_device("h100_sxm5_80gb"), find_scheme("nvfp4"))
+    assert "h100_sxm5_80gb has no nvfp4 multipliers" in reason
+
+
+def test_fp8_starts_at_ada_and_hopper() -> None:
+    assert not runs("a100_pcie_80gb", "fp8")
+    assert runs("l4_24gb", "fp8")
+    assert runs("h100_pcie_80gb", "fp8_block")
+
+
+def test_sparse_kernels_are_those_that_exist() -> None:
+    assert runs("h100_sxm5_80gb", "fp8_2of4")
+    assert runs("npu_200tops", "nvfp4_2of4")
+    assert runs("b200_hgx", "nvfp4_4of8")
+    assert not runs("b200_hgx", "nvfp4_2of4")
+    assert not runs("npu_200tops", "nvfp4_4of8")
+    assert not runs("t4", "fp16_2of4")
+    assert not runs("h100_sxm5_80gb", "w4a16_2of4")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "operand"),
+    [
+        ("fp16", "fp16"),
+        ("fp8", "fp8"),
+        ("fp8_block", "fp8"),
+        ("int8_dynamic", "int8"),
+        ("nvfp4", "nvfp4"),
+        ("mxfp4", "mxfp4"),
+        ("mxfp6", "mxfp6"),
+        ("mxfp8_e5m2", "mxfp8"),
+        ("fp4", "fp4"),
+        ("w4a16", "fp16"),
+    ],
+)
+def test_operands_have_the_names_that_devices_use(scheme: str, operand: str) -> None:
+    assert operand_format(find_scheme(scheme).activation) == operand
+
+
+def test_a_users_own_device_is_read(tmp_path: Path) -> None:
+    assert read_device(write(tmp_path / "mine.toml", GOOD)).peak_tflops["int8"] == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("bandwidth_gb_s = 100", ""), "bandwidth_gb_s: Field required"),
+        (GOOD.replace("100", "-1"), "bandwidth_gb_s: .*greater than 0.*got -1"),
+        (GOOD.replace("title", "titel"), "titel|title"),
+        (GOOD.replace("int8 = 20", "int8 = 'fast'"), r"peak_tflops\.int8"),
+        (GOOD.replace("formats", "model = 'npu'\nformats"), r"\[npu\] table"),
+        ("sparse_gain = 2\n" + GOOD, "sparse_gain: .*less than 2"),
+        ("name = ", "must be a TOML file"),
+    ],
+)
+def test_a_malformed_device_is_one_line_that_names_the_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message) as error:
+        read_device(write(tmp_path / "mine.toml", text))
+    assert "\n" not in str(error.value)
+    assert "mine.toml" in str(error.value)
+
+
+def test_an_unknown_device_lists_those_there_are() -> None:
+    with pytest.raises(UnknownNameError, match=r"device must be one of .*b200_hgx.*got 'b2000'"):
+        read_device("b2000")
