@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.formats import Format
-from mpsearch.numerics.elements import find_grid
+from mpsearch.numerics.grids import find_grid
 from mpsearch.numerics.scales import quantize_to_steps
 
 

@@ -24,6 +24,8 @@ class Layout:
         rows: Output channels (weights) or all other elements (activations), groups included.
         positions: Kernel positions.
         channels: Elements along the reduction inside one group.
+        strided: The tensor in memory order as [outer, channels, inner].
+        rows_lead: Whether memory order is rows first, so that a row is one run of memory.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +34,8 @@ class Layout:
     rows: int
     positions: int
     channels: int
+    strided: tuple[int, int, int]
+    rows_lead: bool
 
     def to_rows(self, x: Tensor) -> Tensor:
         """Return ``x`` as contiguous [rows, positions, channels]; a view where that is possible."""
@@ -93,6 +97,12 @@ def find_layout(
         rows=groups * prod(dims[i] for i in rows),
         positions=prod(dims[i] for i in positions),
         channels=dims[axis] // groups,
+        strided=(
+            prod(dims[:axis]) * groups,
+            dims[axis] // groups,
+            prod(dims[axis + 1 :]),
+        ),
+        rows_lead=groups == 1 and rows == list(range(len(rows))),
     )
 
 

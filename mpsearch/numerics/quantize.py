@@ -7,10 +7,12 @@ from torch import Tensor
 
 from mpsearch.errors import UnknownNameError
 from mpsearch.formats import FORMATS, find_format
-from mpsearch.numerics.elements import as_float32, round_elements
+from mpsearch.numerics import fused
+from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.gradients import largest_rounded, pass_straight
+from mpsearch.numerics.grids import as_float32, round_plain
 from mpsearch.numerics.layout import Layout, find_layout
-from mpsearch.numerics.ranges import Range, finite_range
+from mpsearch.numerics.ranges import Range, check_finite, finite_range, make_range
 from mpsearch.numerics.scales import (
     choose_affine,
     quantize_affine,
@@ -31,6 +33,8 @@ _BLOCK_FORMATS = {
     "mxfp8_e5m2": "mxfp8_e5m2",
     "fp4": "fp4",
 }
+_SHORT = 16
+"""Inner sizes below this are worth a copy to rows."""
 
 
 def find_spec(format: str | Spec) -> Spec:
@@ -170,21 +174,16 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
     values = as_float32(x.detach())
     if values.numel() == 0:
         return values
+    quantized = _quantize_fused(values, spec, layout, range, name)
+    needs_inside = x.requires_grad and _can_clip(spec, range)
+    if quantized is not None and not needs_inside:
+        return pass_straight(x, quantized, None) if x.requires_grad else quantized
     low, high = finite_range(values, name)
     if spec.is_cast:
-        rounded = round_elements(values, spec.element, subnormals=spec.subnormals)
-        return pass_straight(x, rounded, None) if x.requires_grad else rounded
+        quantized = round_plain(values, spec.element, subnormals=spec.subnormals)
+        return pass_straight(x, quantized, None) if x.requires_grad else quantized
     rows = values.reshape(1, 1, -1) if spec.granularity == "tensor" else layout.to_rows(values)
     tiles = cut_tiles(rows, spec)
-    if spec.symmetric:
-        steps = _choose_tile_steps(tiles, spec, range, max(-low, high, 0.0))
-        quantized = quantize_to_steps(tiles, steps, spec_grid(spec))
-        inside = None
-        if x.requires_grad:
-            inside = tiles.abs() < steps * largest_rounded(spec.element)
-    else:
-        steps, zero = _choose_tile_affine(tiles, spec, range)
-        quantized, inside = quantize_affine(tiles, steps, zero, spec)
 
     def back(tiled: Tensor) -> Tensor:
         joined = join_tiles(tiled, (rows.shape[0], rows.shape[1], rows.shape[2]))
@@ -192,9 +191,68 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
             return joined.reshape(values.shape)
         return layout.from_rows(joined)
 
-    if not x.requires_grad:
-        return back(quantized)
-    return pass_straight(x, back(quantized), None if inside is None else back(inside))
+    if spec.symmetric:
+        steps = _choose_tile_steps(tiles, spec, range, max(-low, high, 0.0))
+        if quantized is None:
+            quantized = back(quantize_to_steps(tiles, steps, spec_grid(spec)))
+        if not needs_inside:
+            return pass_straight(x, quantized, None) if x.requires_grad else quantized
+        return pass_straight(
+            x, quantized, back(tiles.abs() < steps * largest_rounded(spec.element))
+        )
+    steps, zero = _choose_tile_affine(tiles, spec, range)
+    affine, inside = quantize_affine(tiles, steps, zero, spec)
+    return pass_straight(x, back(affine), back(inside)) if x.requires_grad else back(affine)
+
+
+def _can_clip(spec: Spec, range: Range | None) -> bool:
+    """Whether any element may saturate: not where its own amax sets an exact scale."""
+    by_amax = spec.estimator == "amax" and spec.block_scale == "amax" and range is None
+    return not (spec.is_cast or (by_amax and spec.symmetric and spec.scale_format == "fp32"))
+
+
+def _quantize_fused(
+    x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: str
+) -> Tensor | None:
+    """Return ``x`` quantised by a compiled kernel, or None where there is none for it."""
+    if not fused.can_run(x):
+        return None
+    if spec.is_cast:
+        if not fused.can_cast(spec.element, subnormals=spec.subnormals):
+            return None
+        quantized, amax = fused.cast(x, spec.element, subnormals=spec.subnormals)
+        check_finite(amax, name)
+        return quantized
+    if spec.granularity == "tensor" and spec.symmetric:
+        if range is None:
+            if spec.estimator != "amax":
+                return None
+            range = make_range(*finite_range(x, name), spec)
+        quantized, amax = fused.round_flat(x, range.scale, spec_grid(spec))
+        check_finite(amax, name)
+        return quantized
+    if not fused.can_scale(spec):
+        return None
+    g = 1.0
+    if spec.tensor_scale:
+        g = range.scale if range else make_range(*finite_range(x, name), spec).scale
+    whole = spec.block_shape is None
+    if whole and layout.positions > 1 and layout.rows_lead:
+        strided = (layout.rows, layout.positions * layout.channels, 1)
+    elif (whole and layout.positions > 1) or 1 < layout.strided[2] < _SHORT:
+        rows = layout.to_rows(x)
+        rows = rows.view((layout.rows, -1, 1) if whole else (-1, layout.channels, 1))
+        size = rows.shape[1] if spec.block_shape is None else spec.block_shape[1]
+        quantized, amax = fused.round_blocks(rows, size, spec, g, spec_grid(spec))
+        check_finite(amax, name)
+        return layout.from_rows(quantized)
+    else:
+        strided = layout.strided
+    size = strided[1] if spec.block_shape is None else spec.block_shape[1]
+    view = x.contiguous().view(strided)
+    quantized, amax = fused.round_blocks(view, size, spec, g, spec_grid(spec))
+    check_finite(amax, name)
+    return quantized.view(x.shape)
 
 
 def _choose_tile_steps(tiles: Tensor, spec: Spec, range: Range | None, amax: float) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.numerics.elements import as_float32
+from mpsearch.numerics import fused
+from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.scales import choose_affine, choose_steps, tensor_scale
 from mpsearch.schemes import Spec
 
@@ -83,10 +84,22 @@ def finite_range(x: Tensor, name: str) -> tuple[float, float]:
     Raises:
         NumericsError: ``x`` holds NaN or Inf; the message names it.
     """
-    low, high = (float(value) for value in torch.aminmax(x))
-    if not (abs(low) < torch.inf and abs(high) < torch.inf):  # NaN is not less than anything
-        raise NumericsError(f"tensor {name!r} must be finite, but it holds NaN or Inf")
+    if fused.can_run(x):
+        low, high = fused.find_extremes(x)
+    else:
+        low, high = (float(value) for value in torch.aminmax(x))
+    check_finite(low - high, name)
     return low, high
+
+
+def check_finite(amax: float, name: str) -> None:
+    """Raise if ``amax``, the largest magnitude of the tensor called ``name``, is NaN or Inf.
+
+    Raises:
+        NumericsError: It is; the message names the tensor.
+    """
+    if not abs(amax) < torch.inf:  # NaN is not less than anything
+        raise NumericsError(f"tensor {name!r} must be finite, but it holds NaN or Inf")
 
 
 def make_range(low: float, high: float, spec: Spec) -> Range:

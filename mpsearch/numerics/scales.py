@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.formats import find_format
-from mpsearch.numerics.elements import EXPONENT_MASK, Grid, round_elements, round_to_grid
+from mpsearch.numerics.grids import EXPONENT_MASK, Grid, round_plain, round_to_grid
 from mpsearch.schemes import Spec
 
 FLOAT32_MAX = (2 - 2.0**-23) * 2.0**127
@@ -47,9 +47,9 @@ def choose_scales(amax: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
     unit = torch.tensor(top, dtype=torch.float32) * torch.tensor(g, dtype=torch.float32)
     scales = amax / unit.to(amax.device)
     if spec.scale_format == "fp32":
-        return scales.clamp_(max=_largest_step(spec))
+        return scales.clamp_(max=largest_step(spec))
     scales = torch.where(amax == 0, 0.0, scales).clamp_(max=_scale_format_max(spec))
-    return round_elements(scales, find_format(str(spec.scale_format)))
+    return round_plain(scales, find_format(str(spec.scale_format)))
 
 
 def choose_steps(amax: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
@@ -78,7 +78,7 @@ def choose_affine(low: Tensor, high: Tensor, spec: Spec) -> tuple[Tensor, Tensor
     steps = high / (2 * top + 1) - low / (2 * top + 1)
     if spec.scale_format != "fp32":
         fmt = find_format(str(spec.scale_format))
-        steps = round_elements(steps.clamp_(max=fmt.max_value), fmt)
+        steps = round_plain(steps.clamp_(max=fmt.max_value), fmt)
     zero = torch.where(steps == 0, 0.0, -(top + 1) - low / steps)
     return steps, zero.round_().clamp_(-(top + 1), top)
 
@@ -96,6 +96,6 @@ def _scale_format_max(spec: Spec) -> float:
     return find_format(str(spec.scale_format)).max_value
 
 
-def _largest_step(spec: Spec) -> float:
+def largest_step(spec: Spec) -> float:
     """Step whose product with the largest element stays finite."""
     return FLOAT32_MAX / spec.element.max_value * (1 - 2.0**-24)

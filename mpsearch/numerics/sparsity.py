@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import SchemeError
-from mpsearch.numerics.elements import as_float32
+from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.layout import find_layout
 from mpsearch.schemes import parse_sparsity
 

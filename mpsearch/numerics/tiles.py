@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import SchemeError
-from mpsearch.numerics.elements import Grid, find_grid
+from mpsearch.numerics.grids import Grid, find_grid
 from mpsearch.numerics.scales import choose_steps, quantize_to_steps
 from mpsearch.schemes import Spec
 
