@@ -16,6 +16,7 @@ from mpsearch.report.theme import (
     GREY,
     MEASURED,
     PREDICTED,
+    number,
     plain_objective_title,
     plain_short_names,
     scheme_colours,
@@ -115,9 +116,10 @@ def _front(pyplot: ModuleType, report: Report) -> Any:
             color="#f2b705",
             markeredgecolor="#5b4300",
             markersize=15,
+            zorder=5,
             label=f"chosen plan ({word})",
         )
-    _scale(axes.set_yscale, [line for p in front.points for line in (p.value(y).mean,)])
+    _scale(axes.set_yscale, axes.yaxis, [p.value(y).mean for p in front.points])
     axes.set_xlabel(plain_objective_title(x, report.table.unit))
     axes.set_ylabel(plain_objective_title(y, report.table.unit))
     axes.grid(color="#e7e9ed", linewidth=0.6)
@@ -162,7 +164,8 @@ def _sensitivity(pyplot: ModuleType, report: Report) -> Any:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.colorbar(shown, ax=axes, label=f"{table.metric}, predicted ({table.unit})", shrink=0.5)
+    text = f"{table.metric}, predicted ({table.unit})"
+    figure.colorbar(shown, ax=axes, label=text, shrink=0.5, format=_tick)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 0), ncols=2)
     return figure
 
@@ -226,8 +229,8 @@ def _trust(pyplot: ModuleType, report: Report) -> Any:
             "front points",
         )
         axes.legend(frameon=False, fontsize=8)
-    _scale(axes.set_xscale, values)
-    _scale(axes.set_yscale, values)
+    _scale(axes.set_xscale, axes.xaxis, values)
+    _scale(axes.set_yscale, axes.yaxis, values)
     if report.rank_correlation is not None:
         rho, n = report.rank_correlation
         axes.set_title(f"Spearman {rho:.2f} over {n} points", fontsize=9, loc="left")
@@ -274,6 +277,11 @@ def _errors(axes: Any, x: Sequence[float], y: Sequence[Estimate], text: str) -> 
         )
 
 
-def _scale(set_scale: Any, values: Sequence[float]) -> None:
+def _scale(set_scale: Any, axis: Any, values: Sequence[float]) -> None:
     if values and min(values) > 0 and max(values) / min(values) > 30:
         set_scale("log")
+        axis.set_major_formatter(_tick)
+
+
+def _tick(value: float, _: int) -> str:
+    return number(value, 1)

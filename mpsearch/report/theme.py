@@ -130,7 +130,7 @@ def number(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if abs(value) < 10 ** -(digits + 1):
-        return f"{value:.{digits - 2}e}".replace("e-0", "e-").replace("-", "−")
+        return f"{value:.{max(0, digits - 2)}e}".replace("e-0", "e-").replace("-", "−")
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{places}f}".replace(",", "\u202f").replace("-", "−")
 
