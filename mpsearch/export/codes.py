@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mpsearch.errors import PlanError
 from mpsearch.formats import find_format
-from mpsearch.numerics.elements import find_grid, round_to_grid
+from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.layout import Layout, find_layout
 from mpsearch.numerics.scales import choose_affine, tensor_scale
 from mpsearch.numerics.tiles import cut_tiles, find_steps, join_tiles
@@ -74,8 +74,8 @@ def find_codes(
     zeros = None
     if spec.symmetric:
         steps = find_steps(source, spec, g)
-        grid = find_grid(spec.element, subnormals=spec.subnormals)
-        units = round_to_grid(tiles / torch.where(steps == 0, torch.inf, steps), grid)
+        divisor = torch.where(steps == 0, torch.inf, steps)
+        units = round_elements(tiles / divisor, spec.element, subnormals=spec.subnormals)
         rebuilt = units * steps
     else:
         low, high = source.amin((1, 4), keepdim=True), source.amax((1, 4), keepdim=True)
@@ -89,8 +89,8 @@ def find_codes(
         )
     scales = steps
     if spec.tensor_scale:
-        scales = round_to_grid(
-            steps / torch.tensor(g if g else 1.0), find_grid(find_format(str(spec.scale_format)))
+        scales = round_elements(
+            steps / torch.tensor(g if g else 1.0), find_format(str(spec.scale_format))
         )
     shape = (layout.rows, layout.positions, layout.channels)
     return WeightCodes(

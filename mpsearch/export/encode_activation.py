@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -188,7 +189,7 @@ def _blocks(writer: Writer, activation: Activation, spec: Spec, scale: float | N
     wide = spec.block_shape[1]
     size = ceil(activation.channels / wide) * wide
     view = _open_view(writer, activation, size, split=False)
-    where = {"axis": view.axis, "block_size": wide}
+    where: dict[str, Any] = {"axis": view.axis, "block_size": wide}
     if spec.tensor_scale:
         if scale is None:
             amax = writer.add("ReduceMax", writer.add("Abs", activation.value), keepdims=0)

@@ -63,7 +63,8 @@ def _dequantize_in_place(writer: Writer, codes: WeightCodes, axis: int | None) -
     ]
     if zeros is not None:
         inputs.append(_store(writer, zeros, codes.spec, "zero_points"))
-    return writer.add("DequantizeLinear", *inputs, **({} if axis is None else {"axis": axis}))
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+    return writer.add("DequantizeLinear", *inputs, **attributes)
 
 
 def _dequantize_matrix(writer: Writer, codes: WeightCodes, wide: int, padded: int) -> str:
@@ -86,7 +87,7 @@ def _dequantize_matrix(writer: Writer, codes: WeightCodes, wide: int, padded: in
         tall = spec.block_shape[0] if spec.block_shape else R
         rows = writer.constant(np.arange(R) // tall, "rows")
         tables = [writer.add("Gather", table, rows, axis=0) for table in tables]
-    attributes: dict[str, int] = {"axis": 1, "block_size": wide}
+    attributes: dict[str, Any] = {"axis": 1, "block_size": wide}
     if spec.scale_format == "e8m0":
         writer.opset = max(writer.opset, 24)
         attributes["output_dtype"] = _FLOAT
@@ -97,7 +98,8 @@ def _restore(writer: Writer, codes: WeightCodes, matrix: str, padded: int) -> st
     """Bring [rows, positions × padded channels] into the weight's own shape."""
     layout = codes.layout
     sizes = [layout.split[axis] for axis in layout.order]
-    value, shape = matrix, (layout.rows, layout.positions * padded)
+    value = matrix
+    shape: tuple[int, ...] = (layout.rows, layout.positions * padded)
     if padded != layout.channels:
         sizes[-1] = padded
         if shape != tuple(sizes):

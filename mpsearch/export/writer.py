@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from mpsearch.errors import PlanError
@@ -82,7 +82,7 @@ class Writer:
         self.functions.add(function)
         return names
 
-    def constant(self, values: NDArray[Any], role: str) -> str:
+    def constant(self, values: ArrayLike, role: str) -> str:
         """Append an initialiser and return its name; ``role`` says what it is."""
         name = f"{self.prefix}/{role}_{len(self.tensors)}"
         self.tensors.append(numpy_helper.from_array(np.asarray(values), name))
