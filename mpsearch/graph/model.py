@@ -258,6 +258,8 @@ class ModelGraph:
         opset: Version of the default domain that the nodes follow.
         structure_digest: SHA-256 of the graph without weight bytes (``digest_weights`` gives theirs).
         metadata: The model file's own metadata properties.
+        unbound: ``input[axis]`` of dynamic axes that nobody bound, the batch apart: sizes that depend
+            on them are None in shapes and 0 in products.
     """
 
     name: str
@@ -274,3 +276,4 @@ class ModelGraph:
     opset: int
     structure_digest: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    unbound: tuple[str, ...] = ()

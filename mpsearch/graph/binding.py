@@ -1,0 +1,202 @@
+"""Dynamic axes: which one is the batch, what the user binds, and probes for the rest.
+
+Shapes are inferred with all axes at concrete sizes, several times over: once as bound, once with
+another batch, and once or twice with other sizes of axes that nobody bound. What differs between
+the probes depends on the data; what agrees may be folded. So folding never freezes the batch.
+"""
+
+import ast
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from mpsearch.errors import ModelError
+
+Dim = int | str  # a fixed size, or a symbol
+_BATCH = "batch axis"
+_FREE_SIZES = (64, 128)  # divisible by the strides of common networks, longer than their kernels
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Sizes of every input's axes in each probe.
+
+    Attributes:
+        batch: Batch size of the first probe.
+        probes: One dictionary a probe: input name to sizes; inputs without a rank are missing.
+        unbound: ``input[axis]`` of every axis that is neither fixed nor bound, nor the batch.
+        dynamic: Input name to the axes that the folded graph leaves free (the batch among them).
+        last_batch_probe: Probes up to this one differ in the batch alone.
+    """
+
+    batch: int
+    probes: tuple[Mapping[str, tuple[int, ...]], ...]
+    unbound: tuple[str, ...]
+    dynamic: Mapping[str, frozenset[int]]
+    last_batch_probe: int
+
+
+def bind_axes(
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Sequence[int | None]] | None,
+    model: str,
+) -> Binding:
+    """Return sizes of all axes of ``inputs`` given the user's ``shapes``.
+
+    The first axis of every input, if dynamic, is the batch: 1 unless ``shapes`` says otherwise.
+
+    Raises:
+        ModelError: A name, rank or size in ``shapes`` does not fit the model.
+    """
+    declared = {value.name: _declared(value) for value in inputs}
+    shapes = dict(shapes or {})
+    for name in shapes:
+        if name not in declared:
+            raise ModelError(
+                f"{model}: shapes must name inputs ({', '.join(declared) or 'none'}), got {name!r}"
+            )
+    symbols: dict[str, list[Dim]] = {}
+    bound: dict[str, int] = {}
+    for name, dims in declared.items():
+        given = shapes.get(name)
+        if dims is None:
+            if given is None:
+                continue
+            dims = [f"{name}[{axis}]" for axis in range(len(given))]
+        symbols[name] = dims
+        if given is not None:
+            _bind(name, dims, given, bound, model)
+    batch_symbols = {dims[0] for dims in symbols.values() if dims and isinstance(dims[0], str)}
+    batches = {bound[s] for s in batch_symbols if isinstance(s, str) and s in bound}
+    if len(batches) > 1:
+        raise ModelError(f"{model}: shapes must agree in the batch, got {sorted(batches)}")
+    fixed = [dims[0] for dims in symbols.values() if dims and isinstance(dims[0], int)]
+    batch = batches.pop() if batches else 1
+    free = {
+        dim
+        for dims in symbols.values()
+        for dim in dims
+        if isinstance(dim, str) and dim not in bound and dim not in batch_symbols
+    }
+    probes = []
+    plans = [(batch, _FREE_SIZES[0])]
+    if batch_symbols:
+        plans.append((2 * batch + 1, _FREE_SIZES[0]))
+    last_batch_probe = len(plans) - 1
+    if any(_is_plain(symbol) for symbol in free):
+        plans.append((batch, _FREE_SIZES[1]))
+    for batch_size, free_size in plans:
+        sizes = {
+            s: bound.get(s, free_size)
+            for dims in symbols.values()
+            for s in dims
+            if isinstance(s, str)
+        }
+        sizes.update({s: batch_size for s in batch_symbols if isinstance(s, str)})
+        probes.append(
+            {name: tuple(_size(d, sizes) for d in dims) for name, dims in symbols.items()}
+        )
+    dynamic = {
+        name: frozenset(i for i, d in enumerate(dims) if d in batch_symbols or d in free)
+        for name, dims in symbols.items()
+    }
+    unbound = tuple(
+        f"{name}[{axis}]"
+        for name, dims in symbols.items()
+        for axis, d in enumerate(dims)
+        if d in free
+    )
+    if not batch_symbols and fixed and isinstance(fixed[0], int):
+        batch = fixed[0]
+    return Binding(batch, tuple(probes), unbound, dynamic, last_batch_probe)
+
+
+def _declared(value: onnx.ValueInfoProto) -> list[Dim] | None:
+    """Return sizes and symbols of an input's axes; None without a rank."""
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type" or not value.type.tensor_type.HasField("shape"):
+        return None
+    dims: list[Dim] = []
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        size = dim.dim_value if dim.HasField("dim_value") else 0
+        if size > 0:
+            dims.append(size)
+        elif any(character.isalpha() for character in dim.dim_param):
+            dims.append(dim.dim_param)
+        else:  # unnamed, or named by a mark such as "?"
+            dims.append(f"{value.name}[{axis}]")
+    return dims
+
+
+def _bind(
+    name: str,
+    dims: Sequence[Dim],
+    given: Sequence[int | None],
+    bound: dict[str, int],
+    model: str,
+) -> None:
+    if len(given) != len(dims):
+        raise ModelError(
+            f"{model}: input {name!r} has {len(dims)} axes {tuple(dims)}, shapes give {len(given)}"
+        )
+    for axis, (dim, size) in enumerate(zip(dims, given, strict=True)):
+        if size is None or size <= 0:
+            continue
+        if isinstance(dim, int):
+            if dim != size:
+                raise ModelError(
+                    f"{model}: axis {axis} of input {name!r} is fixed at {dim}, shapes give {size}"
+                )
+            continue
+        if bound.setdefault(dim, int(size)) != size:
+            raise ModelError(
+                f"{model}: axis {axis} of input {name!r} is {dim!r}, "
+                f"bound to {bound[dim]} and to {size}"
+            )
+
+
+def _is_plain(symbol: str) -> bool:
+    return _parsed(symbol) is None
+
+
+def _parsed(symbol: str) -> ast.expr | None:
+    """Return the expression that ``symbol`` is (``past + 1``), None for a plain name."""
+    if "[" in symbol or len(symbol) > 200:
+        return None
+    try:
+        body = ast.parse(symbol, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return body if isinstance(body, ast.BinOp) else None
+
+
+def _size(dim: Dim, sizes: Mapping[str, int]) -> int:
+    if isinstance(dim, int):
+        return dim
+    expression = _parsed(dim)
+    value = None if expression is None else _calculated(expression, sizes)
+    return value if value is not None and value > 0 else sizes[dim]
+
+
+def _calculated(node: ast.expr, sizes: Mapping[str, int]) -> int | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.Name):
+        return sizes.get(node.id)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _calculated(node.left, sizes), _calculated(node.right, sizes)
+        if left is None or right is None:
+            return None
+        if isinstance(node.op, (ast.Div, ast.FloorDiv)) and right == 0:
+            return None
+        return int(_OPERATORS[type(node.op)](left, right))
+    return None

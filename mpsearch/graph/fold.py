@@ -1,0 +1,412 @@
+"""One pass over the nodes: types, constants folded, identities removed, names made unique."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mpsearch.errors import ModelError
+from mpsearch.graph.attributes import plain_attributes
+from mpsearch.graph.constants import Array, Constant, in_memory, load_checked
+from mpsearch.graph.control import CONTROL, fold_control
+from mpsearch.graph.draft import Draft, Known, Names
+from mpsearch.graph.evaluate import ELEMENTWISE, MOVING, RANDOM, constant_value, evaluate
+from mpsearch.graph.inference import Types, infer_outputs, sizes
+from mpsearch.graph.model import Node
+from mpsearch.graph.reading import element_type, read_tensor
+from mpsearch.graph.scopes import module_name
+from mpsearch.graph.topology import label, subgraphs
+
+_EAGER_INTEGERS, _EAGER_FLOATS = 65536, 1024  # elements
+_LAZY_BYTES = 2**31
+
+
+def fold_nodes(
+    protos: Iterable[onnx.NodeProto], names: Names, kept: set[str], path: str, draft: Draft
+) -> list[Node]:
+    """Return the nodes that remain of ``protos``, which must be in topological order.
+
+    Args:
+        protos: Nodes of one graph.
+        names: Scope of the graph: extended by every value that the nodes produce.
+        kept: Final names of the graph's outputs, which must stay outputs of nodes.
+        path: Of the subgraph, "" for the model itself, else ending in "/".
+        draft: Receives types, known values and constants.
+    """
+    nodes: list[Node] = []
+    for proto in protos:
+        nodes.extend(_fold_node(proto, names, kept, path, draft))
+    return nodes
+
+
+def _fold_node(
+    proto: onnx.NodeProto, names: Names, kept: set[str], path: str, draft: Draft
+) -> list[Node]:
+    outputs = [_define(name, names, path, draft) for name in proto.output]
+    if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx") and len(outputs) == 1:
+        constant = _read_constant(proto, path, draft)
+        if constant is not None:
+            return _enter({outputs[0]: constant}, proto, kept, path, draft)
+    inputs = [names.get(name, name) for name in proto.input]
+    if inputs != list(proto.input) or outputs != list(proto.output):
+        renamed = onnx.NodeProto()
+        renamed.CopyFrom(proto)
+        del renamed.input[:], renamed.output[:]
+        renamed.input.extend(inputs)
+        renamed.output.extend(outputs)
+        original_outputs, proto = list(proto.output), renamed
+    else:
+        original_outputs = outputs
+    replaced = _passes_through(proto, draft)
+    if replaced is not None and outputs[0] not in kept:
+        names[original_outputs[0]] = replaced
+        return []
+    if next(subgraphs(proto), None) is not None:
+        if proto.op_type in CONTROL and proto.domain in ("", "ai.onnx"):
+            return fold_control(proto, original_outputs, names, kept, path, draft, fold_nodes)
+        raise ModelError(
+            f"node {label(proto)!r}: {proto.op_type} holds subgraphs, which are understood only in "
+            f"{', '.join(sorted(CONTROL))}"
+        )
+    version = draft.version(proto.domain)
+    for name, types in zip(outputs, _infer(proto, version, draft), strict=True):
+        if name:
+            draft.types[name] = types
+    constants = _fold(proto, version, path, draft)
+    if constants is not None:
+        return _enter(constants, proto, kept, path, draft)
+    return [_emit(_with_free_axis(proto, draft), version, path, draft)]
+
+
+def _define(name: str, names: Names, path: str, draft: Draft) -> str:
+    """Return the final name of a value that a node of the graph at ``path`` produces."""
+    if not name:
+        return name
+    final = draft.fresh_value(name) if path else name
+    names[name] = final
+    return final
+
+
+def _read_constant(proto: onnx.NodeProto, path: str, draft: Draft) -> Constant | None:
+    source = path + proto.output[0]
+    value = constant_value(proto)
+    if value is None:
+        return None
+    if isinstance(value, onnx.TensorProto):
+        constant = read_tensor(value, source, draft.folder)
+    else:
+        constant = in_memory(value, source)
+    if constant.is_float:
+        draft.originals[source] = constant
+    return constant
+
+
+def _enter(
+    constants: Mapping[str, Constant],
+    proto: onnx.NodeProto,
+    kept: set[str],
+    path: str,
+    draft: Draft,
+) -> list[Node]:
+    """Enter folded outputs; an output of the graph stays one, as the Identity of its constant."""
+    nodes = []
+    for name, constant in constants.items():
+        if name not in kept:
+            draft.add_constant(name, constant)
+            continue
+        inner = draft.fresh_value(f"{name}.value")
+        draft.add_constant(inner, constant)
+        draft.types[name] = draft.types[inner]
+        node_name = draft.fresh_node(path + (proto.name or name), path + name)
+        nodes.append(Node(node_name, "Identity", "", draft.version(""), (inner,), (name,)))
+    return nodes
+
+
+def _passes_through(proto: onnx.NodeProto, draft: Draft) -> str | None:
+    """Return the input that the first output equals, None if the node does something."""
+    if proto.domain not in ("", "ai.onnx") or not proto.input or not proto.output:
+        return None
+    if proto.op_type == "Identity":
+        return proto.input[0]
+    if proto.op_type == "Dropout" and not any(proto.output[1:]):
+        training = proto.input[2] if len(proto.input) > 2 else ""
+        known = draft.known.get(training)
+        off = not training or (known is not None and known.varies is None and not known.at(0))
+        return proto.input[0] if off else None
+    if proto.op_type == "QuantizeLinear":
+        draft.quantized[proto.output[0]] = proto.input[0]
+        return None
+    if proto.op_type == "DequantizeLinear":
+        original = draft.quantized.get(proto.input[0])
+        draft.removed_quantizers += original is not None
+        return original
+    return None
+
+
+def _infer(proto: onnx.NodeProto, version: int, draft: Draft) -> list[Types]:
+    """Return the types of all outputs in all probes."""
+    inputs = [name for name in proto.input if name]
+    rows: list[list[onnx.TypeProto | None]] = []
+    for probe in range(draft.n_probes):
+        if probe and _same(inputs, probe, draft):
+            rows.append(rows[0])
+            continue
+        types, data = {}, {}
+        for name in inputs:
+            kind = draft.types[name][probe] if name in draft.types else None
+            if kind is not None:
+                types[name] = kind
+            known = draft.known.get(name)
+            value = None if known is None else known.at(probe)
+            if value is not None:
+                data[name] = value
+        try:
+            row = infer_outputs(proto, version, types, data)
+        except ValueError as error:
+            row = [None] * len(proto.output)
+            if probe == 0 and not draft.failure:
+                draft.failure = f"{proto.op_type} node {label(proto)!r}: {error}"
+        rows.append([_or_declared(k, n, draft) for k, n in zip(row, proto.output, strict=True)])
+    columns = []
+    for index in range(len(proto.output)):
+        first = rows[0][index]
+        columns.append(tuple(first if row[index] == first else row[index] for row in rows))
+    return columns
+
+
+def _same(inputs: Sequence[str], probe: int, draft: Draft) -> bool:
+    """Return whether all that inference sees in ``probe`` is as in the first one."""
+    for name in inputs:
+        types = draft.types.get(name)
+        if types is not None and types[probe] is not types[0]:
+            return False
+        known = draft.known.get(name)
+        if known is not None and known.varies is not None:
+            return False
+    return True
+
+
+def _or_declared(kind: onnx.TypeProto | None, name: str, draft: Draft) -> onnx.TypeProto | None:
+    return draft.declared.get(name) if kind is None else kind
+
+
+def _fold(
+    proto: onnx.NodeProto, version: int, path: str, draft: Draft
+) -> dict[str, Constant] | None:
+    """Return the outputs as constants; None if they depend on the data, or are not worth it."""
+    outputs = [name for name in proto.output if name]
+    if proto.op_type in RANDOM or not outputs:
+        return None
+    for name, known in _known_outputs(proto, version, draft).items():
+        draft.known[name] = known
+    settled = [draft.known.get(name) for name in outputs]
+    source = _source(proto, path, draft)
+    if all(known is not None and known.varies is None for known in settled):
+        return {
+            name: in_memory(known.arrays[0], source)
+            for name, known in zip(outputs, settled, strict=True)
+            if known is not None and known.arrays[0] is not None
+        }
+    inputs = [name for name in proto.input if name]
+    if not all(name in draft.constants for name in inputs) or not inputs:
+        return None
+    return _lazily(proto, version, source, draft)
+
+
+def _lazily(
+    proto: onnx.NodeProto, version: int, source: str, draft: Draft
+) -> dict[str, Constant] | None:
+    """Return the outputs of a node that reads constants alone, computed when they are asked for."""
+    operands = [draft.constants[name] if name else None for name in proto.input]
+    limit = max(_LAZY_BYTES, 2 * sum(c.nbytes for c in operands if c is not None))
+    result = {}
+    kept = onnx.NodeProto()
+    kept.CopyFrom(proto)
+    for index, name in enumerate(proto.output):
+        if not name:
+            continue
+        kind, *others = draft.types[name]
+        shape = sizes(kind)
+        if kind is None or shape is None or any(other is not kind for other in others):
+            return None
+        dims = [size for size in shape if size is not None]
+        dtype = element_type(kind.tensor_type.elem_type, f"value {name!r}")
+        if len(dims) < len(shape) or np.prod(dims, dtype=object) * dtype.itemsize > limit:
+            return None
+        load = _loader(kept, version, operands, index, name)
+        result[name] = Constant(tuple(dims), dtype, source, load)
+    return result
+
+
+def _loader(
+    proto: onnx.NodeProto,
+    version: int,
+    operands: Sequence[Constant | None],
+    index: int,
+    name: str,
+) -> Callable[[], Array]:
+    def load() -> Array:
+        arrays = [None if c is None else load_checked(name, c) for c in operands]
+        return evaluate(proto, version, arrays)[index]
+
+    return load
+
+
+def _source(proto: onnx.NodeProto, path: str, draft: Draft) -> str:
+    """Return the name in the user's file that the outputs stem from."""
+    floats = [
+        constant
+        for name in proto.input
+        if (constant := draft.constants.get(name)) is not None and constant.is_float
+    ]
+    largest = max(floats, key=lambda constant: constant.size, default=None)
+    packed = draft.constants.get(proto.input[0]) if proto.input else None
+    if proto.op_type == "DequantizeLinear" and packed is not None:
+        return packed.source
+    if largest is not None and largest.size > 1:
+        return largest.source
+    return path + proto.output[0]
+
+
+def _known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str, Known]:
+    """Return the outputs whose elements are known in the probes and few."""
+    if proto.domain not in ("", "ai.onnx"):
+        return {}
+    if proto.op_type in ("Shape", "Size"):
+        return _known_shape(proto, draft)
+    given = [draft.known.get(name) if name else None for name in proto.input]
+    if not given or any(
+        name and known is None for name, known in zip(proto.input, given, strict=True)
+    ):
+        return {}
+    varying = any(known is not None and known.varies is not None for known in given)
+    n_probes = draft.n_probes if varying else 1
+    rows = []
+    for probe in range(n_probes):
+        arrays = [None if known is None else known.at(probe) for known in given]
+        missing = any(k is not None and a is None for k, a in zip(given, arrays, strict=True))
+        if missing or not _is_small(proto, probe, draft):
+            rows.append(None)
+            continue
+        try:
+            rows.append(evaluate(proto, version, arrays))
+        except Exception:  # whatever a malformed node makes numpy raise: it is not folded
+            rows.append(None)
+    result = {}
+    for index, name in enumerate(proto.output):
+        column = [None if row is None else row[index] for row in rows]
+        known = _joined(proto.op_type, column, given, varying)
+        if name and known is not None:
+            result[name] = known
+    return result
+
+
+def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
+    for name in proto.output:
+        if not name:
+            continue
+        kind = draft.types[name][probe]
+        shape = sizes(kind)
+        if kind is None or shape is None or None in shape:
+            return False
+        code = kind.tensor_type.elem_type
+        dtype = element_type(code, f"value {name!r}")
+        limit = _EAGER_FLOATS if dtype.kind == "f" else _EAGER_INTEGERS
+        if dtype.kind not in "biuf" or np.prod(shape, dtype=object) > limit:
+            return False
+    return True
+
+
+def _joined(
+    op_type: str, column: Sequence[Array | None], given: Sequence[Known | None], varying: bool
+) -> Known | None:
+    """Return one output's values in all probes, and which elements vary between them."""
+    first = column[0]
+    if first is None:
+        return None
+    if not varying:
+        return Known((first,))
+    full = [array for array in column if array is not None]
+    if any(array.shape != first.shape for array in full):
+        return None
+    everywhere = np.ones(first.shape, np.bool_)
+    varies = everywhere
+    if len(full) == len(column) and op_type in MOVING:
+        varies = np.zeros(first.shape, np.bool_)
+        for array in full[1:]:
+            varies |= array != first
+    elif len(full) == len(column) and op_type in ELEMENTWISE:
+        varies = np.zeros(first.shape, np.bool_)
+        for known in given:
+            if known is not None and known.varies is not None:
+                varies = varies | known.varies
+    if not varies.any():
+        return Known((first,))
+    return Known(tuple(column), np.broadcast_to(varies, first.shape))
+
+
+def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:
+    types = draft.types.get(proto.input[0]) if proto.input else None
+    if types is None:
+        return {}
+    rows: list[Array | None] = []
+    for kind in types:
+        shape = sizes(kind)
+        if shape is None or None in shape:
+            rows.append(None)
+            continue
+        value: NDArray[np.int64] = np.array(shape, np.int64)
+        if proto.op_type == "Size":
+            value = np.prod(value, dtype=np.int64).reshape(())
+        else:
+            span = {a.name: a.i for a in proto.attribute}
+            value = value[span.get("start", 0) : span.get("end", len(shape))]
+        rows.append(value)
+    first = rows[0]
+    if first is None:
+        return {}
+    if any(row is not None and row.shape != first.shape for row in rows):
+        return {}
+    varies = np.zeros(first.shape, np.bool_)
+    for row in rows:
+        varies = varies | (np.True_ if row is None else row != first)
+    if not varies.any():
+        return {proto.output[0]: Known((first,))}
+    return {proto.output[0]: Known(tuple(rows), varies)}
+
+
+def _with_free_axis(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:
+    """Return a Reshape whose one varying size is written as -1, so that no arithmetic is left."""
+    if proto.op_type != "Reshape" or proto.domain not in ("", "ai.onnx") or len(proto.input) < 2:
+        return proto
+    known = draft.known.get(proto.input[1])
+    if known is None or known.varies is None or int(known.varies.sum()) != 1:
+        return proto
+    first = known.arrays[0]
+    if first is None or (first[~known.varies] <= 0).any():
+        return proto
+    target = np.where(known.varies, np.int64(-1), first)
+    name = draft.fresh_value(f"{proto.output[0]}.shape")
+    draft.add_constant(name, in_memory(target, name))
+    free = onnx.NodeProto()
+    free.CopyFrom(proto)
+    free.input[1] = name
+    return free
+
+
+def _emit(proto: onnx.NodeProto, version: int, path: str, draft: Draft) -> Node:
+    first = next((name for name in proto.output if name), "")
+    name = draft.fresh_node(path + proto.name if proto.name else "", path + first)
+    scope = module_name(proto)
+    if scope:
+        draft.scopes[name] = scope
+    return Node(
+        name=name,
+        op_type=proto.op_type,
+        domain="" if proto.domain == "ai.onnx" else proto.domain,
+        version=version,
+        inputs=tuple(proto.input),
+        outputs=tuple(proto.output),
+        attributes=plain_attributes(proto, draft.folder),
+    )

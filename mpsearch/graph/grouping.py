@@ -1,0 +1,61 @@
+"""Groups: layers that must share one scheme."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from mpsearch.graph.model import Group, Layer
+
+_FUSED = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})
+SHARED, ONE_INPUT = "shared weight", "one input"
+_REASONS = MappingProxyType({SHARED: 0, ONE_INPUT: 1})
+
+
+def find_groups(layers: Sequence[Layer]) -> tuple[Group, ...]:
+    """Return the partition of ``layers``, in schedule order of their first members.
+
+    Layers that read one weight tensor of the file belong together, and so do Gemm and MatMul with
+    weights that read the same activation along the same reduction of equal size (q/k/v, gate/up):
+    runtimes fuse them. Convolutions are never joined by what they read.
+    """
+    parent = list(range(len(layers)))
+    reasons: dict[int, set[str]] = {}
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    seen: dict[tuple[object, ...], int] = {}
+    for index, layer in enumerate(layers):
+        for key, reason in _keys(layer):
+            other = seen.setdefault(key, index)
+            a, b = sorted((root(other), root(index)))
+            if a != b:
+                parent[b] = a
+                reasons[a] = reasons.get(a, set()) | reasons.pop(b, set()) | {reason}
+    members: dict[int, list[int]] = {}
+    for index in range(len(layers)):
+        members.setdefault(root(index), []).append(index)
+    return tuple(
+        Group(
+            name=layers[first].name,
+            layers=tuple(indices),
+            reason=", ".join(
+                sorted(reasons.get(first, {"single"}), key=lambda r: _REASONS.get(r, 2))
+            ),
+        )
+        for first, indices in sorted(members.items())
+    )
+
+
+def _keys(layer: Layer) -> list[tuple[tuple[object, ...], str]]:
+    """Return what would join ``layer`` with another that has the same."""
+    keys: list[tuple[tuple[object, ...], str]] = []
+    for gemm in layer.gemms:
+        if gemm.has_weight:
+            keys.append((("weight", gemm.right.source), SHARED))
+    gemm = layer.gemms[0]
+    if layer.op_type in _FUSED and gemm.has_weight and len(layer.gemms) == 1 and gemm.k:
+        keys.append((("input", gemm.left.value, gemm.k, gemm.left.reduction_axis), ONE_INPUT))
+    return keys

@@ -1,0 +1,206 @@
+"""An ONNX file as a ModelGraph."""
+
+import os
+import warnings
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from mpsearch.errors import ModelError, MpsearchError
+from mpsearch.graph.batchnorm import fold_batchnorms
+from mpsearch.graph.binding import Binding, bind_axes
+from mpsearch.graph.constants import Constants
+from mpsearch.graph.control import enter_initializers
+from mpsearch.graph.coverage import find_coverage
+from mpsearch.graph.digests import digest_structure
+from mpsearch.graph.draft import Draft
+from mpsearch.graph.flow import find_edges
+from mpsearch.graph.fold import fold_nodes
+from mpsearch.graph.grouping import find_groups
+from mpsearch.graph.inference import sizes, tensor_type
+from mpsearch.graph.layers import find_layers
+from mpsearch.graph.model import ModelGraph, Node, Value
+from mpsearch.graph.operands import Shape, ShapeOf
+from mpsearch.graph.reading import opset_versions, read_model
+from mpsearch.graph.serialise import metadata_of
+from mpsearch.graph.topology import in_order
+from mpsearch.graph.traversal import all_nodes, live, used_constants
+from mpsearch.graph.typed import as_value
+
+
+def import_onnx(
+    path: str | os.PathLike[str], *, shapes: Mapping[str, Sequence[int | None]] | None = None
+) -> ModelGraph:
+    """Return the model in ``path``: folded, typed, with its layers, edges, groups and coverage.
+
+    Weights in external files are mapped when they are used, never read here. The folded graph
+    runs at any batch; shapes and M are at batch 1, or at what ``shapes`` says.
+
+    Args:
+        path: The file, opset 7 to 25.
+        shapes: Input name to sizes of all its axes, which binds dynamic ones; None leaves an axis
+            free. A dynamic first axis is the batch and needs no size.
+
+    Raises:
+        ModelError: The file cannot be read, contradicts itself, or ``shapes`` does not fit it.
+    """
+    path = Path(path)
+    try:
+        return _import(path, shapes)
+    except MpsearchError:
+        raise
+    except (RecursionError, MemoryError, OverflowError) as error:
+        raise ModelError(f"{path.name}: must be a model of sane size and depth: {error}") from error
+
+
+def _import(path: Path, shapes: Mapping[str, Sequence[int | None]] | None) -> ModelGraph:
+    model = read_model(path)
+    graph = model.graph
+    given = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in given]
+    if not graph.output:
+        raise ModelError(f"{path.name}: a model must have an output, it has none")
+    binding = bind_axes(inputs, shapes, path.name)
+    draft = Draft(
+        folder=path.parent,
+        versions=opset_versions(model),
+        n_probes=len(binding.probes),
+        declared=_declared(graph),
+    )
+    draft.value_names.update(value.name for value in inputs)
+    draft.value_names.update(name for node in graph.node for name in node.output)
+    names: ChainMap[str, str] = ChainMap()
+    enter_initializers(graph, names, "", draft)
+    for value in inputs:
+        draft.types[value.name] = _input_types(value, binding)
+        names[value.name] = value.name
+    available = {value.name for value in inputs} | given
+    outputs = [value.name for value in graph.output]
+    protos = in_order(graph.node, available, path.name)
+    made = available.union(*(node.output for node in protos)) if protos else available
+    for name in outputs:
+        if name not in made:
+            raise ModelError(f"{path.name}: nothing produces the output {name!r}")
+    structure = digest_structure(model)
+    metadata = metadata_of(model)
+    nodes = live(fold_nodes(protos, names, set(outputs), "", draft), outputs)
+    nodes = live(fold_batchnorms(nodes, set(outputs), draft), outputs)
+    if draft.removed_quantizers:
+        warnings.warn(
+            f"{path.name}: already quantised: {draft.removed_quantizers} pairs of QuantizeLinear and "
+            "DequantizeLinear were taken out, weights keep their rounded values",
+            stacklevel=3,
+        )
+    return _understood(path.name, nodes, inputs, outputs, binding, draft, structure, metadata)
+
+
+def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Return the types that the file states for inner values and outputs, sizes only if fixed."""
+    result = {}
+    for value in (*graph.value_info, *graph.output):
+        kind = value.type
+        if kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.elem_type:
+            continue
+        shape = sizes(kind)
+        fixed = None if shape is None else [size or None for size in shape]
+        result[value.name] = tensor_type(kind.tensor_type.elem_type, fixed)
+    return result
+
+
+def _input_types(value: onnx.ValueInfoProto, binding: Binding) -> tuple[onnx.TypeProto | None, ...]:
+    if value.type.WhichOneof("value") != "tensor_type":
+        return (value.type if value.type.WhichOneof("value") else None,) * len(binding.probes)
+    code = value.type.tensor_type.elem_type
+    if not code:
+        raise ModelError(f"input {value.name!r} must state its element type")
+    found = [tensor_type(code, probe.get(value.name)) for probe in binding.probes]
+    return tuple(found[0] if kind == found[0] else kind for kind in found)
+
+
+def _understood(
+    name: str,
+    nodes: Sequence[Node],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[str],
+    binding: Binding,
+    draft: Draft,
+    structure: str,
+    metadata: Mapping[str, str],
+) -> ModelGraph:
+    constants = used_constants(nodes, outputs, draft.constants)
+    free = range(binding.last_batch_probe + 1, draft.n_probes)
+    used = dict.fromkeys([value.name for value in inputs])
+    for node in all_nodes(nodes):
+        used.update(dict.fromkeys(n for n in (*node.inputs, *node.outputs) if n))
+    used.update(dict.fromkeys(outputs))
+    values = {n: as_value(n, draft.types.get(n), free) for n in used}
+    shape_of = _shapes_of(values)
+    other = _shapes_at(draft, binding.last_batch_probe) if binding.last_batch_probe else None
+    dtypes = {n: value.dtype for n, value in values.items()}
+    trips = _trips(nodes, draft)
+    layers = find_layers(nodes, shape_of, other, dtypes, constants, trips, draft.scopes)
+    return ModelGraph(
+        name=name,
+        nodes=tuple(nodes),
+        constants=Constants(constants, draft.originals),
+        inputs=tuple(_interface(values[v.name], binding.dynamic.get(v.name, ())) for v in inputs),
+        outputs=tuple(_free_output(values[n], draft) for n in outputs),
+        values=values,
+        layers=layers,
+        edges=find_edges(nodes, layers, shape_of),
+        groups=find_groups(layers),
+        coverage=find_coverage(nodes, layers, constants, shape_of),
+        batch=binding.batch,
+        opset=draft.version(""),
+        structure_digest=structure,
+        metadata=dict(metadata),
+        unbound=binding.unbound,
+    )
+
+
+def _shapes_of(values: Mapping[str, Value]) -> ShapeOf:
+    def shape_of(name: str) -> Shape:
+        value = values.get(name)
+        return None if value is None else value.shape
+
+    return shape_of
+
+
+def _shapes_at(draft: Draft, probe: int) -> ShapeOf:
+    def shape_of(name: str) -> Shape:
+        types = draft.types.get(name)
+        return None if types is None else sizes(types[probe])
+
+    return shape_of
+
+
+def _interface(value: Value, dynamic: frozenset[int] | tuple[()]) -> Value:
+    """Return an input with None for the axes that stay free."""
+    if value.shape is None:
+        return value
+    shape = tuple(None if axis in dynamic else size for axis, size in enumerate(value.shape))
+    return Value(value.name, shape, value.dtype)
+
+
+def _free_output(value: Value, draft: Draft) -> Value:
+    return as_value(value.name, draft.types.get(value.name), range(1, draft.n_probes))
+
+
+def _trips(nodes: Sequence[Node], draft: Draft) -> dict[str, int]:
+    """Return how often the body of each Loop and Scan runs, where that is known."""
+    trips = {}
+    for node in all_nodes(nodes):
+        if node.op_type == "Loop" and node.inputs and node.inputs[0] in draft.known:
+            limit = draft.known[node.inputs[0]].at(0)
+            if limit is not None and limit.size == 1 and 0 < int(limit.reshape(())) < 2**31:
+                trips[node.name] = int(limit.reshape(()))
+        scanned = node.attributes.get("num_scan_inputs")
+        if node.op_type == "Scan" and isinstance(scanned, int):
+            shape = sizes((draft.types.get(node.inputs[-scanned]) or (None,))[0])
+            axes = node.attributes.get("scan_input_axes", (0,))
+            axis = axes[0] if isinstance(axes, tuple) and axes else 0
+            if shape and isinstance(axis, int) and -len(shape) <= axis < len(shape):
+                trips[node.name] = shape[axis] or 1
+    return trips

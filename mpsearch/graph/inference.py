@@ -1,0 +1,118 @@
+"""Types and shapes of one node's outputs, in every probe."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, shape_inference
+
+from mpsearch.graph.constants import Array, Constant
+
+Types = tuple[onnx.TypeProto | None, ...]  # one a probe
+
+# Operators outside ONNX whose first output looks like their first input.
+_LIKE_FIRST_INPUT = frozenset(
+    {
+        "BiasGelu",
+        "FastGelu",
+        "FusedGelu",
+        "Gelu",
+        "QuickGelu",
+        "RotaryEmbedding",
+        "SimplifiedLayerNormalization",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
+)
+# Operators outside ONNX that infer as one of ONNX's does.
+_LIKE_ONNX = {"FusedConv": ("Conv", 11), "FusedMatMul": ("MatMul", 13), "FusedGemm": ("Gemm", 13)}
+
+
+@lru_cache(maxsize=4096)
+def schema(op_type: str, version: int, domain: str) -> "onnx.defs.OpSchema | None":
+    """Return ONNX's definition of an operator, None if it knows none."""
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except Exception:
+        return None
+
+
+def tensor_type(elem_type: int, shape: Sequence[int | None] | None) -> onnx.TypeProto:
+    """Return a tensor type; ``shape`` None leaves the rank open."""
+    return onnx.helper.make_tensor_type_proto(elem_type, shape)
+
+
+def constant_type(constant: Constant) -> onnx.TypeProto:
+    """Return the type of ``constant``."""
+    return tensor_type(onnx.helper.np_dtype_to_tensor_dtype(constant.dtype), constant.shape)
+
+
+def sizes(kind: onnx.TypeProto | None) -> tuple[int | None, ...] | None:
+    """Return the shape that a type states; None without a rank."""
+    if kind is None or kind.WhichOneof("value") != "tensor_type":
+        return None
+    if not kind.tensor_type.HasField("shape"):
+        return None
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+        for dim in kind.tensor_type.shape.dim
+    )
+
+
+def infer_outputs(
+    node: onnx.NodeProto,
+    version: int,
+    input_types: Mapping[str, onnx.TypeProto],
+    input_data: Mapping[str, Array],
+) -> list[onnx.TypeProto | None]:
+    """Return the types of ``node``'s outputs in one probe; None where unknown.
+
+    Raises:
+        ValueError: The input types contradict the operator's definition.
+    """
+    unknown: list[onnx.TypeProto | None] = [None] * len(node.output)
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    definition = schema(node.op_type, version, domain)
+    if definition is None and node.op_type in _LIKE_ONNX:
+        return _as_onnx(node, input_types)
+    if definition is None:
+        if node.op_type in _LIKE_FIRST_INPUT and node.input and node.output:
+            unknown[0] = input_types.get(node.input[0])
+        return unknown
+    if any(name and name not in input_types for name in node.input):
+        return unknown
+    data = {name: numpy_helper.from_array(np.asarray(x)) for name, x in input_data.items()}
+    try:
+        found = shape_inference.infer_node_outputs(
+            definition,
+            node,
+            {name: input_types[name] for name in node.input if name},
+            data,
+            opset_imports=[onnx.helper.make_opsetid(domain, version)],
+        )
+    except Exception as error:
+        raise ValueError(str(error).strip().splitlines()[-1] if str(error) else "") from error
+    result = [found.get(name) if name else None for name in node.output]
+    return [kind if _is_sound(kind) else None for kind in result]
+
+
+def _as_onnx(
+    node: onnx.NodeProto, input_types: Mapping[str, onnx.TypeProto]
+) -> list[onnx.TypeProto | None]:
+    op_type, version = _LIKE_ONNX[node.op_type]
+    definition = schema(op_type, version, "")
+    known = {} if definition is None else definition.attributes
+    twin = onnx.NodeProto(op_type=op_type, input=node.input[:2], output=node.output)
+    twin.attribute.extend(a for a in node.attribute if a.name in known)
+    if any(a.name in ("transA", "transB") and a.i for a in node.attribute) and op_type == "MatMul":
+        return [None] * len(node.output)
+    return infer_outputs(twin, version, input_types, {})
+
+
+def _is_sound(kind: onnx.TypeProto | None) -> bool:
+    if kind is None or kind.WhichOneof("value") is None:
+        return False
+    if kind.WhichOneof("value") == "tensor_type" and not kind.tensor_type.elem_type:
+        return False
+    return True
