@@ -106,7 +106,10 @@ def _merged(layer: Node, norm: Node, uses: Counter[str], draft: Draft) -> Node |
     if bias is not None and bias.shape != (channels,):
         return None
     epsilon = norm.attributes.get("epsilon", 1e-5)
-    affine = _Affine(*given, epsilon=float(epsilon) if isinstance(epsilon, float | int) else 1e-5)
+    scale, shift, mean, variance = given
+    affine = _Affine(
+        scale, shift, mean, variance, float(epsilon) if isinstance(epsilon, float | int) else 1e-5
+    )
     groups = layer.attributes.get("group", 1) if layer.op_type == "ConvTranspose" else 1
     new_weight = draft.fresh_value(f"{layer.inputs[1]}.folded")
     new_bias = draft.fresh_value(f"{bias_name or layer.name + '.bias'}.folded")

@@ -15,8 +15,9 @@ import onnx
 from mpsearch.errors import ModelError
 
 Dim = int | str  # a fixed size, or a symbol
-_BATCH = "batch axis"
-_FREE_SIZES = (64, 128)  # divisible by the strides of common networks, longer than their kernels
+# Sizes that probes give to axes nobody bound, in the order they are tried: divisible by the strides
+# of common networks and longer than their kernels; then longer, shorter, and as long as sounds are.
+FREE_SIZES = ((64, 128), (384, 768), (16, 32), (16000, 32000))
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -49,10 +50,21 @@ def bind_axes(
     inputs: Sequence[onnx.ValueInfoProto],
     shapes: Mapping[str, Sequence[int | None]] | None,
     model: str,
+    *,
+    free_sizes: tuple[int, int] = FREE_SIZES[0],
+    fixed_batch: bool = False,
 ) -> Binding:
     """Return sizes of all axes of ``inputs`` given the user's ``shapes``.
 
-    The first axis of every input, if dynamic, is the batch: 1 unless ``shapes`` says otherwise.
+    The first axis of every input, if dynamic, is the batch: 1 unless ``shapes`` says otherwise. An
+    input whose first axis is fixed (say a recurrent state) has it at its first unnamed dynamic one.
+
+    Args:
+        inputs: What the user feeds.
+        shapes: Sizes that the user binds.
+        model: File name, for messages.
+        free_sizes: What the probes try for axes that nobody bound.
+        fixed_batch: Take the batch as fixed: the model runs at no other.
 
     Raises:
         ModelError: A name, rank or size in ``shapes`` does not fit the model.
@@ -75,8 +87,8 @@ def bind_axes(
         symbols[name] = dims
         if given is not None:
             _bind(name, dims, given, bound, model)
-    batch_symbols = {dims[0] for dims in symbols.values() if dims and isinstance(dims[0], str)}
-    batches = {bound[s] for s in batch_symbols if isinstance(s, str) and s in bound}
+    batch_symbols = _batch_symbols(symbols)
+    batches = {bound[s] for s in batch_symbols if s in bound}
     if len(batches) > 1:
         raise ModelError(f"{model}: shapes must agree in the batch, got {sorted(batches)}")
     fixed = [dims[0] for dims in symbols.values() if dims and isinstance(dims[0], int)]
@@ -88,12 +100,15 @@ def bind_axes(
         if isinstance(dim, str) and dim not in bound and dim not in batch_symbols
     }
     probes = []
-    plans = [(batch, _FREE_SIZES[0])]
+    if fixed_batch:
+        bound.update(dict.fromkeys(batch_symbols, batch))
+        batch_symbols = set()
+    plans = [(batch, free_sizes[0])]
     if batch_symbols:
-        plans.append((2 * batch + 1, _FREE_SIZES[0]))
+        plans.append((2 * batch + 1, free_sizes[0]))
     last_batch_probe = len(plans) - 1
     if any(_is_plain(symbol) for symbol in free):
-        plans.append((batch, _FREE_SIZES[1]))
+        plans.append((batch, free_sizes[1]))
     for batch_size, free_size in plans:
         sizes = {
             s: bound.get(s, free_size)
@@ -101,7 +116,7 @@ def bind_axes(
             for s in dims
             if isinstance(s, str)
         }
-        sizes.update({s: batch_size for s in batch_symbols if isinstance(s, str)})
+        sizes.update(dict.fromkeys(batch_symbols, batch_size))
         probes.append(
             {name: tuple(_size(d, sizes) for d in dims) for name, dims in symbols.items()}
         )
@@ -115,9 +130,20 @@ def bind_axes(
         for axis, d in enumerate(dims)
         if d in free
     )
-    if not batch_symbols and fixed and isinstance(fixed[0], int):
+    if not batch_symbols and not fixed_batch and fixed and isinstance(fixed[0], int):
         batch = fixed[0]
     return Binding(batch, tuple(probes), unbound, dynamic, last_batch_probe)
+
+
+def _batch_symbols(symbols: Mapping[str, Sequence[Dim]]) -> set[str]:
+    found = {dims[0] for dims in symbols.values() if dims and isinstance(dims[0], str)}
+    if not found:
+        return set()
+    for dims in symbols.values():
+        if dims and isinstance(dims[0], int):
+            first = next((dim for dim in dims if isinstance(dim, str)), "")
+            found |= {first} if "[" in first else set()
+    return {dim for dim in found if isinstance(dim, str)}
 
 
 def _declared(value: onnx.ValueInfoProto) -> list[Dim] | None:

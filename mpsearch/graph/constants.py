@@ -51,7 +51,7 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
 
 def in_memory(array: Array, source: str) -> Constant:
     """Return a constant that holds ``array`` itself, made read-only."""
-    array = array.view()
+    array = np.asarray(array).view()
     array.flags.writeable = False
     return Constant(array.shape, array.dtype, source, lambda: array)
 

@@ -98,7 +98,7 @@ def _is_packed(node: Node, index: int) -> bool:
 def _reason(node: Node, index: int, is_layer: bool, constant: Constant) -> str:
     if node.op_type in _QUANTIZED:
         return f"already quantised: {node.op_type} is not searchable"
-    if is_layer or node.op_type == "Add" and len(constant.shape) == 1:
+    if is_layer or (node.op_type == "Add" and len(constant.shape) == 1):
         return "bias: kept in the base format"
     if node.op_type in _GATHERS:
         return "embedding table: rows are looked up, not multiplied"

@@ -50,7 +50,7 @@ class Draft:
         quantized: Output of QuantizeLinear to what it was quantised from.
         scopes: Node name to the exporter's module name.
         removed_quantizers: Pairs of QuantizeLinear and DequantizeLinear that were taken out.
-        failure: The first node whose types contradict each other, and how; "" if none.
+        failures: Probe to the first node whose types contradict each other in it, and how.
         value_names: Taken value names.
         node_names: Taken node names.
     """
@@ -66,7 +66,7 @@ class Draft:
     quantized: dict[str, str] = field(default_factory=dict)
     scopes: dict[str, str] = field(default_factory=dict)
     removed_quantizers: int = 0
-    failure: str = ""
+    failures: dict[int, str] = field(default_factory=dict)
     value_names: set[str] = field(default_factory=set)
     node_names: set[str] = field(default_factory=set)
 

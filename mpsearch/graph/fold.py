@@ -1,10 +1,10 @@
 """One pass over the nodes: types, constants folded, identities removed, names made unique."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from mpsearch.errors import ModelError
 from mpsearch.graph.attributes import plain_attributes
@@ -165,8 +165,7 @@ def _infer(proto: onnx.NodeProto, version: int, draft: Draft) -> list[Types]:
             row = infer_outputs(proto, version, types, data)
         except ValueError as error:
             row = [None] * len(proto.output)
-            if probe == 0 and not draft.failure:
-                draft.failure = f"{proto.op_type} node {label(proto)!r}: {error}"
+            draft.failures.setdefault(probe, f"{proto.op_type} node {label(proto)!r}: {error}")
         rows.append([_or_declared(k, n, draft) for k, n in zip(row, proto.output, strict=True)])
     columns = []
     for index in range(len(proto.output)):
@@ -282,7 +281,7 @@ def _known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[st
         return {}
     varying = any(known is not None and known.varies is not None for known in given)
     n_probes = draft.n_probes if varying else 1
-    rows = []
+    rows: list[list[Array] | None] = []
     for probe in range(n_probes):
         arrays = [None if known is None else known.at(probe) for known in given]
         missing = any(k is not None and a is None for k, a in zip(given, arrays, strict=True))
@@ -313,7 +312,7 @@ def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
         code = kind.tensor_type.elem_type
         dtype = element_type(code, f"value {name!r}")
         limit = _EAGER_FLOATS if dtype.kind == "f" else _EAGER_INTEGERS
-        if dtype.kind not in "biuf" or np.prod(shape, dtype=object) > limit:
+        if dtype.kind not in "biuf" or prod(size or 0 for size in shape) > limit:
             return False
     return True
 
@@ -356,13 +355,12 @@ def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:
         if shape is None or None in shape:
             rows.append(None)
             continue
-        value: NDArray[np.int64] = np.array(shape, np.int64)
+        dims = [size or 0 for size in shape]
         if proto.op_type == "Size":
-            value = np.prod(value, dtype=np.int64).reshape(())
+            rows.append(np.array(prod(dims), np.int64))
         else:
             span = {a.name: a.i for a in proto.attribute}
-            value = value[span.get("start", 0) : span.get("end", len(shape))]
-        rows.append(value)
+            rows.append(np.array(dims[span.get("start", 0) : span.get("end", len(dims))], np.int64))
     first = rows[0]
     if first is None:
         return {}
@@ -384,7 +382,7 @@ def _with_free_axis(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:
     if known is None or known.varies is None or int(known.varies.sum()) != 1:
         return proto
     first = known.arrays[0]
-    if first is None or (first[~known.varies] <= 0).any():
+    if first is None or any(int(size) <= 0 for size in first[~known.varies]):
         return proto
     target = np.where(known.varies, np.int64(-1), first)
     name = draft.fresh_value(f"{proto.output[0]}.shape")

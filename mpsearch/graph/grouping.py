@@ -51,10 +51,9 @@ def find_groups(layers: Sequence[Layer]) -> tuple[Group, ...]:
 
 def _keys(layer: Layer) -> list[tuple[tuple[object, ...], str]]:
     """Return what would join ``layer`` with another that has the same."""
-    keys: list[tuple[tuple[object, ...], str]] = []
-    for gemm in layer.gemms:
-        if gemm.has_weight:
-            keys.append((("weight", gemm.right.source), SHARED))
+    keys: list[tuple[tuple[object, ...], str]] = [
+        (("weight", gemm.right.source), SHARED) for gemm in layer.gemms if gemm.has_weight
+    ]
     gemm = layer.gemms[0]
     if layer.op_type in _FUSED and gemm.has_weight and len(layer.gemms) == 1 and gemm.k:
         keys.append((("input", gemm.left.value, gemm.k, gemm.left.reduction_axis), ONE_INPUT))

@@ -10,7 +10,7 @@ import onnx
 
 from mpsearch.errors import ModelError, MpsearchError
 from mpsearch.graph.batchnorm import fold_batchnorms
-from mpsearch.graph.binding import Binding, bind_axes
+from mpsearch.graph.binding import FREE_SIZES, Binding, bind_axes
 from mpsearch.graph.constants import Constants
 from mpsearch.graph.control import enter_initializers
 from mpsearch.graph.coverage import find_coverage
@@ -62,30 +62,15 @@ def _import(path: Path, shapes: Mapping[str, Sequence[int | None]] | None) -> Mo
     inputs = [value for value in graph.input if value.name not in given]
     if not graph.output:
         raise ModelError(f"{path.name}: a model must have an output, it has none")
-    binding = bind_axes(inputs, shapes, path.name)
-    draft = Draft(
-        folder=path.parent,
-        versions=opset_versions(model),
-        n_probes=len(binding.probes),
-        declared=_declared(graph),
-    )
-    draft.value_names.update(value.name for value in inputs)
-    draft.value_names.update(name for node in graph.node for name in node.output)
-    names: ChainMap[str, str] = ChainMap()
-    enter_initializers(graph, names, "", draft)
-    for value in inputs:
-        draft.types[value.name] = _input_types(value, binding)
-        names[value.name] = value.name
     available = {value.name for value in inputs} | given
-    outputs = [value.name for value in graph.output]
     protos = in_order(graph.node, available, path.name)
     made = available.union(*(node.output for node in protos)) if protos else available
+    outputs = [value.name for value in graph.output]
     for name in outputs:
         if name not in made:
             raise ModelError(f"{path.name}: nothing produces the output {name!r}")
-    structure = digest_structure(model)
-    metadata = metadata_of(model)
-    nodes = live(fold_nodes(protos, names, set(outputs), "", draft), outputs)
+    structure, metadata = digest_structure(model), metadata_of(model)
+    nodes, binding, draft = _folded(model, protos, inputs, shapes, path)
     nodes = live(fold_batchnorms(nodes, set(outputs), draft), outputs)
     if draft.removed_quantizers:
         warnings.warn(
@@ -94,6 +79,62 @@ def _import(path: Path, shapes: Mapping[str, Sequence[int | None]] | None) -> Mo
             stacklevel=3,
         )
     return _understood(path.name, nodes, inputs, outputs, binding, draft, structure, metadata)
+
+
+def _folded(
+    model: onnx.ModelProto,
+    protos: list[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Sequence[int | None]] | None,
+    path: Path,
+) -> tuple[list[Node], Binding, Draft]:
+    """Return the folded nodes, with the first binding whose probes all fit the model.
+
+    If none does, the model may run at the stated batch alone, or be wrong; then the first counts.
+    """
+    first: tuple[list[Node], Binding, Draft] | None = None
+    for fixed_batch in (False, True):
+        for free_sizes in FREE_SIZES:
+            binding = bind_axes(
+                inputs, shapes, path.name, free_sizes=free_sizes, fixed_batch=fixed_batch
+            )
+            draft = Draft(
+                folder=path.parent,
+                versions=opset_versions(model),
+                n_probes=len(binding.probes),
+                declared=_declared(model.graph),
+            )
+            result = _fold_once(model.graph, protos, inputs, binding, draft), binding, draft
+            if not draft.failures:
+                return result
+            if first is None:
+                first = result
+            elif fixed_batch and not any(p <= binding.last_batch_probe for p in draft.failures):
+                return result
+            if not binding.unbound:
+                break
+        if first is not None and 0 in first[2].failures and not first[1].unbound:
+            break  # the model contradicts itself at any batch
+    assert first is not None
+    return first
+
+
+def _fold_once(
+    graph: onnx.GraphProto,
+    protos: list[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    binding: Binding,
+    draft: Draft,
+) -> list[Node]:
+    outputs = [value.name for value in graph.output]
+    draft.value_names.update(value.name for value in inputs)
+    draft.value_names.update(name for node in graph.node for name in node.output)
+    names: ChainMap[str, str] = ChainMap()
+    enter_initializers(graph, names, "", draft)
+    for value in inputs:
+        draft.types[value.name] = _input_types(value, binding)
+        names[value.name] = value.name
+    return live(fold_nodes(protos, names, set(outputs), "", draft), outputs)
 
 
 def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:

@@ -113,6 +113,4 @@ def _as_onnx(
 def _is_sound(kind: onnx.TypeProto | None) -> bool:
     if kind is None or kind.WhichOneof("value") is None:
         return False
-    if kind.WhichOneof("value") == "tensor_type" and not kind.tensor_type.elem_type:
-        return False
-    return True
+    return kind.WhichOneof("value") != "tensor_type" or bool(kind.tensor_type.elem_type)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.version_converter
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from mpsearch.errors import ModelError
@@ -40,7 +39,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except (DecodeError, ValueError):
+    except Exception:  # protobuf's own DecodeError, whose module ships no types
         raise ModelError(
             f"{name}: must be an ONNX model; it is truncated or of another kind"
         ) from None

@@ -7,6 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from mpsearch.errors import ModelError
+from mpsearch.graph.constants import Array
 from mpsearch.graph.inference import schema
 from mpsearch.graph.model import Attribute, ModelGraph, Node, Subgraph, Value
 from mpsearch.graph.traversal import all_nodes
@@ -58,7 +59,7 @@ def opset_versions(nodes: Iterable[Node], default: int) -> dict[str, int]:
     return versions
 
 
-def to_tensor(array: np.ndarray, name: str) -> onnx.TensorProto:  # type: ignore[type-arg]
+def to_tensor(array: Array, name: str) -> onnx.TensorProto:
     """Return ``array`` as a tensor with its bytes inside."""
     return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
 
