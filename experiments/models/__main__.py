@@ -14,6 +14,8 @@ NAMES = (
     "orientation",
     "recogniser",
     "minilm",
+    "basic_pitch",
+    "detector",
 )
 
 
