@@ -42,10 +42,17 @@ def lower(
             context keep their sizes.
 
     Raises:
-        DeviceError: A number is not positive, or the graph has no layers that work on tokens.
+        DeviceError: A number is not positive, a layer's size is not known, or the graph has no
+            layers that work on tokens.
     """
     if batch < 1 or (tokens is not None and tokens < 1):
         raise DeviceError(f"`batch >= 1` and `tokens >= 1` must hold, got {batch=}, {tokens=}")
+    unknown = [x.name for x in graph.layers if any(g.m < 1 or g.calls < 1 for g in x.gemms)]
+    if unknown:
+        raise DeviceError(
+            f"sizes of every layer must be known, but {len(unknown)} of {graph.name} depend on a "
+            f"dynamic axis, the first is {unknown[0]!r}; give the shapes of the inputs"
+        )
     own = _tokens(graph) if tokens is not None else 1
     return tuple(
         tuple(_kernels(layer, graph.batch, batch, own, tokens or own)) for layer in graph.layers

@@ -269,3 +269,9 @@ def test_each_space_runs_whole_on_its_device(space: str, device: str) -> None:
 def test_batches_are_positive(batch: int) -> None:
     with pytest.raises(DeviceError, match="batch >= 1"):
         estimate_costs(graph_of([linear("fc", 8, 16, 32)]), NPU, "npu_200tops", batch=batch)
+
+
+def test_layers_of_unknown_size_ask_for_shapes() -> None:
+    graph = graph_of([linear("fc", 0, 16, 32)])
+    with pytest.raises(DeviceError, match="dynamic axis, the first is 'fc'; give the shapes"):
+        estimate_costs(graph, NPU, "npu_200tops")

@@ -92,19 +92,19 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_traces_agree_with_the_dense_hessian_in_the_limit(case: Case) -> None:
-    found = hessian_traces(case.loss(), case.weights, n_probes=1000, seed=1)
+    found = hessian_traces(case.loss(), case.weights, n_probes=400, seed=1)
     for key, estimate in found.items():
         exact = float(case.block(key).trace())
         assert abs(estimate.mean - exact) < 4 * estimate.stderr
-        assert estimate.stderr < 0.1 * max(abs(exact), 0.2)
+        assert estimate.stderr < 0.15 * max(abs(exact), 0.2)
 
 
 def test_gauss_newton_traces_agree_with_the_dense_matrix(case: Case) -> None:
-    found = gauss_newton_traces(case.draw, case.weights, n_probes=1000, seed=1)
+    found = gauss_newton_traces(case.draw, case.weights, n_probes=400, seed=1)
     for key, estimate in found.items():
         exact = float(case.gauss_newton_block(key).trace())
         assert abs(estimate.mean - exact) < 4 * estimate.stderr
-        assert estimate.stderr < 0.2 * exact
+        assert estimate.stderr < 0.3 * exact
 
 
 def test_largest_eigenvalues_agree_with_the_dense_hessian(case: Case) -> None:
@@ -125,7 +125,7 @@ def test_error_bars_of_traces_cover_the_truth_as_often_as_they_say() -> None:
     case = Case("residual")
     exact = {key: float(case.block(key).trace()) for key in case.weights}
     inside = []
-    for seed in range(40):
+    for seed in range(30):
         for key, (mean, stderr) in hessian_traces(
             case.loss(), case.weights, n_probes=64, seed=seed
         ).items():
