@@ -5,7 +5,6 @@ relative to that file. The copy in a run folder holds file names and digests onl
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +56,7 @@ class Job(Content):
         shapes: Input name to sizes, 0 for the batch; needed for dynamic axes where there is no data.
         loss: What the loss is; "" is read from the graph.
         metric: How sensitivity is scored.
-        method: Search method; "" takes the default.
+        method: Search method; ``exact`` predicts, any other measures whole plans.
         batch: Samples that one latency is for.
         batch_size: Rows that the simulator runs together.
         samples: Calibration samples that are used at most; 0 uses all.
@@ -81,7 +80,7 @@ class Job(Content):
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     loss: str = ""
     metric: str = "perturbation"
-    method: str = ""
+    method: str = "exact"
     batch: Positive = 1
     batch_size: Positive = 32
     samples: Annotated[int, Field(ge=0)] = 128
@@ -162,20 +161,6 @@ def _name_or_file(kind: DataFolder, text: str, folder: Path, noun: str) -> str:
         return str(own)
     data_file(kind, text, noun)  # raises where it is neither
     return text
-
-
-def named(job: Job, sources: Sources, digests: Mapping[str, str]) -> Job:
-    """Return ``job`` as a run folder keeps it: file names and digests, no paths."""
-    return job.model_copy(
-        update={
-            "model": sources.model.name,
-            "data": sources.data.name if sources.data is not None else "",
-            "eval": sources.evaluation.name if sources.evaluation is not None else "",
-            "device": Path(sources.device).name,
-            "space": Path(sources.space).name,
-            "digests": dict(digests),
-        }
-    )
 
 
 def difference(old: Job, new: Job) -> str:

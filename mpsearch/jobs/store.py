@@ -128,10 +128,9 @@ class StoredSimulator:
 
 
 def estimate(losses: Floats) -> Estimate:
-    """Return mean and standard error of per-sample ``losses`` [n]; the error is 0 of one sample."""
-    n = len(losses)
-    stderr = float(losses.std(ddof=1)) / n**0.5 if n > 1 else 0.0
-    return Estimate(float(losses.mean()), stderr)
+    """Return mean and standard error of per-sample ``losses`` [n]; of one sample it is as uncertain as large."""
+    n, mean = len(losses), float(losses.mean())
+    return Estimate(mean, float(losses.std(ddof=1) / n**0.5) if n > 1 else abs(mean))
 
 
 def _rows(assignments: ArrayLike) -> Ints:

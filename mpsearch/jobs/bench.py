@@ -1,0 +1,111 @@
+"""What the stages of a run share, and the digests that say what each stage was computed from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mpsearch.artifacts import digest_json
+from mpsearch.execute.simulator import Simulator
+from mpsearch.jobs.folder import RunFolder
+from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.store import EvaluationStore
+from mpsearch.tables import Costs, Progress
+
+Watch = Callable[[str], Progress]
+"""Given a stage's name, returns what that stage reports its progress to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the stages after calibration share.
+
+    Attributes:
+        prepared: The job and what it names.
+        folder: The run folder.
+        simulator: The model on the calibration data, its losses read through the store.
+        store: What was measured.
+        context: What the store's rows of this run are kept under.
+        costs: Costs on the device.
+        watch: Told of the progress of each stage.
+    """
+
+    prepared: Prepared
+    folder: RunFolder
+    simulator: Simulator
+    store: EvaluationStore
+    context: str
+    costs: Costs
+    watch: Watch
+
+
+def unwatched(stage: str) -> Progress:
+    """Return a progress callback that does nothing."""
+    del stage
+    return lambda done, total, text: None
+
+
+def evaluation_context(prepared: Prepared, simulator: Simulator, data: str = "data") -> str:
+    """Return the digest of all that a loss depends on beside the assignment.
+
+    Args:
+        prepared: The job and what it names.
+        simulator: The simulator on the data.
+        data: ``data`` or ``eval``: which of the job's data losses are measured on.
+    """
+    return digest_json(
+        {
+            "on": data,
+            "files": {
+                k: v for k, v in prepared.job.digests.items() if k not in ("device", "space")
+            },
+            "samples": prepared.job.samples,
+            "schemes": [repr(scheme) for scheme in prepared.space.schemes],
+            "base": prepared.space.base,
+            "groups": [group.name for group in prepared.graph.groups],
+            "loss": simulator.loss_kind,
+            "seed": prepared.job.seed,
+            "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
+        }
+    )
+
+
+def cost_inputs(prepared: Prepared) -> dict[str, str]:
+    """Return what ``costs.json`` is computed from."""
+    job = prepared.job
+    settings = {"batch": job.batch, "schemes": job.schemes, "keep": job.keep, "base": job.base}
+    return {
+        "structure": prepared.graph.structure_digest,
+        "device": job.digests["device"],
+        "space": job.digests["space"],
+        "settings": digest_json(settings | {"target": job.target}),
+    }
+
+
+def table_inputs(bench: Bench) -> dict[str, str]:
+    """Return what ``sensitivity.json`` is computed from."""
+    job = bench.prepared.job
+    return {
+        "context": bench.context,
+        "settings": digest_json(
+            {"metric": job.metric, "budget": job.budget, "seed": job.seed, "keep": job.keep}
+        ),
+        "space": job.digests["space"],
+    }
+
+
+def front_inputs(bench: Bench) -> dict[str, str]:
+    """Return what ``front.json`` is computed from, once sensitivities and costs are there."""
+    job = bench.prepared.job
+    return {
+        "context": bench.context,
+        "sensitivity": bench.folder.digest("sensitivity"),
+        "costs": bench.folder.digest("costs"),
+        "settings": digest_json(
+            {
+                "method": job.method,
+                "budget": job.budget,
+                "measure": job.measure,
+                "seed": job.seed,
+                "limits": job.limits.given(),
+            }
+        ),
+    }

@@ -1,0 +1,169 @@
+"""From a job to the values that its stages work on: model, data, space and device, checked together."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+
+from mpsearch.cost.device import Device, read_device
+from mpsearch.data import Batches, check_batches, read_batches
+from mpsearch.errors import JobError, SpaceError, UnknownNameError
+from mpsearch.graph.digests import digest_weights
+from mpsearch.graph.importer import import_onnx
+from mpsearch.graph.model import ModelGraph
+from mpsearch.jobs.job import Job, Sources
+from mpsearch.registry import DataFolder, data_file, data_folder, list_names
+from mpsearch.space import Rule, SearchSpace, read_space, tie_groups
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the stages of a job read.
+
+    Attributes:
+        job: The job, with file names and digests.
+        graph: The model, groups joined as the space ties them.
+        space: The space, cut to the job's schemes and with its kept layers as rules.
+        device: What latencies are modelled for.
+        batches: Calibration data; None without any.
+        evaluation: Held-out data; None without any.
+    """
+
+    job: Job
+    graph: ModelGraph
+    space: SearchSpace
+    device: Device
+    batches: Batches | None
+    evaluation: Batches | None
+
+
+def prepare(job: Job, sources: Sources) -> Prepared:
+    """Read and check everything that ``job`` names; writes nothing.
+
+    Raises:
+        MpsearchError: A name is unknown, or a file is damaged or does not fit the others.
+    """
+    check_names(job)
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    device = read_device(sources.device)
+    space_name = sources.space or default_space(device)
+    space = cut_space(
+        read_space(space_name, target=job.target or None, base=job.base or None), job.schemes
+    )
+    batches = evaluation = None
+    if sources.data is not None:
+        batches = read_batches(sources.data, limit=job.samples or None, batch_size=job.batch_size)
+    if sources.evaluation is not None:
+        evaluation = read_batches(sources.evaluation, batch_size=job.batch_size)
+    graph = read_model(sources.model, job, batches)
+    for data in (batches, evaluation):
+        if data is not None:
+            check_batches(data, graph)
+    graph = tie_groups(graph, space)
+    space = keep_layers(space, graph, job.keep)
+    digests = {
+        "model": graph.structure_digest,
+        "weights": digest_weights(graph),
+        "device": _file_digest("cost_models", sources.device, "device"),
+        "space": _file_digest("search_spaces", space_name, "space"),
+    }
+    if batches is not None:
+        digests["data"] = batches.digest
+    if evaluation is not None:
+        digests["eval"] = evaluation.digest
+    for key, wanted in job.digests.items():
+        if key in digests and digests[key] != wanted:
+            raise JobError(
+                f"digests.{key}: the job was made for another {key} ({wanted[:12]}…), "
+                f"this one has {digests[key][:12]}…"
+            )
+    named = job.model_copy(
+        update={
+            "model": sources.model.name,
+            "data": sources.data.name if sources.data is not None else "",
+            "eval": sources.evaluation.name if sources.evaluation is not None else "",
+            "device": Path(sources.device).name,
+            "space": Path(space_name).name,
+            "digests": digests,
+        }
+    )
+    return Prepared(named, graph, space, device, batches, evaluation)
+
+
+def check_names(job: Job) -> None:
+    """Check the metric and the method of ``job`` before anything is read.
+
+    Raises:
+        UnknownNameError: One is unknown; the message lists the choices.
+    """
+    for kind, noun, name in (
+        ("metrics", "metric", job.metric),
+        ("searchers", "search method", job.method),
+    ):
+        names = list_names(kind)  # type: ignore[arg-type]  # both are kinds
+        if name and name not in names:
+            raise UnknownNameError(f"{noun} must be one of {', '.join(names)}; got {name!r}")
+
+
+def read_model(path: Path, job: Job, batches: Batches | None) -> ModelGraph:
+    """Import the model, its dynamic axes bound by the job or else by the data."""
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    if batches is not None:
+        shapes = {name: (None, *array.shape[1:]) for name, array in batches.arrays.items()}
+    shapes |= {name: tuple(size or None for size in sizes) for name, sizes in job.shapes.items()}
+    return import_onnx(path, shapes=shapes or None)
+
+
+def default_space(device: Device) -> str:
+    """Return the space that ships for a device of this kind.
+
+    Raises:
+        SpaceError: There is none; the message lists the spaces.
+    """
+    names = sorted(path.stem for path in data_folder("search_spaces").glob("*.toml"))
+    for text in (device.name, device.architecture):
+        for name in names:
+            if text.lower() == name or text.lower().split(" ")[0] == name:
+                return name
+    for name in names:
+        if device.name.startswith(f"{name}_"):
+            return name
+    raise SpaceError(f"{device.name} has no space of its own; give one of {', '.join(names)}")
+
+
+def cut_space(space: SearchSpace, schemes: tuple[str, ...]) -> SearchSpace:
+    """Return ``space`` with only ``schemes``, and its base; all where none are named.
+
+    Raises:
+        UnknownNameError: The space has no such scheme.
+    """
+    if not schemes:
+        return space
+    kept = {space.index(name) for name in schemes} | {space.index(space.base)}
+    return replace(space, schemes=tuple(space.schemes[i] for i in sorted(kept)))
+
+
+def keep_layers(space: SearchSpace, graph: ModelGraph, patterns: tuple[str, ...]) -> SearchSpace:
+    """Return ``space`` with a rule that keeps the layers of ``patterns`` in the base format.
+
+    Raises:
+        JobError: A pattern matches no layer.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(layer.name, pattern) for layer in graph.layers):
+            raise JobError(
+                f"keep: {pattern!r} must match a layer of {graph.name}, such as "
+                f"{graph.layers[0].name!r}; `mpsearch inspect` lists them"
+            )
+    rules = tuple(
+        Rule(reason=f"kept in {space.base} as asked", allow=(space.base,), name=pattern)
+        for pattern in patterns
+    )
+    return replace(space, rules=space.rules + rules)
+
+
+def _file_digest(folder: DataFolder, name: str, noun: str) -> str:
+    return hashlib.sha256(data_file(folder, name, noun).read_bytes()).hexdigest()

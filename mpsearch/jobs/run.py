@@ -1,0 +1,262 @@
+"""A job from its files to its plans: stages that each write one file and are skipped when it is there."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from mpsearch.cost.network import estimate_costs
+from mpsearch.execute.simulator import Simulator
+from mpsearch.jobs.bench import (
+    Bench,
+    Watch,
+    cost_inputs,
+    evaluation_context,
+    front_inputs,
+    table_inputs,
+    unwatched,
+)
+from mpsearch.jobs.choosing import Choice, choose_plans, measure_point
+from mpsearch.jobs.folder import RunFolder, check_run, installed_versions, open_run
+from mpsearch.jobs.graph_file import write_graph
+from mpsearch.jobs.held_out import score_plans
+from mpsearch.jobs.limits import check_limits, constraints
+from mpsearch.jobs.outcome import Outcome, make_notes, make_report, make_results
+from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.rows import cost_rows, plan_row, reference_row, uniform_points
+from mpsearch.jobs.salvage import salvage
+from mpsearch.jobs.store import EvaluationStore, StoredSimulator
+from mpsearch.pareto import Front, Point, read_front, write_front
+from mpsearch.plan import make_plan, write_plan
+from mpsearch.problem import Problem, build_problem
+from mpsearch.report.content import PlanRow
+from mpsearch.report.html import write_report
+from mpsearch.search.front import find_front
+from mpsearch.search.measure import measure_points, rank_correlation
+from mpsearch.sensitivity.score import score_sensitivity
+from mpsearch.tables import Costs, read_table, write_costs, write_table
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; says what was kept."""
+
+
+def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Outcome:
+    """Run a job in the folder ``path``, or resume it there, and return what it gives.
+
+    Nothing is written before model, data, space, device and limits are known to fit together. Without
+    calibration data only costs and sizes are worked out.
+
+    Args:
+        prepared: The job, its files read and checked.
+        path: The run folder.
+        watch: Told of the progress of each stage.
+
+    Raises:
+        MpsearchError: A stage failed; what was measured before is kept in the folder.
+        Interrupted: The user pressed Ctrl-C; what was measured is kept, and a front of it was written.
+    """
+    started = time.perf_counter()
+    job = prepared.job
+    check_run(path, job)
+    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    check_limits(costs, job.limits.given())
+    if prepared.batches is None:
+        return _run_costs(prepared, costs, path, started)
+    simulator = calibrated_simulator(prepared, watch)
+    context = evaluation_context(prepared, simulator)
+    folder = open_run(path, job)
+    with EvaluationStore(folder.file("evaluations.sqlite")) as store:
+        stored = cast(Simulator, StoredSimulator(simulator, store, context))
+        bench = Bench(prepared, folder, stored, store, context, costs, watch)
+        folder.update(
+            versions=installed_versions(),
+            fingerprint={key: str(value) for key, value in simulator.fingerprint.items()},
+            batch_size=job.batch_size,
+            threads=torch.get_num_threads(),
+            seed=job.seed,
+            interrupted=True,  # until the end is reached
+        )
+        try:
+            outcome = _run_stages(bench)
+        except KeyboardInterrupt:
+            raise Interrupted(salvage(bench)) from None
+        evaluations = store.count(context)
+        folder.update(interrupted=False, evaluations=evaluations)
+    return replace(outcome, evaluations=evaluations, seconds=time.perf_counter() - started)
+
+
+def calibrated_simulator(prepared: Prepared, watch: Watch = unwatched) -> Simulator:
+    """Return the simulator of a job with data, its ranges calibrated.
+
+    Raises:
+        UnsupportedOperatorError: The model uses operators that cannot be executed.
+        NumericsError: A tensor is not finite, or the base format overflows.
+    """
+    assert prepared.batches is not None
+    told = watch("calibrate")
+    told(0, 1, f"{len(prepared.batches)} samples")
+    simulator = Simulator(
+        prepared.graph,
+        prepared.space,
+        prepared.batches,
+        loss=prepared.job.loss or None,
+        seed=prepared.job.seed,
+    )
+    told(1, 1, f"{len(prepared.batches)} samples")
+    return simulator
+
+
+def _run_costs(prepared: Prepared, costs: Costs, path: Path, started: float) -> Outcome:
+    folder = open_run(path, prepared.job)
+    _write_model(folder, prepared, costs)
+    folder.update(versions=installed_versions(), seed=prepared.job.seed)
+    rows = cost_rows(costs, prepared.space, prepared.graph, costs.allowed)
+    notes = ("Without --data only shapes, cost and size are known: no plan was chosen.",)
+    return Outcome(costs, tuple(rows), notes, seconds=time.perf_counter() - started)
+
+
+def _write_model(folder: RunFolder, prepared: Prepared, costs: Costs) -> None:
+    graph = prepared.graph
+    folder.stage(
+        "graph",
+        "graph.json",
+        {"structure": graph.structure_digest},
+        compute=lambda: graph,
+        write=write_graph,
+    )
+    folder.stage(
+        "costs", "costs.json", cost_inputs(prepared), compute=lambda: costs, write=write_costs
+    )
+
+
+def _run_stages(bench: Bench) -> Outcome:
+    job, folder, simulator = bench.prepared.job, bench.folder, bench.simulator
+    graph, space, costs = bench.prepared.graph, bench.prepared.space, bench.costs
+    _write_model(folder, bench.prepared, costs)
+    table = folder.stage(
+        "sensitivity",
+        "sensitivity.json",
+        table_inputs(bench),
+        compute=lambda: score_sensitivity(
+            simulator,
+            metric=job.metric,
+            costs=costs,
+            budget=job.budget or None,
+            seed=job.seed,
+            progress=bench.watch("sensitivity"),
+        ),
+        write=write_table,
+        read=read_table,
+    )
+    limits = job.limits.given()
+    problem = build_problem(table, costs, constraints=constraints(limits))
+    inputs = front_inputs(bench)
+    front = folder.stage(
+        "front",
+        "front.json",
+        inputs,
+        compute=lambda: _search(bench, problem),
+        write=write_front,
+        read=read_front,
+    )
+    with _timed(folder, "measure"):
+        uniforms = uniform_points(problem, space, graph, table.allowed & costs.allowed)
+        told = bench.watch("uniform")
+        for done, (label, point) in enumerate(uniforms.items()):
+            told(done, len(uniforms), label)
+            uniforms[label] = measure_point(point, simulator)
+        told(len(uniforms), len(uniforms), "")
+        choices, chosen_from = choose_plans(
+            problem,
+            front,
+            simulator,
+            limits=limits,
+            rivals={k: p for k, p in uniforms.items() if k != f"uniform {space.base}"},
+            progress=bench.watch("choose"),
+        )
+    if chosen_from != front:
+        seconds = folder.record.stages["front"].seconds
+        digest = write_front(chosen_from, folder.file("front.json"), inputs)
+        folder.note("front", digest=digest, inputs=inputs, seconds=seconds)
+    with _timed(folder, "plans"):
+        _write_plans(bench, choices, uniforms)
+    with _timed(folder, "held-out"):
+        rows = _score_rows(bench, choices, uniforms)
+    outcome = Outcome(
+        costs,
+        rows,
+        make_notes(bench.prepared, simulator, choices),
+        table,
+        chosen_from,
+        choices,
+        rank_correlation(chosen_from),
+        simulator.unit,
+    )
+    results = make_results(bench.prepared, simulator, outcome)
+    folder.update(results=results)
+    with _timed(folder, "report"):
+        report = make_report(folder.path, folder.record, results)
+        write_report(folder.file("report.html"), report)
+    return outcome
+
+
+def _search(bench: Bench, problem: Problem) -> Front:
+    """The front: an exact one is predicted, then measured here and there; any other is measured."""
+    job, simulator = bench.prepared.job, bench.simulator
+    told = bench.watch("search")
+    if job.method != "exact":
+        return find_front(
+            problem,
+            method=job.method,
+            evaluator=simulator,
+            budget=job.budget or None,
+            seed=job.seed,
+            progress=told,
+        )
+    front = find_front(problem, method="exact", seed=job.seed, progress=told)
+    return measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
+
+
+def _write_plans(bench: Bench, choices: tuple[Choice, ...], uniforms: Mapping[str, Point]) -> None:
+    """Write the chosen plans, and the uniform ones beside them, into ``plans/``."""
+    named = {choice.name: choice.point for choice in choices}
+    named |= {label.replace(" ", "_"): point for label, point in uniforms.items()}
+    safest = f"uniform_{bench.prepared.space.base}"
+    for name, point in named.items():
+        plan = make_plan(point, bench.simulator, costs=bench.costs)
+        fallback = f"{safest}.json" if name != safest else ""
+        write_plan(replace(plan, fallback=fallback), bench.folder.file("plans") / f"{name}.json")
+
+
+def _score_rows(
+    bench: Bench, choices: tuple[Choice, ...], uniforms: Mapping[str, Point]
+) -> tuple[PlanRow, ...]:
+    """Rows of fp32, the uniform and the chosen plans; with held-out data, scored on them."""
+    points = [*uniforms.items(), *((choice.label, choice.point) for choice in choices)]
+    if bench.prepared.evaluation is None:
+        return (
+            reference_row(bench.costs),
+            *(plan_row(label, point) for label, point in points),
+        )
+    named = [("fp32", None), *((label, point.assignment) for label, point in points)]
+    scores = score_plans(bench, bench.prepared.evaluation, named)
+    return (
+        reference_row(bench.costs, scores[0]),
+        *(
+            plan_row(label, point, own)
+            for (label, point), own in zip(points, scores[1:], strict=True)
+        ),
+    )
+
+
+@contextmanager
+def _timed(folder: RunFolder, name: str) -> Iterator[None]:
+    """Record the time of a stage that keeps its results elsewhere."""
+    started = time.perf_counter()
+    yield
+    folder.note(name, seconds=time.perf_counter() - started)
