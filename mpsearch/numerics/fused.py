@@ -147,6 +147,22 @@ def round_blocks(x: Tensor, block: int, spec: Spec, g: float, grid: Grid) -> tup
     return out, _number(max(worst))
 
 
+def prune_fours(x: Tensor, kept: int) -> tuple[Tensor, float]:
+    """Return contiguous ``x`` with the ``kept`` largest of each 4 consecutive elements, and its largest."""
+    out = torch.empty_like(x)
+    fours = x.view(-1, 4).numpy(), out.view(-1, 4).numpy()
+    worst = _spread(_kernels().prune_fours, x.numel() // 4, x.numel(), *fours, np.int32(kept))
+    return out, _number(max(worst))
+
+
+def keep_largest(scores: Tensor, kept: int) -> Tensor:
+    """Return bool [n, m], True at the ``kept`` largest scores of each row, the first of equal ones."""
+    mask = torch.empty(scores.shape, dtype=torch.bool)
+    arrays = scores.contiguous().numpy(), mask.numpy()
+    _spread(_kernels().keep_largest, scores.shape[0], scores.numel(), *arrays, kept)
+    return mask
+
+
 def _pack(grid: Grid) -> tuple[Any, ...]:
     return (
         np.int32(grid.shift),

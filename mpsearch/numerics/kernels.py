@@ -133,13 +133,18 @@ def _largest(part):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _largest_lanes(part):  # type: ignore[no-untyped-def]
-    """The same of exactly 16 numbers: one vector register."""
-    worst = np.int32(0)
-    for j in range(_LANES):
-        size = _magnitude(part[j])
-        worst = size if size > worst else worst
-    return worst
+def _largest_lanes(lanes, quarters, amaxes):  # type: ignore[no-untyped-def]
+    """Write the largest pattern of each row of [n, 16]; 16 to 4 to 1, since both steps vectorise."""
+    for b in range(lanes.shape[0]):
+        for j in range(4):
+            p, q = _magnitude(lanes[b, j]), _magnitude(lanes[b, j + 4])
+            r, s = _magnitude(lanes[b, j + 8]), _magnitude(lanes[b, j + 12])
+            p, r = (p if p > q else q), (r if r > s else s)
+            quarters[b, j] = p if p > r else r
+    for b in range(lanes.shape[0]):
+        p = max(quarters[b, 0], quarters[b, 1])
+        q = max(quarters[b, 2], quarters[b, 3])
+        amaxes[b] = p if p > q else q
 
 
 @_compile
@@ -150,10 +155,10 @@ def _round_part(source, target, step, grid):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _round_lanes(source, target, step, grid):  # type: ignore[no-untyped-def]
-    divisor = step if step != 0 else np.float32(np.inf)
-    for j in range(_LANES):
-        target[j] = _round(source[j] / divisor, grid) * step
+def _round_each(source, target, steps, grid):  # type: ignore[no-untyped-def]
+    for j in range(source.size):
+        divisor = steps[j] if steps[j] != 0 else np.float32(np.inf)
+        target[j] = _round(source[j] / divisor, grid) * steps[j]
 
 
 @_compile
@@ -172,32 +177,43 @@ def round_blocks(x, out, start, stop, block, rule, grid):  # type: ignore[no-unt
     """Round each run of ``block`` columns of [rows, columns] at its own step; the last may be short."""
     worst = np.int32(0)
     columns = x.shape[1]
-    amaxes = np.empty((columns + block - 1) // block, np.int32)
-    steps = np.empty(amaxes.size, np.float32)
-    lanes = block // _LANES * _LANES
+    blocks = (columns + block - 1) // block
+    amaxes = np.empty(blocks, np.int32)
+    steps = np.empty(blocks, np.float32)
+    spread = np.empty(columns, np.float32)  # each column's step: the last loop runs over whole rows
+    groups = columns // _LANES if block % _LANES == 0 else 0  # runs of 16 inside one block
+    whole = groups * _LANES
+    quarters = np.empty((groups, 4), np.int32)
+    group_amaxes = np.empty(groups, np.int32)
+    spread_groups = spread[:whole].reshape(groups, _LANES)
+    each = max(block // _LANES, 1)
     for i in range(start, stop):
         row, target = x[i], out[i]
-        for b in range(amaxes.size):
-            first = b * block
-            amax = np.int32(0)
-            if first + block <= columns:
-                for at in range(first, first + lanes, _LANES):
-                    size = _largest_lanes(row[at : at + _LANES])
-                    amax = size if size > amax else amax
-                first += lanes
-            size = _largest(row[first : (b + 1) * block])
-            amaxes[b] = size if size > amax else amax
-        for b in range(amaxes.size):
+        _largest_lanes(row[:whole].reshape(groups, _LANES), quarters, group_amaxes)
+        amaxes[:] = 0
+        b, left = 0, each  # counted, because an integer division costs more than all the rest
+        for k in range(groups):
+            amaxes[b] = group_amaxes[k] if group_amaxes[k] > amaxes[b] else amaxes[b]
+            left -= 1
+            if left == 0:
+                b, left = b + 1, each
+        for b in range(whole // block, blocks):
+            size = _largest(row[max(b * block, whole) : (b + 1) * block])
+            amaxes[b] = size if size > amaxes[b] else amaxes[b]
+        for b in range(blocks):
             worst = amaxes[b] if amaxes[b] > worst else worst
             steps[b] = _step(amaxes[b], rule)
-        for b in range(amaxes.size):
-            first = b * block
-            if first + block <= columns:
-                for at in range(first, first + lanes, _LANES):
-                    _round_lanes(row[at : at + _LANES], target[at : at + _LANES], steps[b], grid)
-                first += lanes
-            end = (b + 1) * block
-            _round_part(row[first:end], target[first:end], steps[b], grid)
+        b, left = 0, each
+        for k in range(groups):
+            step = steps[b]
+            for j in range(_LANES):
+                spread_groups[k, j] = step
+            left -= 1
+            if left == 0:
+                b, left = b + 1, each
+        for b in range(whole // block, blocks):
+            spread[max(b * block, whole) : (b + 1) * block] = steps[b]
+        _round_each(row, target, spread, grid)
     return worst
 
 
@@ -233,3 +249,42 @@ def round_strided(x, out, start, stop, block, rule, grid):  # type: ignore[no-un
                 for j in range(width):
                     target[j] = _round(row[j] / divisors[j], grid) * steps[j]
     return worst
+
+
+@_compile
+def prune_fours(x, out, start, stop, kept):  # type: ignore[no-untyped-def]
+    """Keep the ``kept`` largest magnitudes of each row of [n, 4], the first of equal ones.
+
+    Returns the largest magnitude's pattern.
+    """
+    worst = np.int32(0)
+    source, target = x[start:stop], out[start:stop]
+    for i in range(source.shape[0]):
+        a, b = _magnitude(source[i, 0]), _magnitude(source[i, 1])
+        c, d = _magnitude(source[i, 2]), _magnitude(source[i, 3])
+        ab, ac, ad = np.int32(a >= b), np.int32(a >= c), np.int32(a >= d)
+        bc, bd, cd = np.int32(b >= c), np.int32(b >= d), np.int32(c >= d)
+        first = np.int32(3) - ab - ac - ad  # how many are before it
+        second = np.int32(2) + ab - bc - bd
+        third = np.int32(1) + ac + bc - cd
+        fourth = ad + bd + cd
+        target[i, 0] = source[i, 0] if first < kept else np.float32(0)
+        target[i, 1] = source[i, 1] if second < kept else np.float32(0)
+        target[i, 2] = source[i, 2] if third < kept else np.float32(0)
+        target[i, 3] = source[i, 3] if fourth < kept else np.float32(0)
+        p, q = (a if a > b else b), (c if c > d else d)
+        p = p if p > q else q
+        worst = p if p > worst else worst
+    return worst
+
+
+@_compile
+def keep_largest(scores, mask, start, stop, kept):  # type: ignore[no-untyped-def]
+    """Set ``mask`` [n, m] where the score is among the ``kept`` largest of its row, the first of equal ones."""
+    m = scores.shape[1]
+    for i in range(start, stop):
+        for j in range(m):
+            before = 0
+            for k in range(m):
+                before += (scores[i, k] > scores[i, j]) | ((scores[i, k] == scores[i, j]) & (k < j))
+            mask[i, j] = before < kept
