@@ -111,16 +111,21 @@ def element_bytes(spec: Spec) -> float:
 
 
 def executed_macs(scheme: Scheme, gemm: Gemm) -> int:
-    """Return the multiply-accumulates of a dense kernel, on channels padded to the block.
+    """Return the multiply-accumulates of a dense kernel, on channels padded to the block."""
+    return gemm.m * gemm.n * _executed_k(scheme, gemm) * gemm.calls
 
-    A block never crosses a kernel position, so that a depthwise layer pads 1 channel to a whole
-    block; weight-only schemes compute in the activations' format, unpadded.
+
+def _executed_k(scheme: Scheme, gemm: Gemm) -> int:
+    """K with the channels of each kernel position padded to the block, which never crosses one.
+
+    A depthwise layer pads 1 channel to a whole block; weight-only schemes compute in the
+    activations' format, unpadded.
     """
     channels = gemm.k // gemm.positions
     shape = scheme.activation.block_shape
     if shape is not None and scheme.activation.granularity == "block":
         channels = ceil(channels / shape[1]) * shape[1]
-    return gemm.m * gemm.n * channels * gemm.positions * gemm.calls
+    return channels * gemm.positions
 
 
 @lru_cache(maxsize=65536)
@@ -142,7 +147,7 @@ def _compute_us(device: Device, scheme: Scheme, gemm: Gemm) -> float:
     if scheme.sparsity is not None:
         rate *= device.sparse_gain
     filling = (1 + device.half_m / gemm.m) * (1 + device.half_n / gemm.n)
-    filling *= 1 + device.half_k / gemm.k
+    filling *= 1 + device.half_k / _executed_k(scheme, gemm)
     return 2 * executed_macs(scheme, gemm) * filling / (rate * 1e6)
 
 
