@@ -16,6 +16,7 @@ NAMES = (
     "minilm",
     "basic_pitch",
     "detector",
+    "captcha",
 )
 
 
