@@ -1,15 +1,21 @@
 """If, Loop and Scan: subgraphs that run as programs of their own."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from mpsearch.execute.operators.kernel import Kernel, integer, integers
+from mpsearch.execute.tensors import carrier
 from mpsearch.graph.model import Node, Subgraph
 
-Body = Callable[..., list[Tensor]]
+
+class Body(Protocol):
+    """A compiled subgraph."""
+
+    def __call__(self, tensors: Sequence[Tensor], call: object) -> list[Tensor]:
+        """Run it on its inputs and the outer values it reads; ``call`` runs its layers."""
 
 
 def free_names(node: Node) -> tuple[str, ...]:
@@ -31,49 +37,43 @@ def _free_in(body: Subgraph) -> list[str]:
     return free
 
 
-def build_control(node: Node, compile_body: Callable[[Subgraph], Body]) -> Kernel | None:
-    """Return the kernel of a node with subgraphs, None where the operator is unknown.
+def find_control(node: Node) -> Callable[[Node, Mapping[str, Body]], Kernel] | None:
+    """Return what builds the kernel of a node with subgraphs, None where the operator is unknown.
 
-    The kernel takes the node's inputs, then the outer values that :func:`free_names` lists.
+    The kernel takes the node's inputs, then the outer values that :func:`free_names` lists, and
+    as ``call`` what runs the layers inside.
     """
-    builders = {"If": _if, "Loop": _loop, "Scan": _scan}
-    if node.domain not in ("", "ai.onnx") or node.op_type not in builders:
+    if node.domain not in ("", "ai.onnx") or (node.op_type == "Scan" and node.version < 9):
         return None
-    if node.op_type == "Scan" and node.version < 9:
-        return None
-    bodies = {
-        name: compile_body(value)
-        for name, value in node.attributes.items()
-        if isinstance(value, Subgraph)
-    }
-    return builders[node.op_type](node, bodies)
+    return {"If": _if, "Loop": _loop, "Scan": _scan}.get(node.op_type)
 
 
-def _if(node: Node, bodies: dict[str, Body]) -> Kernel:
+def _if(node: Node, bodies: Mapping[str, Body]) -> Kernel:
     yes, no = bodies["then_branch"], bodies["else_branch"]
 
-    def kernel(condition: Tensor, *outer: Tensor) -> tuple[Tensor, ...]:
-        return tuple((yes if bool(condition.reshape(-1)[0]) else no)(*outer))
+    def kernel(condition: Tensor, *outer: Tensor, call: object = None) -> tuple[Tensor, ...]:
+        return tuple((yes if bool(condition.reshape(-1)[0]) else no)(outer, call))
 
     return kernel
 
 
-def _loop(node: Node, bodies: dict[str, Body]) -> Kernel:
+def _loop(node: Node, bodies: Mapping[str, Body]) -> Kernel:
     body, explicit = bodies["body"], len(node.inputs)
     graph = cast(Subgraph, node.attributes["body"])
-    carried_names = {value.name for value in graph.inputs}
-    outer_used = [i for i, name in enumerate(free_names(node)) if name not in carried_names]
 
-    def kernel(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def kernel(*tensors: Tensor | None, call: object = None) -> tuple[Tensor, ...]:
         inputs = list(tensors[:explicit]) + [None] * (2 - explicit)
         trips, condition, carried = inputs[0], inputs[1], inputs[2:]
-        outer = [tensors[explicit + i] for i in outer_used]
+        outer = tensors[explicit:]
         limit = None if trips is None else int(trips.reshape(-1)[0])
         alive = True if condition is None else bool(condition.reshape(-1)[0])
         collected: list[list[Tensor]] = [[] for _ in range(len(graph.outputs) - 1 - len(carried))]
         step = 0
         while alive and (limit is None or step < limit):
-            results = body(torch.tensor(step), torch.tensor(alive), *carried, *outer)
+            results = body(
+                cast(list[Tensor], [torch.tensor(step), torch.tensor(alive), *carried, *outer]),
+                call,
+            )
             alive = bool(results[0].reshape(-1)[0])
             carried = list(results[1 : 1 + len(carried)])
             for rows, row in zip(collected, results[1 + len(carried) :], strict=True):
@@ -90,14 +90,12 @@ def _loop(node: Node, bodies: dict[str, Body]) -> Kernel:
 
 def _nothing(graph: Subgraph, output: int) -> Tensor:
     """An empty stack: no iteration ran, so unknown sizes are 0."""
-    from mpsearch.execute.tensors import carrier
-
     value = graph.outputs[output]
     shape = [size or 0 for size in value.shape or ()]
     return torch.zeros([0, *shape], dtype=carrier(value.dtype or "float32"))
 
 
-def _scan(node: Node, bodies: dict[str, Body]) -> Kernel:
+def _scan(node: Node, bodies: Mapping[str, Body]) -> Kernel:
     body, explicit = bodies["body"], len(node.inputs)
     graph = cast(Subgraph, node.attributes["body"])
     scanned = integer(node, "num_scan_inputs", 1)
@@ -107,12 +105,9 @@ def _scan(node: Node, bodies: dict[str, Body]) -> Kernel:
     in_backwards = integers(node, "scan_input_directions") or [0] * scanned
     out_axes = integers(node, "scan_output_axes") or [0] * produced
     out_backwards = integers(node, "scan_output_directions") or [0] * produced
-    own = {value.name for value in graph.inputs}
-    outer_used = [i for i, name in enumerate(free_names(node)) if name not in own]
 
-    def kernel(*tensors: Tensor) -> tuple[Tensor, ...]:
-        carried = list(tensors[:states])
-        outer = [tensors[explicit + i] for i in outer_used]
+    def kernel(*tensors: Tensor, call: object = None) -> tuple[Tensor, ...]:
+        carried, outer = list(tensors[:states]), tensors[explicit:]
         sequences = [
             x.flip(axis) if backwards else x
             for x, axis, backwards in zip(
@@ -123,7 +118,7 @@ def _scan(node: Node, bodies: dict[str, Body]) -> Kernel:
         collected: list[list[Tensor]] = [[] for _ in range(produced)]
         for t in range(length):
             slices = [x.select(axis, t) for x, axis in zip(sequences, in_axes, strict=True)]
-            results = body(*carried, *slices, *outer)
+            results = body([*carried, *slices, *outer], call)
             carried = results[:states]
             for rows, row in zip(collected, results[states:], strict=True):
                 rows.append(row)

@@ -7,6 +7,7 @@ anew when some layers change and other values are at hand.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsearch.errors import ModelError, MpsearchError, UnsupportedOperatorError
-from mpsearch.execute.control import build_control, free_names
+from mpsearch.execute.control import Body, find_control, free_names
 from mpsearch.execute.fallback import build_fallback
 from mpsearch.execute.operators.kernel import Kernel
 from mpsearch.execute.operators.table import find_builder
@@ -39,6 +40,7 @@ class Step:
         outputs: Slots; -1 where unused.
         layer: Index of the layer that the node is, -1 for all other nodes.
         native: Whether torch computes it, with a gradient where the operator has one.
+        bodies: Programs of its subgraphs.
     """
 
     index: int
@@ -48,6 +50,14 @@ class Step:
     outputs: tuple[int, ...]
     layer: int = -1
     native: bool = True
+    bodies: "tuple[Program, ...]" = ()
+
+    def layers(self) -> tuple[int, ...]:
+        """Return the layers that run in it: itself, or those of its subgraphs."""
+        own = (self.layer,) if self.layer >= 0 else ()
+        return own + tuple(
+            layer for body in self.bodies for step in body.steps for layer in step.layers()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,18 @@ class Program:
 
     def fallbacks(self) -> tuple[Step, ...]:
         """Return the steps that onnxruntime computes: no gradient passes them."""
-        return tuple(step for step in self.steps if not step.native)
+        inner = (step for outer in self.steps for body in outer.bodies for step in body.fallbacks())
+        return tuple(step for step in self.steps if not step.native) + tuple(inner)
+
+    def find_layers(self) -> "dict[int, tuple[Program, Step]]":
+        """Return layer to its step, and the program (or subgraph's program) that it stands in."""
+        found: dict[int, tuple[Program, Step]] = {}
+        for step in self.steps:
+            if step.layer >= 0:
+                found[step.layer] = (self, step)
+            for body in step.bodies:
+                found.update(body.find_layers())
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +122,21 @@ class Schedule:
 
 LayerCall = Callable[[Step, list[Tensor | None]], object]
 """Runs the step of a layer in place of its kernel."""
+
+
+class UnsupportedNodesError(UnsupportedOperatorError):
+    """Nodes that neither torch nor onnxruntime computes; names operators with their counts."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = tuple(nodes)
+        counts = Counter(
+            f"{node.domain + '.' if node.domain else ''}{node.op_type} (opset {node.version})"
+            for node in nodes
+        )
+        named = ", ".join(f"{operator} × {count}" for operator, count in counts.most_common())
+        super().__init__(
+            f"every operator must be one that can be executed, but the model uses {named}"
+        )
 
 
 def compile_graph(graph: ModelGraph, device: torch.device | str = "cpu") -> Program:
@@ -147,11 +183,18 @@ def compile_nodes(
             if name:
                 slots.setdefault(name, len(slots))
     for index, node in enumerate(nodes):
-        built = _build(node, device, dtypes)
-        if built is None:
-            missing.append(node)
-            continue
-        kernel, native = built
+        bodies: tuple[Program, ...] = ()
+        if any(isinstance(value, Subgraph) for value in node.attributes.values()):
+            built = _build_control(node, device, layers, missing)
+            if built is None:
+                continue
+            kernel, native, bodies = built
+        else:
+            plain = _build(node, dtypes)
+            if plain is None:
+                missing.append(node)
+                continue
+            kernel, native = plain
         read = (*node.inputs, *free_names(node))
         unknown = [name for name in read if name and name not in slots]
         if unknown:
@@ -165,10 +208,11 @@ def compile_nodes(
                 tuple(slots[name] if name else ABSENT for name in node.outputs),
                 layers.get(node.name, -1),
                 native,
+                bodies,
             )
         )
     if missing:
-        raise _unsupported(missing)
+        raise UnsupportedNodesError(missing)
     lost = [name for name in outputs if name not in slots]
     if lost:
         raise ModelError(f"output {lost[0]!r} is produced by no node")
@@ -182,13 +226,8 @@ def compile_nodes(
     )
 
 
-def _build(
-    node: Node, device: torch.device, dtypes: Mapping[str, str | None]
-) -> tuple[Kernel, bool] | None:
+def _build(node: Node, dtypes: Mapping[str, str | None]) -> tuple[Kernel, bool] | None:
     """Return the kernel of a node and whether it is torch's own; None where there is none."""
-    if any(isinstance(value, Subgraph) for value in node.attributes.values()):
-        kernel = build_control(node, lambda body: _compile_body(node, body, device))
-        return None if kernel is None else (kernel, True)
     builder = find_builder(node.domain, node.op_type)
     if builder is not None:
         try:
@@ -199,28 +238,49 @@ def _build(
     return None if fallback is None else (fallback, False)
 
 
-def _compile_body(node: Node, body: Subgraph, device: torch.device) -> Callable[..., list[Tensor]]:
-    """Return a function from the body's inputs and the outer values it reads to its outputs."""
-    outer = free_names(node)
-    names = [value.name for value in body.inputs]
-    program = compile_nodes(
-        body.nodes,
-        inputs=[*names, *(name for name in outer if name not in names)],
-        outputs=[value.name for value in body.outputs],
-        constants=body.constants,
-        device=device,
-        dtypes={value.name: value.dtype for value in body.inputs},
-    )
+def _build_control(
+    node: Node, device: torch.device, layers: Mapping[str, int], missing: list[Node]
+) -> tuple[Kernel, bool, "tuple[Program, ...]"] | None:
+    """Return the kernel of a node with subgraphs; what they lack is added to ``missing``."""
+    build = find_control(node)
+    if build is None:
+        missing.append(node)
+        return None
+    graphs = {n: value for n, value in node.attributes.items() if isinstance(value, Subgraph)}
+    programs: dict[str, Program] = {}
+    for name, graph in graphs.items():
+        own = [value.name for value in graph.inputs]
+        try:
+            programs[name] = compile_nodes(
+                graph.nodes,
+                # outer values come last: where a name of the body hides one, the body's wins
+                inputs=[*own, *(f"{'' if n not in own else '^'}{n}" for n in free_names(node))],
+                outputs=[value.name for value in graph.outputs],
+                constants=graph.constants,
+                device=device,
+                layers=layers,
+                dtypes={value.name: value.dtype for value in graph.inputs},
+            )
+        except UnsupportedNodesError as error:
+            missing.extend(error.nodes)
+    if len(programs) < len(graphs):
+        return None
+    kernel = build(node, {name: _as_body(program) for name, program in programs.items()})
+    return kernel, True, tuple(programs.values())
+
+
+def _as_body(program: "Program") -> Body:
+    """Return a function that runs ``program`` on tensors in the order of its inputs."""
     schedule = make_schedule(program, [program.slots[name] for name in program.outputs])
 
-    def call(*tensors: Tensor) -> list[Tensor]:
+    def call_body(tensors: Sequence[Tensor], call: object) -> list[Tensor]:
         values = program.make_values()
         for name, tensor in zip(program.inputs, tensors, strict=True):
             values[program.slots[name]] = tensor
-        run_schedule(schedule, values)
+        run_schedule(schedule, values, call=cast("LayerCall | None", call))
         return [_present(values, program, name) for name in program.outputs]
 
-    return call
+    return call_body
 
 
 def _present(values: Values, program: Program, name: str) -> Tensor:
@@ -228,17 +288,6 @@ def _present(values: Values, program: Program, name: str) -> Tensor:
     if tensor is None:
         raise ModelError(f"value {name!r} was not computed")
     return tensor
-
-
-def _unsupported(nodes: Iterable[Node]) -> UnsupportedOperatorError:
-    counts = Counter(
-        f"{node.domain}.{node.op_type}" if node.domain else f"{node.op_type} (opset {node.version})"
-        for node in nodes
-    )
-    named = ", ".join(f"{operator} × {count}" for operator, count in counts.most_common())
-    return UnsupportedOperatorError(
-        f"every operator must be one that can be executed, but the model uses {named}"
-    )
 
 
 def make_schedule(
@@ -319,7 +368,9 @@ def run_schedule(
     for step, frees in zip(schedule.steps, schedule.frees, strict=True):
         inputs = [values[slot] for slot in step.inputs]
         try:
-            if step.layer >= 0 and call is not None:
+            if step.bodies:
+                result = step.kernel(*inputs, call=call)
+            elif step.layer >= 0 and call is not None:
                 result = call(step, inputs)
             else:
                 result = step.kernel(*inputs)
@@ -332,7 +383,7 @@ def run_schedule(
                 values[slot] = tensor
             values[ABSENT] = None
         else:
-            values[step.outputs[0]] = result  # type: ignore[call-overload]
+            values[step.outputs[0]] = result
         if watch is not None:
             watch(step, values)
         for slot in frees:

@@ -1,0 +1,106 @@
+"""Values of a program that was run before, kept so that a changed layer re-runs only what depends on it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from mpsearch.execute.program import ABSENT, Program, Schedule
+from mpsearch.graph.model import ModelGraph
+
+_MAX_CUTS = 128
+
+
+@dataclass(slots=True)
+class Anchor:
+    """Values of one assignment, for each batch.
+
+    Attributes:
+        schemes: [L] scheme index of each layer.
+        slots: Which slots are kept.
+        values: Batch to its slots, once it was run.
+    """
+
+    schemes: tuple[int, ...]
+    slots: frozenset[int]
+    values: dict[int, Mapping[int, Tensor]] = field(default_factory=dict)
+
+    def changed(self, program: Program, schemes: Sequence[int]) -> list[int]:
+        """Return the steps of the layers that run in another scheme."""
+        return [
+            step.index
+            for step in program.steps
+            if any(self.schemes[layer] != schemes[layer] for layer in step.layers())
+        ]
+
+
+def step_costs(program: Program, graph: ModelGraph, slot_bytes: Mapping[int, int]) -> list[float]:
+    """Return about how long each step takes: FLOPs of layers, and ten a byte written.
+
+    Only the ratio matters; elementwise work is bound by memory.
+    """
+    costs = []
+    for step in program.steps:
+        flops = sum(graph.layers[layer].flops for layer in step.layers()) / max(graph.batch, 1)
+        written = sum(slot_bytes.get(slot, 0) for slot in step.outputs)
+        costs.append(flops + 10.0 * written)
+    return costs
+
+
+def schedule_cost(schedule: Schedule, costs: Sequence[float]) -> float:
+    """Return the cost of all steps of ``schedule``."""
+    return sum(costs[step.index] for step in schedule.steps)
+
+
+def choose_slots(
+    program: Program,
+    schedule: Schedule,
+    slot_bytes: Mapping[int, int],
+    costs: Sequence[float],
+    budget: float,
+) -> frozenset[int]:
+    """Return the slots to keep under ``budget`` bytes a batch.
+
+    All of them if they fit. Otherwise the values alive at a few cuts of the program, chosen one by one
+    for how much re-execution each saves a byte when every layer is changed once.
+    """
+    produced = {slot for step in schedule.steps for slot in step.outputs if slot != ABSENT}
+    if sum(slot_bytes.get(slot, 0) for slot in produced) <= budget:
+        return frozenset(produced)
+    steps = schedule.steps
+    prefix = [0.0]
+    for step in steps:
+        prefix.append(prefix[-1] + costs[step.index])
+    layers = [i for i, step in enumerate(steps) if step.layers()]
+    stride = -(-len(layers) // _MAX_CUTS) if layers else 1
+    candidates = {i: _alive(schedule, i, produced) for i in layers[::stride]}
+    kept: set[int] = set()
+    cuts: list[int] = []
+    left = budget
+    while candidates:
+        best, gain = -1, 0.0
+        for cut, alive in candidates.items():
+            size = sum(slot_bytes.get(slot, 0) for slot in alive - kept)
+            if size > left:
+                continue
+            saved = sum(
+                max(prefix[cut] - max((prefix[c] for c in cuts if c <= i), default=0.0), 0.0)
+                for i in layers
+                if i >= cut
+            )
+            if saved > 0 and saved / (size + 1) > gain:
+                best, gain = cut, saved / (size + 1)
+        if best < 0:
+            break
+        alive = candidates.pop(best)
+        left -= sum(slot_bytes.get(slot, 0) for slot in alive - kept)
+        kept |= alive
+        cuts.append(best)
+    return frozenset(kept)
+
+
+def _alive(schedule: Schedule, cut: int, produced: set[int]) -> set[int]:
+    """Slots that are made before step ``cut`` and read from it on."""
+    before = {slot for step in schedule.steps[:cut] for slot in step.outputs}
+    after = {slot for step in schedule.steps[cut:] for slot in step.inputs}
+    return before & (after | schedule.wanted) & produced

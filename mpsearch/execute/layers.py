@@ -1,0 +1,166 @@
+"""How a layer runs in a scheme: quantised inputs shared between consumers, simulated weights, rounded output."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpsearch.execute.calibration import activation_inputs
+from mpsearch.execute.program import Step
+from mpsearch.execute.weights import WeightStore
+from mpsearch.graph.model import Layer, ModelGraph
+from mpsearch.numerics.quantize import quantize_activation
+from mpsearch.numerics.ranges import Range
+from mpsearch.schemes import Scheme, Spec
+
+Ranges = Mapping[tuple[str, Spec], Range]
+HIDDEN = ("LSTM", "GRU", "RNN", "Attention")
+"""Operators whose kernels take ``hidden``: what happens to their internal operand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One activation operand of a layer.
+
+    Attributes:
+        index: Input of the node.
+        value: Name of the value.
+        axis: Reduction axis.
+        groups: Convolution groups that the axis spans.
+    """
+
+    index: int
+    value: str
+    axis: int
+    groups: int
+
+    def key(self, spec: Spec) -> tuple[str, Spec, int, int]:
+        """Return what two consumers must have in common to share one quantised tensor."""
+        if spec.granularity == "tensor":
+            return self.value, spec, 0, 1
+        return self.value, spec, self.axis, self.groups
+
+
+def read_operands(layer: Layer) -> tuple[Read, ...]:
+    """Return the activation operands of ``layer``."""
+    return tuple(
+        Read(index, value, axis, groups)
+        for index, (value, axis, groups) in activation_inputs(layer).items()
+    )
+
+
+def weight_inputs(layer: Layer) -> tuple[tuple[int, int], ...]:
+    """Return (gemm index, input of the node) of every weight of ``layer``."""
+    return tuple(
+        (i, gemm.right.input_index)
+        for i, gemm in enumerate(layer.gemms)
+        if gemm.has_weight and gemm.right.input_index >= 0
+    )
+
+
+def quantize_input(x: Tensor, spec: Spec, read: Read, ranges: Ranges, layer: str) -> Tensor:
+    """Return an activation as ``spec`` holds it, in its own element type."""
+    if spec.is_cast and (rounded := _cast(x, spec.format)) is not None:
+        return rounded
+    return quantize_activation(
+        x,
+        spec,
+        reduction_axis=read.axis,
+        groups=read.groups,
+        range=ranges.get((read.value, spec)),
+        name=f"{layer}: {read.value}",
+    ).to(x.dtype)
+
+
+_HARDWARE = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def _cast(x: Tensor, name: str) -> Tensor | None:
+    """A plain cast by the machine's own conversion, straight through; None where it has none."""
+    if name == "fp32":
+        return x
+    if name not in _HARDWARE or x.dtype not in (torch.float32, torch.float64):
+        return None
+    rounded = x.detach().to(_HARDWARE[name]).to(x.dtype)
+    return x + (rounded - x.detach()) if x.requires_grad else rounded
+
+
+class SchemeRun:
+    """Runs layers in the schemes of one assignment, over one batch; shares quantised inputs."""
+
+    __slots__ = ("_base", "_graph", "_left", "_ranges", "_schemes", "_shared", "_weights")
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        schemes: Sequence[Scheme],
+        base: Scheme,
+        ranges: Ranges,
+        weights: WeightStore,
+        layers: Sequence[int],
+    ) -> None:
+        """Prepare to run ``layers``, in the scheme of each layer of the graph."""
+        self._graph, self._schemes, self._base = graph, schemes, base
+        self._ranges, self._weights = ranges, weights
+        self._shared: dict[object, Tensor] = {}
+        self._left = Counter(
+            read.key(schemes[layer].activation)
+            for layer in layers
+            for read in read_operands(graph.layers[layer])
+        )
+
+    def __call__(self, step: Step, inputs: list[Tensor | None]) -> object:
+        """Run the step of a layer."""
+        layer, scheme = self._graph.layers[step.layer], self._schemes[step.layer]
+        for read in read_operands(layer):
+            inputs[read.index] = self._quantized(read, scheme.activation, inputs, layer.name)
+        for gemm, index in weight_inputs(layer):
+            inputs[index] = self._weights.simulated(step.layer, scheme, gemm)
+        hidden = hidden_quantizer(layer, scheme, self._ranges)
+        result = step.kernel(*inputs) if hidden is None else step.kernel(*inputs, hidden=hidden)
+        return round_output(result, self._base)
+
+    def _quantized(
+        self, read: Read, spec: Spec, inputs: Sequence[Tensor | None], layer: str
+    ) -> Tensor | None:
+        key = read.key(spec)
+        self._left[key] -= 1
+        known = self._shared.get(key)
+        if known is None:
+            x = inputs[read.index]
+            if x is None:
+                return None
+            known = quantize_input(x, spec, read, self._ranges, layer)
+        if self._left[key] > 0:
+            self._shared[key] = known
+        else:
+            self._shared.pop(key, None)
+        return known
+
+
+def hidden_quantizer(
+    layer: Layer, scheme: Scheme, ranges: Ranges
+) -> Callable[[Tensor], Tensor] | None:
+    """Return what a layer's internal operand goes through, None where it has none."""
+    if layer.op_type not in HIDDEN or not any(g.left.input_index < 0 for g in layer.gemms):
+        return None
+    spec, read = scheme.activation, Read(-1, "", -1, 1)
+    return lambda x: quantize_input(x, spec, read, ranges, f"{layer.name}: internal")
+
+
+def round_output(result: object, base: Scheme) -> object:
+    """Return a layer's output rounded to the base format; other outputs stay as they are."""
+    if isinstance(result, tuple):
+        return tuple(_round(x, base) if isinstance(x, Tensor) else x for x in result)
+    return _round(result, base) if isinstance(result, Tensor) else result
+
+
+def _round(x: Tensor, base: Scheme) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    rounded = _cast(x, base.activation.format)
+    if rounded is not None:
+        return rounded
+    return quantize_activation(x, base.activation, reduction_axis=-1).to(x.dtype)

@@ -1,0 +1,202 @@
+"""Losses per sample: divergence from the fp32 model, or the increase of the loss against labels."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from mpsearch.errors import DataError
+from mpsearch.execute.heads import Head
+
+_UNITS = {"kl": "nats", "nll": "nats", "mse": "relative MSE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a batch's outputs are compared with.
+
+    Attributes:
+        reference: Values of the heads in the fp32 model, one a head.
+        labels: [n, …] or None.
+        mask: [n, positions] bool of the positions that count, or None.
+        powers: Mean square of each head's reference over all data: what squared errors are relative to.
+    """
+
+    reference: tuple[Tensor, ...]
+    labels: Tensor | None
+    mask: Tensor | None
+    powers: tuple[float, ...]
+
+
+def loss_unit(kind: str, heads: tuple[Head, ...]) -> str:
+    """Return the unit that a loss of this kind is in."""
+    return "relative MSE" if all(head.is_number for head in heads) else _UNITS[kind]
+
+
+def sample_losses(
+    kind: str, heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target
+) -> Tensor:
+    """Return the [n] losses of a batch in fp64, differentiable in ``values``.
+
+    ``kl``: the divergence of each head's distribution from the fp32 model's, summed over heads and
+    averaged over positions. ``nll``: the increase over the fp32 model of the negative
+    log-likelihood of the labels (squared error for numbers). ``mse``: squared error relative to the mean square.
+    """
+    if kind == "nll":
+        return absolute_losses(heads, values, target) - absolute_losses(
+            heads, target.reference, target
+        )
+    parts = [
+        _compare(head, _samples_first(head, value), _samples_first(head, reference), power, target)
+        for head, value, reference, power in zip(
+            heads, values, target.reference, target.powers, strict=True
+        )
+    ]
+    return torch.stack(parts).sum(0)
+
+
+def _samples_first(head: Head, value: Tensor) -> Tensor:
+    return value.movedim(head.batch_axis, 0).double()
+
+
+def _class_axis(head: Head, rank: int) -> int:
+    """Axis of the classes once samples come first."""
+    axis = head.axis % rank
+    if axis == head.batch_axis:
+        raise DataError(f"output {head.output!r}: classes and samples cannot share axis {axis}")
+    return axis + 1 if axis < head.batch_axis else axis
+
+
+def _log_probabilities(head: Head, value: Tensor) -> Tensor:
+    """Logarithms of class probabilities, classes last."""
+    moved = value.movedim(_class_axis(head, value.ndim), -1)
+    if head.meaning == "logits":
+        return torch.log_softmax(moved, -1)
+    if head.meaning == "probabilities":
+        return moved.clamp_min(1e-38).log()
+    return moved
+
+
+def _odds(head: Head, value: Tensor) -> Tensor:
+    if head.meaning == "odds":
+        return value
+    inside = value.clamp(1e-12, 1 - 1e-12)
+    return inside.log() - (1 - inside).log()
+
+
+def _compare(head: Head, value: Tensor, reference: Tensor, power: float, target: Target) -> Tensor:
+    if head.is_number:
+        return _mean_positions((value - reference).square() / max(power, 1e-300), target.mask)
+    if head.is_class:
+        p, q = _log_probabilities(head, reference), _log_probabilities(head, value)
+        return _mean_positions((p.exp() * (p - q)).sum(-1), target.mask)
+    p, q = _odds(head, reference), _odds(head, value)
+    chance = torch.sigmoid(p)
+    divergence = chance * (F.logsigmoid(p) - F.logsigmoid(q)) + (1 - chance) * (
+        F.logsigmoid(-p) - F.logsigmoid(-q)
+    )
+    return _mean_positions(divergence, target.mask)
+
+
+def _mean_positions(each: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over all axes but the first, over positions that the mask keeps where it fits."""
+    if each.ndim == 1:
+        return each
+    if mask is not None and each.shape[:2] == mask.shape:
+        per_position = each.reshape(*each.shape[:2], -1).mean(-1)
+        kept = mask.to(per_position.dtype)
+        return (per_position * kept).sum(1) / kept.sum(1).clamp_min(1)
+    return each.reshape(each.shape[0], -1).mean(1)
+
+
+def absolute_losses(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target) -> Tensor:
+    """Return the [n] losses against the labels themselves: nats, or relative squared error.
+
+    Raises:
+        DataError: The labels do not fit the output.
+    """
+    head, value = heads[0], _samples_first(heads[0], values[0])
+    labels = _labels(target)
+    if head.is_number:
+        wanted = labels.double()
+        _check_shape(head, wanted, value.shape)
+        return _mean_positions(
+            (value - wanted).square() / max(target.powers[0], 1e-300), target.mask
+        )
+    if not head.is_class:
+        odds = _odds(head, value)
+        wanted = labels.double()
+        wanted = wanted.unsqueeze(-1) if wanted.ndim == odds.ndim - 1 else wanted
+        _check_shape(head, wanted, odds.shape)
+        each = F.binary_cross_entropy_with_logits(odds, wanted, reduction="none")
+        return _mean_positions(each, target.mask)
+    log_p = _log_probabilities(head, value)
+    labels, valid = _class_labels(head, labels, log_p, target)
+    each = -log_p.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    if each.ndim == 1:
+        return each
+    return _mean_valid(each, valid)
+
+
+def accuracies(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target) -> Tensor:
+    """Return the [n] shares of positions whose label is the model's first choice."""
+    head, value = heads[0], _samples_first(heads[0], values[0])
+    labels = _labels(target)
+    if head.is_number:
+        raise DataError(f"output {head.output!r} is no classification: it has no accuracy")
+    if not head.is_class:
+        wanted = labels.double()
+        wanted = wanted.unsqueeze(-1) if wanted.ndim == value.ndim - 1 else wanted
+        right = (_odds(head, value) > 0) == (wanted > 0.5)
+        return _mean_positions(right.double(), target.mask)
+    log_p = _log_probabilities(head, value)
+    labels, valid = _class_labels(head, labels, log_p, target)
+    right = (log_p.argmax(-1) == labels).double()
+    return right if right.ndim == 1 else _mean_valid(right, valid)
+
+
+def _labels(target: Target) -> Tensor:
+    if target.labels is None:
+        raise DataError("the data must hold an array 'labels' for this, it has none")
+    return target.labels
+
+
+def _class_labels(
+    head: Head, labels: Tensor, log_p: Tensor, target: Target
+) -> tuple[Tensor, Tensor]:
+    """Class labels shaped as positions, and which of them count: not negative, not masked."""
+    shape, classes = log_p.shape[:-1], log_p.shape[-1]
+    labels = labels.to(torch.int64)
+    if labels.ndim == len(shape) + 1 and labels.shape[-1] == 1:
+        labels = labels.squeeze(-1)
+    if labels.ndim < len(shape) and all(size == 1 for size in shape[labels.ndim :]):
+        labels = labels.reshape(*labels.shape, *shape[labels.ndim :])
+    _check_shape(head, labels, shape)
+    if int(labels.max()) >= classes:
+        raise DataError(
+            f"labels must be below the {classes} classes of output {head.output!r}, "
+            f"got {int(labels.max())}"
+        )
+    valid = labels >= 0
+    if target.mask is not None and target.mask.shape == valid.shape:
+        valid = valid & target.mask
+    return labels, valid
+
+
+def _mean_valid(each: Tensor, valid: Tensor) -> Tensor:
+    kept = valid.to(each.dtype).reshape(each.shape[0], -1)
+    flat = each.reshape(each.shape[0], -1)
+    return (flat * kept).sum(1) / kept.sum(1).clamp_min(1)
+
+
+def _check_shape(head: Head, labels: Tensor, shape: torch.Size) -> None:
+    if labels.shape != shape:
+        raise DataError(
+            f"labels must have shape {['samples', *shape[1:]]} for output {head.output!r}, got "
+            f"{['samples', *labels.shape[1:]]}; use loss='kl' to go without them"
+        )
+
+
+Score = Literal["nll", "accuracy"]

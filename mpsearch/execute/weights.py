@@ -1,0 +1,82 @@
+"""Simulated weights: made once a layer and scheme, kept under a bound of bytes."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mpsearch.execute.program import Program
+from mpsearch.graph.model import Gemm, Layer, ModelGraph
+from mpsearch.numerics.quantize import quantize_weight
+from mpsearch.numerics.sparsity import prune
+from mpsearch.schemes import Scheme
+
+
+class WeightStore:
+    """Weights of all layers in all schemes; the least recently used ones are dropped first."""
+
+    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "recover")
+
+    def __init__(self, graph: ModelGraph, program: Program, limit: int) -> None:
+        """Hold at most ``limit`` bytes of simulated weights."""
+        self._graph, self._program, self._limit = graph, program, limit
+        self._cache: OrderedDict[object, Tensor] = OrderedDict()
+        self._bytes = 0
+        self.recover: Callable[[int, int, Tensor, Scheme], Tensor] | None = None
+
+    def plain(self, layer: int, gemm: int = 0) -> Tensor:
+        """Return the fp32 weight as the node reads it."""
+        right = self._graph.layers[layer].gemms[gemm].right
+        return self._program.constants[self._program.slots[right.value]]
+
+    def simulated(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
+        """Return the weight in ``scheme``: pruned, then quantised; shape and type as in the graph."""
+        right = self._graph.layers[layer].gemms[gemm].right
+        own = scheme.recovery != "none"  # recovered weights depend on the layer's own inputs
+        key = (
+            right.value, right.reduction_axis, right.channel_axes, right.groups,
+            scheme.weight, scheme.sparsity, scheme.recovery, layer if own else -1,
+        )  # fmt: skip
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        with torch.inference_mode(False), torch.no_grad():
+            weight = self._make(layer, scheme, gemm)
+        size = weight.numel() * weight.element_size()
+        if size <= self._limit:
+            self._cache[key] = weight
+            self._bytes += size
+            while self._bytes > self._limit:
+                _, dropped = self._cache.popitem(last=False)
+                self._bytes -= dropped.numel() * dropped.element_size()
+        return weight
+
+    def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
+        owner = self._graph.layers[layer]
+        right = owner.gemms[gemm].right
+        weight = self.plain(layer, gemm)
+        made = weight
+        if scheme.sparsity is not None:
+            if scheme.recovery != "none" and self.recover is not None:
+                made = self.recover(layer, gemm, weight, scheme)
+            else:
+                made = prune(weight, scheme.sparsity, axis=right.reduction_axis)
+        if scheme.weight.format != "fp32" or not scheme.weight.is_cast:
+            made = quantize_weight(
+                made,
+                scheme.weight,
+                reduction_axis=right.reduction_axis,
+                channel_axes=right.channel_axes,
+                groups=right.groups,
+                name=f"{owner.name}: weight",
+            )
+        made = made.to(weight.dtype)
+        return lay_out_weight(owner, owner.gemms[gemm], made)
+
+
+def lay_out_weight(layer: Layer, gemm: Gemm, weight: Tensor) -> Tensor:
+    """Return ``weight`` in the memory order that its kernel reads fastest."""
+    if layer.op_type == "Conv" and weight.ndim == 4 and weight.device.type == "cpu":
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight
