@@ -236,6 +236,8 @@ class Problem:
         rows = self._rows(assignments)
         return {
             name: np.sqrt(_total(rows, table**2, self.edges, None))
+            if table.any()
+            else np.zeros(len(rows))
             for name, table in self.stderr.items()
         }
 

@@ -27,7 +27,17 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         },
         "searchers": {
             "exact": "mpsearch.search.exact:search",
+            "milp": "mpsearch.search.milp:search",
+            "hull": "mpsearch.search.hull:search",
+            "refine": "mpsearch.search.refine:search",
             "nsga2": "mpsearch.search.nsga2:search",
+            "nsga3": "mpsearch.search.nsga3:search",
+            "de": "mpsearch.search.de:search",
+            "optuna": "mpsearch.search.optuna:search",
+            "relaxed": "mpsearch.search.relaxed:search",
+            "policy": "mpsearch.search.policy:search",
+            "greedy": "mpsearch.search.greedy:search",
+            "random": "mpsearch.search.random:search",
         },
         "exporters": {
             "onnx": "mpsearch.export.onnx:export",

@@ -8,9 +8,10 @@ from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.elimination import Additive, Eliminated, additive, eliminate
+from mpsearch.search.lagrange import sweep_hull
 from mpsearch.search.measure import measured_only
 from mpsearch.search.points import check_objectives, make_front, make_points
-from mpsearch.search.reduce import reduce_problem
+from mpsearch.search.reduce import Reduced, reduce_problem
 from mpsearch.tables import Progress
 
 _ENUMERATED = 2_000_000  # assignments that may be tried one by one where a constraint is code
@@ -53,7 +54,10 @@ def search(
     reduced = reduce_problem(problem, names)
     quantities = additive(reduced)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    if problem.checks:
+    quick = _hull_within(reduced, eps) if eps > 0 and not problem.checks else None
+    if quick is not None:
+        found = quick
+    elif problem.checks:
         found = _enumerate(quantities, problem)
     else:
         whole = _padded(quantities)
@@ -70,6 +74,16 @@ def search(
     if evaluator is None or "loss" not in names:
         return front
     return measured_only(problem, front, evaluator, budget=budget or 50, progress=progress)
+
+
+def _hull_within(reduced: Reduced, eps: float) -> Eliminated | None:
+    """Return the hull of a separable problem without limits if it is within ``eps`` already."""
+    if len(reduced.edges) or reduced.limits or len(reduced.names) != 2:
+        return None
+    x, y = np.ascontiguousarray(np.moveaxis(reduced.values, 2, 0))
+    hull = sweep_hull(x, y, reduced.allowed, n=int(np.clip(2 / eps, 100, 2_000)))
+    width = hull.eps * np.ptp(hull.values, axis=0)
+    return Eliminated(hull.rows, hull.values, width) if hull.eps <= eps else None
 
 
 def _padded(problem: Additive) -> Additive:

@@ -18,8 +18,9 @@ from scipy.sparse import coo_array, csr_array, vstack
 from mpsearch.search.reduce import Reduced
 from mpsearch.tables import Bools, Floats, Ints
 
-_ROW_SCALE = 1e4  # largest coefficient of a row: HiGHS's 1e-6 is then 1e-10 of it
+_ROW_SCALE = 1e3  # largest coefficient of a row: HiGHS's 1e-6 is then 1e-9 of it
 _COST_SCALE = 1e3
+_CUTS = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,16 @@ class Program:
         """Return coefficients [columns] of a sum over values [V, S] and pairs [E, S, S]."""
         z = np.zeros(len(self.upper) - len(self.variable)) if pairs is None else pairs.ravel()
         return np.concatenate([values[self.variable, self.scheme], z])
+
+    def indicator(self, row: Ints) -> Floats:
+        """Return the columns x, z of an assignment [V]."""
+        S, n_x = self.allowed.shape[1], len(self.variable)
+        used = np.zeros(len(self.upper))
+        used[:n_x] = self.scheme == row[self.variable]
+        if len(self.edges):
+            i, j = row[self.edges[:, 0]], row[self.edges[:, 1]]
+            used[n_x + np.arange(len(self.edges)) * S * S + i * S + j] = 1.0
+        return used
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +152,7 @@ def solve(
     cost: Floats,
     bounds: Sequence[Bound] = (),
     *,
+    exclude: Sequence[Ints] = (),
     gap: float = 0.0,
     time_limit_s: float | None = None,
 ) -> Solution | None:
@@ -150,6 +162,7 @@ def solve(
         program: The program.
         cost: Coefficients of x, then of z.
         bounds: Limits of sums.
+        exclude: Assignments [V] that do not count.
         gap: Relative gap at which to stop; 0 proves optimality (to 1e-9 of the largest term).
         time_limit_s: Stop then with the best so far; None if there is none yet.
     """
@@ -160,18 +173,23 @@ def solve(
     shifted[:n_x] -= low[program.variable]  # a constant: each variable takes one scheme
     offset = float(low.sum())
     scale = _COST_SCALE / (float(np.abs(shifted).max()) or 1.0)
-    tight = [bound.upper for bound in bounds]
-    for _ in range(4):
-        rows = [program.rows]
-        lower, upper = [program.right], [program.right]
-        for bound, limit in zip(bounds, tight, strict=True):
-            size = _ROW_SCALE / (float(np.abs(bound.coefficients).max()) or 1.0)
-            rows.append(csr_array(bound.coefficients[None] * size))
+    rows, lower, upper = [program.rows], [program.right], [program.right]
+    for bound in bounds:
+        size = _ROW_SCALE / (float(np.abs(bound.coefficients).max()) or 1.0)
+        rows.append(csr_array(bound.coefficients[None] * size))
+        lower.append(np.array([-np.inf]))
+        upper.append(np.array([bound.upper * size]))
+    cuts = [program.indicator(row) for row in exclude]
+    integrality = np.zeros(len(cost), np.int64)
+    integrality[:n_x] = 1
+    seconds = 1e9 if time_limit_s is None else max(0.1, time_limit_s)
+    presolve = True
+    for _ in range(_CUTS):
+        for cut in cuts:
+            cut[n_x:] = 0.0
+            rows.append(csr_array(cut[None]))
             lower.append(np.array([-np.inf]))
-            upper.append(np.array([limit * size]))
-        integrality = np.zeros(len(cost), np.int64)
-        integrality[:n_x] = 1
-        seconds = 1e9 if time_limit_s is None else max(0.1, time_limit_s)
+            upper.append(np.array([len(program.allowed) - 1.0]))
         with _silent_stdout():
             result = milp(
                 shifted * scale,
@@ -180,42 +198,37 @@ def solve(
                 constraints=LinearConstraint(
                     vstack(rows), np.concatenate(lower), np.concatenate(upper)
                 ),
-                options={"mip_rel_gap": gap, "time_limit": seconds},
+                options={"mip_rel_gap": gap, "time_limit": seconds, "presolve": presolve},
             )
         if result.x is None:
             return None
         row = _round(program, result.x[:n_x])
-        used = _expand(program, row)
-        over = [float(bound.coefficients @ used) - bound.upper for bound in bounds]
-        slack = [1e-12 * float(np.abs(bound.coefficients[used > 0]).sum()) for bound in bounds]
-        if all(o <= s for o, s in zip(over, slack, strict=True)) and (program.upper >= used).all():
+        used = program.indicator(row)
+        if (program.upper >= used).all() and all(_within(used, bound) for bound in bounds):
             value = float(cost @ used)
             found = getattr(result, "mip_dual_bound", None)
-            bound_value = value if found is None else float(found) / scale + offset
-            return Solution(row, value, min(value, bound_value))
-        tight = [
-            limit - (2 * max(0.0, o) if o > s else 0.0)
-            for limit, o, s in zip(tight, over, slack, strict=True)
-        ]
+            proven = value if found is None else float(found) / scale + offset
+            done = (
+                result.status == 0 and (value - proven) * scale > 1e-3 + gap * abs(result.fun) * 2
+            )
+            if done and presolve:  # "optimal" with a gap: presolve's tolerances have misled it
+                presolve, cuts = False, []
+                continue
+            return Solution(row, value, min(value, proven))
+        # a limit missed by less than HiGHS's integrality tolerance lets through: cut this one off
+        cuts = [used]
     return None
+
+
+def _within(used: Floats, bound: Bound) -> bool:
+    slack = 1e-12 * float(np.abs(bound.coefficients[used > 0]).sum())
+    return float(bound.coefficients @ used) <= bound.upper + slack
 
 
 def _round(program: Program, x: Floats) -> Ints:
     table = np.full(program.allowed.shape, -1.0)
     table[program.variable, program.scheme] = x
     return table.argmax(axis=1)
-
-
-def _expand(program: Program, row: Ints) -> Floats:
-    """Return the columns x, z of an assignment [V]."""
-    S = program.allowed.shape[1]
-    used = np.zeros(len(program.upper))
-    n_x = len(program.variable)
-    used[:n_x] = program.scheme == row[program.variable]
-    if len(program.edges):
-        i, j = row[program.edges[:, 0]], row[program.edges[:, 1]]
-        used[n_x + np.arange(len(program.edges)) * S * S + i * S + j] = 1.0
-    return used
 
 
 @contextmanager

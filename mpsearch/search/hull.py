@@ -1,0 +1,164 @@
+"""The convex hull of the front by Lagrangian prices: milliseconds, for interactive use."""
+
+import numpy as np
+
+from mpsearch.errors import ProblemError
+from mpsearch.pareto import Front
+from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.elimination import Additive, eliminate
+from mpsearch.search.lagrange import Hull, sweep_hull
+from mpsearch.search.linear import limit_bounds, make_program, solve
+from mpsearch.search.measure import measured_only
+from mpsearch.search.points import check_objectives, make_front, make_points
+from mpsearch.search.reduce import Reduced, reduce_problem
+from mpsearch.tables import Floats, Ints, Progress
+
+_POINTS = 1_000
+_PRICES = 60  # prices tried where each one is a search of its own
+
+
+def search(
+    problem: Problem,
+    *,
+    objectives: tuple[str, ...] = ("latency_us", "loss"),
+    evaluator: Evaluator | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    time_limit_s: float | None = None,
+) -> Front:
+    """Return supported points: those that are best for some price of the first objective in the second.
+
+    A separable problem takes one sweep over sorted slopes. With edges every price is a dynamic program,
+    with limits, or with edges too dense for that, an integer program.
+
+    Args:
+        problem: The tables.
+        objectives: Two to minimise.
+        evaluator: If given, up to ``budget`` points are measured and the front of those is returned.
+        budget: Measurements, 50 if None; without evaluator the points returned, 1 000 if None.
+        seed: Unused: nothing is random.
+        progress: Called with the measurements, or the prices tried.
+        time_limit_s: For each integer program.
+
+    Raises:
+        ProblemError: There are not two objectives, or a constraint is code.
+        InfeasibleError: No assignment meets the constraints.
+    """
+    names = check_objectives(problem, objectives)
+    if len(names) != 2:
+        raise ProblemError(f"hull needs two objectives, got {', '.join(names)}; use method='exact'")
+    reduced = reduce_problem(problem, names)
+    count = max(2, (budget if evaluator is None else None) or _POINTS)
+    certificate = ""
+    if not len(reduced.edges) and not reduced.limits and not problem.checks:
+        x, y = np.ascontiguousarray(np.moveaxis(reduced.values, 2, 0))
+        swept = sweep_hull(x, y, reduced.allowed, n=count)
+        certificate = hull_certificate(swept)
+        rows = swept.rows
+    else:
+        if problem.checks:
+            raise ProblemError("hull takes constraints in words only; use method='nsga2'")
+        rows = _by_price(reduced, min(count, _PRICES), time_limit_s, progress)
+    assignments = reduced.expand(rows)
+    assignments = assignments[problem.feasible(assignments)]
+    front = make_front(
+        problem,
+        make_points(problem, assignments, method="hull"),
+        names,
+        method="hull",
+        certificate=certificate,
+    )
+    if evaluator is None or "loss" not in names:
+        return front
+    return measured_only(problem, front, evaluator, budget=budget or 50, progress=progress)
+
+
+def hull_certificate(hull: Hull) -> str:
+    """Say what a swept hull proves."""
+    return (
+        f"eps={hull.eps:.2g}: every assignment is matched to within {hull.eps:.2g} of each objective's "
+        "range over the front"
+    )
+
+
+def _by_price(
+    reduced: Reduced, count: int, time_limit_s: float | None, progress: Progress | None
+) -> Ints:
+    """Return supported assignments, refining prices between neighbours, the widest first."""
+    solver = _Prices(reduced, time_limit_s)
+    ends = [solver.best(np.array([1.0, 1e-6])), solver.best(np.array([1e-6, 1.0]))]
+    known = {row.tobytes(): row for row in ends if row is not None}
+    rows = list(known.values())
+    open_pairs = [(rows[0], rows[-1])] if len(rows) == 2 else []
+    tried = len(ends)
+    while open_pairs and tried < count:
+        open_pairs.sort(key=lambda pair: solver.area(*pair))
+        left, right = open_pairs.pop()
+        a, b = solver.values(left), solver.values(right)
+        weight = np.array([a[1] - b[1], b[0] - a[0]])
+        if (weight <= 0).any():
+            continue
+        middle = solver.best(weight / weight.sum())
+        tried += 1
+        if progress:
+            progress(tried, count, f"{len(known)} supported points")
+        if middle is None or middle.tobytes() in known:
+            continue
+        if solver.values(middle) @ weight >= a @ weight - 1e-12 * np.abs(a * weight).sum():
+            continue
+        known[middle.tobytes()] = middle
+        open_pairs += [(left, middle), (middle, right)]
+    return np.array(list(known.values()), np.int64).reshape(-1, reduced.n_variables)
+
+
+class _Prices:
+    """Solves the weighted problem; objectives scaled to comparable size."""
+
+    def __init__(self, reduced: Reduced, time_limit_s: float | None) -> None:
+        self._reduced = reduced
+        spread = np.ptp(np.where(reduced.allowed[:, :, None], reduced.values, np.nan), axis=1)
+        size = np.nansum(spread, axis=0) + np.abs(reduced.pair_values).max(
+            axis=(1, 2), initial=0
+        ).sum(0)
+        self._size = np.where(size > 0, size, 1.0)
+        self._seconds = 20.0 if time_limit_s is None else time_limit_s
+        self._program = make_program(reduced)
+        self._bounds = [b for group in limit_bounds(self._program, reduced) for b in group]
+        self._use_program = bool(self._bounds)
+
+    def values(self, row: Ints) -> Floats:
+        reduced = self._reduced
+        total: Floats = reduced.values[np.arange(len(row)), row].sum(axis=0)
+        if len(reduced.edges):
+            i, j = row[reduced.edges[:, 0]], row[reduced.edges[:, 1]]
+            total = total + reduced.pair_values[np.arange(len(i)), i, j].sum(axis=0)
+        return total / self._size
+
+    def area(self, left: Ints, right: Ints) -> float:
+        return float(np.prod(np.abs(self.values(left) - self.values(right))))
+
+    def best(self, weight: Floats) -> Ints | None:
+        """Return the assignment [V] with the least weighted sum of scaled objectives."""
+        reduced = self._reduced
+        scaled = weight / self._size
+        values, pairs = reduced.values @ scaled, reduced.pair_values @ scaled
+        if not self._use_program:
+            try:
+                found = eliminate(
+                    Additive(
+                        reduced.allowed,
+                        np.stack([values, np.zeros_like(values)], axis=2),
+                        reduced.edges,
+                        np.stack([pairs, np.zeros_like(pairs)], axis=3),
+                        reduced.pair_allowed,
+                        np.full(2, np.inf),
+                        2,
+                    )
+                )
+                return found.rows[0] if len(found.rows) else None
+            except ProblemError:
+                self._use_program = True
+        cost = self._program.column(values, pairs)
+        solution = solve(self._program, cost, self._bounds, gap=1e-4, time_limit_s=self._seconds)
+        return None if solution is None else solution.row
