@@ -1,6 +1,5 @@
 """If, Loop and Scan: their bodies folded, typed, and inlined where the condition is known."""
 
-import copy
 from collections.abc import Callable, Sequence
 
 import onnx
@@ -12,7 +11,7 @@ from mpsearch.graph.inference import Types, sizes, tensor_type
 from mpsearch.graph.model import Attribute, Node, Subgraph
 from mpsearch.graph.reading import read_tensor
 from mpsearch.graph.topology import in_order, label, subgraphs
-from mpsearch.graph.typed import as_value
+from mpsearch.graph.typed import as_value, merged, size_at, sliced, stacked
 
 CONTROL = frozenset({"If", "Loop", "Scan"})
 Fold = Callable[[list[onnx.NodeProto], Names, set[str], str, Draft], list[Node]]
@@ -195,11 +194,30 @@ def _keep_if(
     kept, results = {}, []
     for name, body in bodies.items():
         _check_outputs(proto, body, len(proto.output))
-        kept[name], outputs = _body(body, [], names, _node_path(proto, name, path), draft, fold)
+        inner_path = _node_path(proto, name, path)
+        kept[name], outputs = _branch(body, names, inner_path, draft, fold)
         results.append([draft.types.get(output) for output in outputs])
     for index, output in enumerate(proto.output):
-        draft.types[output] = _merged(results[0][index], results[1][index], draft.n_probes)
+        draft.types[output] = merged(results[0][index], results[1][index], draft.n_probes)
     return _node(proto, kept, path, draft)
+
+
+def _branch(
+    body: onnx.GraphProto, names: Names, path: str, draft: Draft, fold: Fold
+) -> tuple[Subgraph, list[str]]:
+    """Fold a branch; one that the bound sizes contradict does not run, and is left as general as it is."""
+    before = draft.snapshot()
+    result = _body(body, [], names, path, draft, fold)
+    if 0 not in draft.failures or 0 in before.failures:
+        return result
+    draft.restore(before)
+    outside, outside_known = draft.types, draft.known
+    draft.types = {name: outside[name] for name in draft.constants}
+    draft.known = {name: k for name, k in outside_known.items() if name in draft.constants}
+    result = _body(body, [], names, path, draft, fold)
+    draft.types = {**outside, **draft.types}
+    draft.known = {**outside_known, **draft.known}
+    return result
 
 
 def _keep_loop(
@@ -229,9 +247,9 @@ def _keep_loop(
     )
     for position, output in enumerate(proto.output):
         if position < n_carried:
-            draft.types[output] = _merged(carried[position], results[1 + position], draft.n_probes)
+            draft.types[output] = merged(carried[position], results[1 + position], draft.n_probes)
         else:
-            draft.types[output] = _stacked(results[1 + position], None, 0)
+            draft.types[output] = stacked(results[1 + position], None, 0)
     return _node(proto, {"body": subgraph}, path, draft)
 
 
@@ -242,29 +260,15 @@ def _settled(
     draft: Draft,
 ) -> tuple[Subgraph, list[Types | None]]:
     """Fold a body whose state comes back: again with open sizes if an iteration changes them."""
-    before = copy.copy(draft)
-    before.constants, before.originals = dict(draft.constants), dict(draft.originals)
-    before.types, before.known = dict(draft.types), dict(draft.known)
-    before.scopes, before.quantized = dict(draft.scopes), dict(draft.quantized)
-    before.value_names, before.node_names = set(draft.value_names), set(draft.node_names)
+    before = draft.snapshot()
     subgraph, outputs = run(state, draft)
     results = [draft.types.get(name) for name in outputs]
     after = results[first : first + len(state)]
-    merged = [_merged(a, b, draft.n_probes) for a, b in zip(state, after, strict=True)]
-    if all(_shapes(a) == _shapes(b) for a, b in zip(state, merged, strict=True)):
+    joint = [merged(a, b, draft.n_probes) for a, b in zip(state, after, strict=True)]
+    if all(_shapes(a) == _shapes(b) for a, b in zip(state, joint, strict=True)):
         return subgraph, results
-    for name in (
-        "constants",
-        "originals",
-        "types",
-        "known",
-        "scopes",
-        "quantized",
-        "value_names",
-        "node_names",
-    ):
-        setattr(draft, name, getattr(before, name))
-    subgraph, outputs = run(merged, draft)
+    draft.restore(before)
+    subgraph, outputs = run(joint, draft)
     return subgraph, [draft.types.get(name) for name in outputs]
 
 
@@ -296,10 +300,10 @@ def _keep_scan(
     out_axes = attributes.get("scan_output_axes", (0,) * (len(proto.output) - n_states))
     if not isinstance(axes, tuple) or not isinstance(out_axes, tuple):
         raise ModelError(f"Scan node {label(proto)!r}: scan axes must be lists of integers")
-    slices = [_sliced(t, int(axis)) for t, axis in zip(given[n_states:], axes, strict=False)]
+    slices = [sliced(t, int(axis)) for t, axis in zip(given[n_states:], axes, strict=False)]
     if len(slices) != n_scanned:
         raise ModelError(f"Scan node {label(proto)!r}: one axis a scanned input is needed")
-    lengths = [_size_at(given[n_states], int(axes[0]), p) for p in range(draft.n_probes)]
+    lengths = [size_at(given[n_states], int(axes[0]), p) for p in range(draft.n_probes)]
     subgraph, results = _settled(
         lambda state, scratch: _body(
             body, [*state, *slices], names, _node_path(proto, "body", path), scratch, fold
@@ -310,70 +314,10 @@ def _keep_scan(
     )
     for position, output in enumerate(proto.output):
         if position < n_states:
-            draft.types[output] = _merged(given[position], results[position], draft.n_probes)
+            draft.types[output] = merged(given[position], results[position], draft.n_probes)
         elif position - n_states < len(out_axes) and not old:
             axis = int(out_axes[position - n_states])
-            draft.types[output] = _stacked(results[position], lengths, axis)
+            draft.types[output] = stacked(results[position], lengths, axis)
         else:
             draft.types[output] = unknown
     return _node(proto, {"body": subgraph}, path, draft)
-
-
-def _size_at(types: Types, axis: int, probe: int) -> int | None:
-    shape = sizes(types[probe])
-    return shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
-
-
-def _sliced(types: Types, axis: int) -> Types:
-    """Return the types of one step of scanned tensors."""
-    result: list[onnx.TypeProto | None] = []
-    for kind in types:
-        shape = sizes(kind)
-        if kind is None or shape is None or not -len(shape) <= axis < len(shape):
-            result.append(None)
-            continue
-        rest = list(shape)
-        del rest[axis]
-        result.append(tensor_type(kind.tensor_type.elem_type, rest))
-    return _shared(result)
-
-
-def _stacked(types: Types | None, lengths: Sequence[int | None] | None, axis: int) -> Types:
-    """Return the types of tensors stacked along a new ``axis`` of ``lengths`` (one a probe)."""
-    result: list[onnx.TypeProto | None] = []
-    for probe, kind in enumerate(types or ()):
-        shape = sizes(kind)
-        if kind is None or shape is None or not -len(shape) - 1 <= axis <= len(shape):
-            result.append(None)
-            continue
-        full = list(shape)
-        full.insert(
-            axis if axis >= 0 else len(full) + 1 + axis, lengths[probe] if lengths else None
-        )
-        result.append(tensor_type(kind.tensor_type.elem_type, full))
-    return _shared(result)
-
-
-def _merged(a: Types | None, b: Types | None, n_probes: int) -> Types:
-    """Return types that hold for values of either type."""
-    result: list[onnx.TypeProto | None] = []
-    for one, other in zip(a or (None,) * n_probes, b or (None,) * n_probes, strict=True):
-        if one is None or other is None or one == other:
-            result.append(one if one == other else None)
-            continue
-        shape, second = sizes(one), sizes(other)
-        code = one.tensor_type.elem_type
-        if one.WhichOneof("value") != "tensor_type" or code != other.tensor_type.elem_type:
-            result.append(None)
-        elif shape is None or second is None or len(shape) != len(second):
-            result.append(tensor_type(code, None))
-        else:
-            joint = [x if x == y else None for x, y in zip(shape, second, strict=True)]
-            result.append(tensor_type(code, joint))
-    return _shared(result)
-
-
-def _shared(types: Sequence[onnx.TypeProto | None]) -> Types:
-    """Return ``types`` with those equal to the first being the same object."""
-    first = types[0] if types else None
-    return tuple(first if kind == first else kind for kind in types)

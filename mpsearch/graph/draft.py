@@ -2,7 +2,8 @@
 
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from mpsearch.graph.inference import Types, constant_type
 Names = ChainMap[str, str]  # name in the file to name in the folded graph, by scope
 
 _KNOWN_INTEGERS, _KNOWN_FLOATS = 65536, 64  # elements; larger tensors are never read to fold
+
+_SHARED = frozenset({"inferred", "interns", "declared", "versions"})  # never undone
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Draft:
         scopes: Node name to the exporter's module name.
         removed_quantizers: Pairs of QuantizeLinear and DequantizeLinear that were taken out.
         failures: Probe to the first node whose types contradict each other in it, and how.
+        inferred: What inference said of nodes alike; types are told apart by identity.
+        interns: Serialised type to the one object that stands for it.
         value_names: Taken value names.
         node_names: Taken node names.
     """
@@ -67,16 +72,36 @@ class Draft:
     scopes: dict[str, str] = field(default_factory=dict)
     removed_quantizers: int = 0
     failures: dict[int, str] = field(default_factory=dict)
+    inferred: dict[object, list[onnx.TypeProto | None]] = field(default_factory=dict)
+    interns: dict[bytes, onnx.TypeProto] = field(default_factory=dict)
     value_names: set[str] = field(default_factory=set)
     node_names: set[str] = field(default_factory=set)
 
     def add_constant(self, name: str, constant: Constant) -> None:
         """Enter ``constant`` as the value ``name``, its elements too if they are few."""
         self.constants[name] = constant
-        self.types[name] = (constant_type(constant),) * self.n_probes
+        self.types[name] = (self.interned(constant_type(constant)),) * self.n_probes
         limit = _KNOWN_FLOATS if constant.is_float else _KNOWN_INTEGERS
         if constant.size <= limit and constant.dtype.kind in "biuf":
             self.known[name] = Known((load_checked(name, constant),))
+
+    def interned(self, kind: onnx.TypeProto | None) -> onnx.TypeProto | None:
+        """Return the one object that stands for all types equal to ``kind``."""
+        return None if kind is None else self.interns.setdefault(kind.SerializeToString(), kind)
+
+    def snapshot(self) -> "Draft":
+        """Return a copy of the state, for :meth:`restore`."""
+        copies = {
+            entry.name: copy(getattr(self, entry.name))
+            for entry in fields(self)
+            if isinstance(getattr(self, entry.name), dict | set) and entry.name not in _SHARED
+        }
+        return replace(self, **copies)
+
+    def restore(self, earlier: "Draft") -> None:
+        """Go back to the state that ``earlier`` holds."""
+        for entry in fields(self):
+            setattr(self, entry.name, getattr(earlier, entry.name))
 
     def version(self, domain: str) -> int:
         """Return the opset version of ``domain``."""

@@ -10,15 +10,15 @@ from mpsearch.errors import ModelError
 from mpsearch.graph.attributes import plain_attributes
 from mpsearch.graph.constants import Array, Constant, in_memory, load_checked
 from mpsearch.graph.control import CONTROL, fold_control
-from mpsearch.graph.draft import Draft, Known, Names
-from mpsearch.graph.evaluate import ELEMENTWISE, MOVING, RANDOM, constant_value, evaluate
+from mpsearch.graph.draft import Draft, Names
+from mpsearch.graph.evaluate import RANDOM, constant_value, evaluate
 from mpsearch.graph.inference import Types, infer_outputs, sizes
+from mpsearch.graph.known import known_outputs
 from mpsearch.graph.model import Node
 from mpsearch.graph.reading import element_type, read_tensor
 from mpsearch.graph.scopes import module_name
 from mpsearch.graph.topology import label, subgraphs
 
-_EAGER_INTEGERS, _EAGER_FLOATS = 65536, 1024  # elements
 _LAZY_BYTES = 2**31
 
 
@@ -154,24 +154,52 @@ def _infer(proto: onnx.NodeProto, version: int, draft: Draft) -> list[Types]:
             continue
         types, data = {}, {}
         for name in inputs:
-            kind = draft.types[name][probe] if name in draft.types else None
+            kind = draft.interned(draft.types[name][probe]) if name in draft.types else None
             if kind is not None:
                 types[name] = kind
             known = draft.known.get(name)
             value = None if known is None else known.at(probe)
             if value is not None:
                 data[name] = value
-        try:
-            row = infer_outputs(proto, version, types, data)
-        except ValueError as error:
-            row = [None] * len(proto.output)
-            draft.failures.setdefault(probe, f"{proto.op_type} node {label(proto)!r}: {error}")
+        row = _infer_once(proto, version, types, data, probe, draft)
         rows.append([_or_declared(k, n, draft) for k, n in zip(row, proto.output, strict=True)])
     columns = []
     for index in range(len(proto.output)):
         first = rows[0][index]
-        columns.append(tuple(first if row[index] == first else row[index] for row in rows))
+        columns.append(
+            tuple(
+                first if row[index] is first or row[index] == first else row[index] for row in rows
+            )
+        )
     return columns
+
+
+def _infer_once(
+    proto: onnx.NodeProto,
+    version: int,
+    types: Mapping[str, onnx.TypeProto],
+    data: Mapping[str, Array],
+    probe: int,
+    draft: Draft,
+) -> list[onnx.TypeProto | None]:
+    """Infer one probe, or remember what a node like this one gave: networks repeat themselves."""
+    key = (
+        proto.op_type,
+        proto.domain,
+        tuple(bool(name) for name in proto.output),
+        tuple(attribute.SerializeToString() for attribute in proto.attribute),
+        tuple(id(types.get(name)) if name else None for name in proto.input),
+        tuple((data[name].tobytes() if name in data else None) for name in proto.input),
+    )
+    found = draft.inferred.get(key)
+    if found is None:
+        try:
+            found = [draft.interned(k) for k in infer_outputs(proto, version, types, data)]
+        except ValueError as error:
+            draft.failures.setdefault(probe, f"{proto.op_type} node {label(proto)!r}: {error}")
+            return [None] * len(proto.output)
+        draft.inferred[key] = found
+    return found
 
 
 def _same(inputs: Sequence[str], probe: int, draft: Draft) -> bool:
@@ -187,7 +215,11 @@ def _same(inputs: Sequence[str], probe: int, draft: Draft) -> bool:
 
 
 def _or_declared(kind: onnx.TypeProto | None, name: str, draft: Draft) -> onnx.TypeProto | None:
-    return draft.declared.get(name) if kind is None else kind
+    declared = draft.declared.get(name)
+    if kind is None or declared is None:
+        return kind or declared
+    same = kind.tensor_type.elem_type == declared.tensor_type.elem_type
+    return declared if same and sizes(kind) is None else kind
 
 
 def _fold(
@@ -197,7 +229,7 @@ def _fold(
     outputs = [name for name in proto.output if name]
     if proto.op_type in RANDOM or not outputs:
         return None
-    for name, known in _known_outputs(proto, version, draft).items():
+    for name, known in known_outputs(proto, version, draft).items():
         draft.known[name] = known
     settled = [draft.known.get(name) for name in outputs]
     source = _source(proto, path, draft)
@@ -231,7 +263,7 @@ def _lazily(
             return None
         dims = [size for size in shape if size is not None]
         dtype = element_type(kind.tensor_type.elem_type, f"value {name!r}")
-        if len(dims) < len(shape) or np.prod(dims, dtype=object) * dtype.itemsize > limit:
+        if len(dims) < len(shape) or prod(dims) * dtype.itemsize > limit:
             return None
         load = _loader(kept, version, operands, index, name)
         result[name] = Constant(tuple(dims), dtype, source, load)
@@ -266,112 +298,6 @@ def _source(proto: onnx.NodeProto, path: str, draft: Draft) -> str:
     if largest is not None and largest.size > 1:
         return largest.source
     return path + proto.output[0]
-
-
-def _known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str, Known]:
-    """Return the outputs whose elements are known in the probes and few."""
-    if proto.domain not in ("", "ai.onnx"):
-        return {}
-    if proto.op_type in ("Shape", "Size"):
-        return _known_shape(proto, draft)
-    given = [draft.known.get(name) if name else None for name in proto.input]
-    if not given or any(
-        name and known is None for name, known in zip(proto.input, given, strict=True)
-    ):
-        return {}
-    varying = any(known is not None and known.varies is not None for known in given)
-    n_probes = draft.n_probes if varying else 1
-    rows: list[list[Array] | None] = []
-    for probe in range(n_probes):
-        arrays = [None if known is None else known.at(probe) for known in given]
-        missing = any(k is not None and a is None for k, a in zip(given, arrays, strict=True))
-        if missing or not _is_small(proto, probe, draft):
-            rows.append(None)
-            continue
-        try:
-            rows.append(evaluate(proto, version, arrays))
-        except Exception:  # whatever a malformed node makes numpy raise: it is not folded
-            rows.append(None)
-    result = {}
-    for index, name in enumerate(proto.output):
-        column = [None if row is None else row[index] for row in rows]
-        known = _joined(proto.op_type, column, given, varying)
-        if name and known is not None:
-            result[name] = known
-    return result
-
-
-def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
-    for name in proto.output:
-        if not name:
-            continue
-        kind = draft.types[name][probe]
-        shape = sizes(kind)
-        if kind is None or shape is None or None in shape:
-            return False
-        code = kind.tensor_type.elem_type
-        dtype = element_type(code, f"value {name!r}")
-        limit = _EAGER_FLOATS if dtype.kind == "f" else _EAGER_INTEGERS
-        if dtype.kind not in "biuf" or prod(size or 0 for size in shape) > limit:
-            return False
-    return True
-
-
-def _joined(
-    op_type: str, column: Sequence[Array | None], given: Sequence[Known | None], varying: bool
-) -> Known | None:
-    """Return one output's values in all probes, and which elements vary between them."""
-    first = column[0]
-    if first is None:
-        return None
-    if not varying:
-        return Known((first,))
-    full = [array for array in column if array is not None]
-    if any(array.shape != first.shape for array in full):
-        return None
-    everywhere = np.ones(first.shape, np.bool_)
-    varies = everywhere
-    if len(full) == len(column) and op_type in MOVING:
-        varies = np.zeros(first.shape, np.bool_)
-        for array in full[1:]:
-            varies |= array != first
-    elif len(full) == len(column) and op_type in ELEMENTWISE:
-        varies = np.zeros(first.shape, np.bool_)
-        for known in given:
-            if known is not None and known.varies is not None:
-                varies = varies | known.varies
-    if not varies.any():
-        return Known((first,))
-    return Known(tuple(column), np.broadcast_to(varies, first.shape))
-
-
-def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:
-    types = draft.types.get(proto.input[0]) if proto.input else None
-    if types is None:
-        return {}
-    rows: list[Array | None] = []
-    for kind in types:
-        shape = sizes(kind)
-        if shape is None or None in shape:
-            rows.append(None)
-            continue
-        dims = [size or 0 for size in shape]
-        if proto.op_type == "Size":
-            rows.append(np.array(prod(dims), np.int64))
-        else:
-            span = {a.name: a.i for a in proto.attribute}
-            rows.append(np.array(dims[span.get("start", 0) : span.get("end", len(dims))], np.int64))
-    first = rows[0]
-    if first is None:
-        return {}
-    if any(row is not None and row.shape != first.shape for row in rows):
-        return {}
-    varies = np.zeros(first.shape, np.bool_)
-    for row in rows:
-        varies = varies | (np.True_ if row is None else row != first)
-    if not varies.any():
-        return {proto.output[0]: Known((first,))}
-    return {proto.output[0]: Known(tuple(rows), varies)}
 
 
 def _with_free_axis(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:

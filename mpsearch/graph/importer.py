@@ -132,7 +132,7 @@ def _fold_once(
     names: ChainMap[str, str] = ChainMap()
     enter_initializers(graph, names, "", draft)
     for value in inputs:
-        draft.types[value.name] = _input_types(value, binding)
+        draft.types[value.name] = tuple(draft.interned(k) for k in _input_types(value, binding))
         names[value.name] = value.name
     return live(fold_nodes(protos, names, set(outputs), "", draft), outputs)
 

@@ -1,6 +1,7 @@
 """The model file: parsed, its tensors located; nothing outside its folder is read."""
 
 import warnings
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def read_tensor(proto: onnx.TensorProto, name: str, folder: Path) -> Constant:
     if any(size < 0 for size in shape):
         raise ModelError(f"{where}: sizes must not be negative, got {shape}")
     dtype = element_type(proto.data_type, where)
-    size = int(np.prod(shape, dtype=object)) if shape else 1
+    size = prod(shape)
     if proto.data_location == onnx.TensorProto.EXTERNAL or proto.external_data:
         return _external(proto, name, folder, shape, dtype, size)
     if proto.HasField("segment"):

@@ -1,0 +1,121 @@
+"""Small values that are known in every probe: shape arithmetic, before it is folded."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import onnx
+
+from mpsearch.graph.constants import Array
+from mpsearch.graph.draft import Draft, Known
+from mpsearch.graph.evaluate import ELEMENTWISE, MOVING, evaluate
+from mpsearch.graph.inference import sizes
+from mpsearch.graph.reading import element_type
+
+_EAGER_INTEGERS, _EAGER_FLOATS = 65536, 1024  # elements
+
+
+def known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str, Known]:
+    """Return the outputs whose elements are known in the probes and few."""
+    if proto.domain not in ("", "ai.onnx"):
+        return {}
+    if proto.op_type in ("Shape", "Size"):
+        return _known_shape(proto, draft)
+    given = [draft.known.get(name) if name else None for name in proto.input]
+    if not given or any(
+        name and known is None for name, known in zip(proto.input, given, strict=True)
+    ):
+        return {}
+    varying = any(known is not None and known.varies is not None for known in given)
+    n_probes = draft.n_probes if varying else 1
+    rows: list[list[Array] | None] = []
+    for probe in range(n_probes):
+        arrays = [None if known is None else known.at(probe) for known in given]
+        missing = any(k is not None and a is None for k, a in zip(given, arrays, strict=True))
+        if missing or not _is_small(proto, probe, draft):
+            rows.append(None)
+            continue
+        try:
+            rows.append(evaluate(proto, version, arrays))
+        except Exception:  # whatever a malformed node makes numpy raise: it is not folded
+            rows.append(None)
+    result = {}
+    for index, name in enumerate(proto.output):
+        column = [None if row is None else row[index] for row in rows]
+        known = _joined(proto.op_type, column, given, varying)
+        if name and known is not None:
+            result[name] = known
+    return result
+
+
+def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
+    for name in proto.output:
+        if not name:
+            continue
+        kind = draft.types[name][probe]
+        shape = sizes(kind)
+        if kind is None or shape is None or None in shape:
+            return False
+        code = kind.tensor_type.elem_type
+        dtype = element_type(code, f"value {name!r}")
+        limit = _EAGER_FLOATS if dtype.kind == "f" else _EAGER_INTEGERS
+        if dtype.kind not in "biuf" or prod(size or 0 for size in shape) > limit:
+            return False
+    return True
+
+
+def _joined(
+    op_type: str, column: Sequence[Array | None], given: Sequence[Known | None], varying: bool
+) -> Known | None:
+    """Return one output's values in all probes, and which elements vary between them."""
+    first = column[0]
+    if first is None:
+        return None
+    if not varying:
+        return Known((first,))
+    full = [array for array in column if array is not None]
+    if any(array.shape != first.shape for array in full):
+        return None
+    everywhere = np.ones(first.shape, np.bool_)
+    varies = everywhere
+    if len(full) == len(column) and op_type in MOVING:
+        varies = np.zeros(first.shape, np.bool_)
+        for array in full[1:]:
+            varies |= array != first
+    elif len(full) == len(column) and op_type in ELEMENTWISE:
+        varies = np.zeros(first.shape, np.bool_)
+        for known in given:
+            if known is not None and known.varies is not None:
+                varies = varies | known.varies
+    if not varies.any():
+        return Known((first,))
+    return Known(tuple(column), np.broadcast_to(varies, first.shape))
+
+
+def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:
+    types = draft.types.get(proto.input[0]) if proto.input else None
+    if types is None:
+        return {}
+    rows: list[Array | None] = []
+    for kind in types:
+        shape = sizes(kind)
+        if shape is None or None in shape:
+            rows.append(None)
+            continue
+        dims = [size or 0 for size in shape]
+        if proto.op_type == "Size":
+            rows.append(np.array(prod(dims), np.int64))
+        else:
+            span = {a.name: a.i for a in proto.attribute}
+            rows.append(np.array(dims[span.get("start", 0) : span.get("end", len(dims))], np.int64))
+    first = rows[0]
+    if first is None:
+        return {}
+    if any(row is not None and row.shape != first.shape for row in rows):
+        return {}
+    varies = np.zeros(first.shape, np.bool_)
+    for row in rows:
+        varies = varies | (np.True_ if row is None else row != first)
+    if not varies.any():
+        return {proto.output[0]: Known((first,))}
+    return {proto.output[0]: Known(tuple(rows), varies)}
