@@ -86,6 +86,19 @@ class Report:
         return {**self.table.reasons, **self.costs.reasons}
 
 
+def row_value(row: PlanRow, name: str) -> float | None:
+    """Return an objective of a row: measured where measured, else predicted, else its cost."""
+    for values in (row.measured, row.predicted):
+        if name in values:
+            return values[name].mean
+    costs = {
+        "latency_us": row.latency_us,
+        "weight_bytes": row.weight_bytes,
+        "effective_bits": row.effective_bits,
+    }
+    return costs.get(name)
+
+
 def uniform_scheme(assignment: tuple[int, ...], allowed: Bools) -> int | None:
     """Return the scheme that ``assignment`` is uniform in, or None if it is mixed.
 

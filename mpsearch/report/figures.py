@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import plotly.graph_objects as go
 
 from mpsearch.pareto import Front, Point
-from mpsearch.report.content import PlanRow
+from mpsearch.report.content import PlanRow, row_value
 from mpsearch.report.theme import (
     GREY,
     MEASURED,
@@ -216,7 +216,7 @@ def _hover(
 
 def _add_rows(figure: go.Figure, rows: list[PlanRow], x: str, y: str, front: Front) -> None:
     """Uniform plans: filled where measured, hollow where predicted only."""
-    places = [_row_value(row, x) for row in rows]
+    places = [row_value(row, x) for row in rows]
     known = [place for place in places if place is not None]
     centre = (min(known) + max(known)) / 2 if known else 0.0
     for word, symbol in (("measured", "diamond"), ("predicted", "diamond-open")):
@@ -250,11 +250,3 @@ def _add_rows(figure: go.Figure, rows: list[PlanRow], x: str, y: str, front: Fro
             ],
             hoverinfo="text",
         )
-
-
-def _row_value(row: PlanRow, name: str) -> float | None:
-    if name in row.measured:
-        return row.measured[name].mean
-    if name in row.predicted:
-        return row.predicted[name].mean
-    return {"latency_us": row.latency_us, "weight_bytes": row.weight_bytes}.get(name)

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from mpsearch.artifacts import write_text
 from mpsearch.report.content import PlanRow, Report
 from mpsearch.report.figures import plot_front, trust_figure
-from mpsearch.report.headline import compare, uniform_rows
+from mpsearch.report.headline import compare, find_row, uniform_rows
 from mpsearch.report.layers import latency_figure, plan_figure, sensitivity_heatmap
 from mpsearch.report.sections import (
     cards,
@@ -125,7 +125,8 @@ def _plans(report: Report) -> str:
 def _front(report: Report, figures: dict[str, go.Figure]) -> str:
     front = report.front
     measured = sum("loss" in p.measured for p in front.points)
-    marked = [*uniform_rows(report)]
+    chosen = find_row(report)
+    marked = [row for row in report.rows if row is not chosen]
     figures["front"] = plot_front(front, rows=marked, chosen=report.chosen, unit=_loss_unit(report))
     facts = [f"{len(front.points)} plans, none better than another in everything"]
     if front.method:

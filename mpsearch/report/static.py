@@ -10,8 +10,8 @@ import numpy as np
 
 from mpsearch.artifacts import write_bytes
 from mpsearch.errors import MissingExtraError, UnknownNameError
-from mpsearch.report.content import Report
-from mpsearch.report.headline import uniform_rows
+from mpsearch.report.content import Report, row_value
+from mpsearch.report.headline import find_row
 from mpsearch.report.theme import (
     GREY,
     MEASURED,
@@ -85,6 +85,7 @@ def _front(pyplot: ModuleType, report: Report) -> Any:
     front = report.front
     y = "loss" if "loss" in front.names else front.names[-1]
     x = next((name for name in front.names if name != y), y)
+    chosen = find_row(report)
     figure, axes = pyplot.subplots(figsize=(7, 4.4))
     points = sorted(front.points, key=lambda p: p.value(x).mean)
     predicted = [p for p in points if y in p.predicted]
@@ -97,10 +98,9 @@ def _front(pyplot: ModuleType, report: Report) -> Any:
         label=f"predicted {y}",
     )
     _bars(axes, measured, x, y, f"measured {y} ± standard error")
-    for row in uniform_rows(report):
-        values = row.measured if y in row.measured else row.predicted
-        if x in row.predicted and y in values:
-            at = (row.predicted[x].mean, values[y].mean)
+    for row in report.rows:
+        at = (row_value(row, x), row_value(row, y))
+        if row.assignment is not None and row is not chosen and None not in at:
             face = "#0072b2" if y in row.measured else "none"
             axes.plot(*at, "D", color="#0072b2", markerfacecolor=face, markersize=6)
             word = "" if y in row.measured else " (predicted)"
