@@ -91,6 +91,13 @@ def find_extremes(x: Tensor) -> tuple[float, float]:
     return _number(low ^ (low >> 31 & 0x7FFFFFFF)), _number(high ^ (high >> 31 & 0x7FFFFFFF))
 
 
+def count_bins(x: Tensor) -> Tensor:
+    """Return int64 [65536], how often each upper half of the fp32 pattern occurs in ``x``."""
+    flat = x.reshape(-1).numpy()
+    parts = _spread(_kernels().count_bins, flat.size, flat.size, flat)
+    return torch.from_numpy(np.sum(parts, axis=0, dtype=np.int64))
+
+
 def round_flat(x: Tensor, step: float, grid: Grid) -> tuple[Tensor, float]:
     """Return ``round(x / step) * step`` and the largest magnitude of ``x`` (NaN or Inf if it holds any)."""
     source = x.contiguous()

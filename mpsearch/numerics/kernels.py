@@ -93,6 +93,18 @@ def find_extremes(x, start, stop):  # type: ignore[no-untyped-def]
 
 
 @_compile
+def count_bins(x, start, stop):  # type: ignore[no-untyped-def]
+    """Return how often each upper half of the pattern occurs."""
+    counts = np.zeros(
+        (2, 1 << 16), np.int64
+    )  # two, so that equal neighbours do not wait for each other
+    part = x[start:stop]
+    for j in range(part.size):
+        counts[j & 1, np.int32(_bits(part[j]) >> 16) & 0xFFFF] += 1
+    return counts[0] + counts[1]
+
+
+@_compile
 def round_flat(x, out, start, stop, step, grid):  # type: ignore[no-untyped-def]
     """Round a flat array at one step (1 is a plain cast); return the pattern of the largest magnitude seen."""
     worst = np.int32(0)

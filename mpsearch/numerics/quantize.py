@@ -12,7 +12,7 @@ from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.gradients import largest_rounded, pass_straight
 from mpsearch.numerics.grids import as_float32, round_plain
 from mpsearch.numerics.layout import Layout, find_layout
-from mpsearch.numerics.ranges import Range, check_finite, finite_range, make_range
+from mpsearch.numerics.ranges import Range, RangeObserver, check_finite, finite_range, make_range
 from mpsearch.numerics.scales import (
     choose_affine,
     quantize_affine,
@@ -174,6 +174,10 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
     values = as_float32(x.detach())
     if values.numel() == 0:
         return values
+    if range is None and _needs_histogram(spec):
+        observer = RangeObserver(name=name)
+        observer.observe(values)
+        range = observer.finish(spec)
     quantized = _quantize_fused(values, spec, layout, range, name)
     needs_inside = x.requires_grad and _can_clip(spec, range)
     if quantized is not None and not needs_inside:
@@ -203,6 +207,13 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
     steps, zero = _choose_tile_affine(tiles, spec, range)
     affine, inside = quantize_affine(tiles, steps, zero, spec)
     return pass_straight(x, back(affine), back(inside)) if x.requires_grad else back(affine)
+
+
+def _needs_histogram(spec: Spec) -> bool:
+    """Whether the scale of the whole tensor follows from its histogram (an MSE sweep is exact)."""
+    whole = spec.tensor_scale or (spec.granularity == "tensor" and not spec.is_cast)
+    exact = spec.estimator == "amax" or (spec.estimator == "mse" and spec.symmetric)
+    return whole and not exact
 
 
 def _can_clip(spec: Spec, range: Range | None) -> bool:

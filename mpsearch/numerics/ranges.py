@@ -1,14 +1,15 @@
 """Ranges of tensors: observed over streamed batches, or taken from one tensor."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mpsearch.errors import NumericsError
+from mpsearch.errors import NumericsError, SchemeError
 from mpsearch.numerics import fused
 from mpsearch.numerics.grids import as_float32
+from mpsearch.numerics.histograms import BINS, choose_clip, count_bins
 from mpsearch.numerics.scales import choose_affine, choose_steps, tensor_scale
 from mpsearch.schemes import Spec
 
@@ -50,12 +51,19 @@ def range_from_json(fields: Mapping[str, float]) -> Range:
 class RangeObserver:
     """Accumulates what calibration batches show of one tensor; the order of batches never matters."""
 
-    __slots__ = ("high", "low", "name")
+    __slots__ = ("_counts", "high", "low", "name")
 
-    def __init__(self, *, name: str = "tensor") -> None:
+    def __init__(self, *, name: str = "tensor", histogram: bool = True) -> None:
+        """Start with nothing seen.
+
+        Args:
+            name: What an error calls the tensor.
+            histogram: Whether to count values (half a megabyte) for specs whose range is not amax.
+        """
         self.name = name
         self.low = 0.0
         self.high = 0.0
+        self._counts = torch.zeros(BINS if histogram else 0, dtype=torch.int64)
 
     def observe(self, x: Tensor) -> None:
         """Add a batch of any shape.
@@ -68,14 +76,39 @@ class RangeObserver:
             return
         low, high = finite_range(x, self.name)
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if len(self._counts):
+            self._counts += count_bins(x)
 
     def merge(self, other: "RangeObserver") -> None:
-        """Add all that ``other`` has seen."""
+        """Add all that ``other`` has seen.
+
+        Raises:
+            SchemeError: Only one of the two counts values.
+        """
+        if len(self._counts) != len(other._counts):
+            raise SchemeError(
+                f"observers of {self.name!r} must both have a histogram or both none to be merged"
+            )
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self._counts += other._counts
 
     def finish(self, spec: Spec) -> Range:
-        """Return the range, with the scale that ``spec`` needs of the whole tensor."""
-        return make_range(self.low, self.high, spec)
+        """Return the range, with the scale that ``spec`` needs of the whole tensor.
+
+        Raises:
+            SchemeError: The spec's estimator needs a histogram, and none was kept.
+        """
+        found = make_range(self.low, self.high, spec)
+        if found.scale == 0 or spec.estimator == "amax":
+            return found
+        if not len(self._counts):
+            raise SchemeError(
+                f"estimator {spec.estimator!r} needs an observer with histogram=True, "
+                f"but that of {self.name!r} has none; without one only amax can be chosen"
+            )
+        clip = choose_clip(self._counts, self.low, self.high, spec)
+        cut = make_range(*clip, spec)
+        return replace(found, scale=cut.scale, zero_point=cut.zero_point)
 
 
 def finite_range(x: Tensor, name: str) -> tuple[float, float]:
@@ -103,7 +136,10 @@ def check_finite(amax: float, name: str) -> None:
 
 
 def make_range(low: float, high: float, spec: Spec) -> Range:
-    """Return the range of a tensor that spans [low, high], its scale by amax."""
+    """Return the range of a tensor that spans [low, high] and 0, its scale by amax.
+
+    A spec whose estimator needs the data gets its scale from :meth:`RangeObserver.finish`.
+    """
     amax = max(-low, high, 0.0)
     if spec.tensor_scale:
         return Range(amax, low, high, tensor_scale(amax, spec))

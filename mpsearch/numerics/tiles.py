@@ -17,6 +17,9 @@ TILE_AXES = (1, 4)
 CLIP_RATIOS = tuple(1 - 0.02 * i for i in range(35))
 """Fractions of amax that an MSE sweep tries."""
 
+POWER_RATIOS = tuple(2.0**i for i in range(1, -8, -1))
+"""The same for scales that are powers of two."""
+
 BLOCK_RATIOS = tuple(2 ** (i / 8) for i in range(-4, 7))
 """Multiples of a block's amax that an MSE sweep of its scale tries: every e4m3 code nearby."""
 
@@ -74,16 +77,15 @@ def find_steps(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
     if spec.block_scale == "mse":
         return _least_error(tiles, spec, _ratio_steps(amax, (1.0, *BLOCK_RATIOS), spec, g))
     if spec.estimator == "mse" and spec.scale_format == "e8m0":
-        ratios = tuple(2.0**i for i in range(1, -8, -1))
-        return _least_error(tiles, spec, _ratio_steps(amax, ratios, spec, g))
+        return _least_error(tiles, spec, _ratio_steps(amax, POWER_RATIOS, spec, g))
     if spec.estimator == "mse":
         return _least_error(tiles, spec, _ratio_steps(amax, CLIP_RATIOS, spec, g))
-    if spec.estimator == "percentile":
+    if spec.estimator == "percentile" and spec.granularity in ("channel", "token"):
         return choose_steps(_percentile(tiles), spec, g)
-    if spec.estimator == "entropy":
+    if spec.estimator != "amax" and not spec.tensor_scale:
         raise SchemeError(
-            "the entropy estimator needs a histogram of the whole tensor, but scales are per "
-            f"{spec.granularity}; choose amax, percentile or mse"
+            f"scales per {spec.granularity} must come from amax or mse (channels and tokens also from a "
+            f"percentile), got estimator={spec.estimator!r}"
         )
     return choose_steps(amax, spec, g)
 
