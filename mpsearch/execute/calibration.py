@@ -10,7 +10,7 @@ from mpsearch.errors import NumericsError
 from mpsearch.execute.program import Program, Step, Values, make_schedule, run_schedule
 from mpsearch.formats import find_format
 from mpsearch.graph.model import Layer, ModelGraph
-from mpsearch.numerics.ranges import RangeObserver
+from mpsearch.numerics.ranges import Range, RangeObserver, make_range
 from mpsearch.schemes import Scheme, Spec
 
 
@@ -149,3 +149,22 @@ def _check_base(layer: Layer, what: str, amax: float, base: str) -> None:
             f"the base {base} must hold every layer on the calibration data, but layer {layer.name!r} "
             f"has amax {amax:.4g} at its {what}, beyond {limit:g}; use --base bf16"
         )
+
+
+def make_ranges(
+    graph: ModelGraph, calibration: Calibration, schemes: Sequence[Scheme]
+) -> dict[tuple[str, Spec], Range]:
+    """Return (value name, spec) to the range of all activations for all static specs of ``schemes``.
+
+    Operands inside an operator (name "") are hidden states and attention's probabilities, which
+    do not leave [-1, 1].
+    """
+    specs = {s.activation for s in schemes}
+    specs = {spec for spec in specs if not spec.is_cast and spec.range == "static"}
+    ranges = {("", spec): make_range(-1.0, 1.0, spec) for spec in specs}
+    for layer in graph.layers:
+        for value, _, _ in activation_inputs(layer).values():
+            for spec in specs:
+                if (value, spec) not in ranges:
+                    ranges[value, spec] = calibration.observers[value].finish(spec)
+    return ranges

@@ -30,6 +30,15 @@ class WeightStore:
         right = self._graph.layers[layer].gemms[gemm].right
         return self._program.constants[self._program.slots[right.value]]
 
+    def amax(self) -> list[float]:
+        """Return the largest magnitude among the weights of each layer, 0 where it has none."""
+        peaks = []
+        for index, layer in enumerate(self._graph.layers):
+            gemms = [i for i, gemm in enumerate(layer.gemms) if gemm.has_weight]
+            found = [torch.aminmax(self.plain(index, i)) for i in gemms]
+            peaks.append(max((max(-float(low), float(high)) for low, high in found), default=0.0))
+        return peaks
+
     def simulated(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
         """Return the weight in ``scheme``: pruned, then quantised; shape and type as in the graph."""
         right = self._graph.layers[layer].gemms[gemm].right

@@ -1,0 +1,182 @@
+"""Runs a program with every layer in a scheme, from the start or from values that are kept."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mpsearch.errors import NumericsError
+from mpsearch.execute.anchors import Anchor, choose_slots, schedule_cost, step_costs
+from mpsearch.execute.layers import Ranges, SchemeRun
+from mpsearch.execute.program import (
+    LayerCall,
+    Program,
+    Schedule,
+    Step,
+    Values,
+    make_schedule,
+    run_schedule,
+)
+from mpsearch.execute.weights import WeightStore
+from mpsearch.graph.model import ModelGraph
+from mpsearch.schemes import Scheme
+
+_WORTH_AN_ANCHOR = 0.9  # of a full run: what a schedule that starts from one must stay below
+
+Feed = Mapping[str, Tensor]
+
+
+class Runner:
+    """A program, the schemes its layers may run in, and kept values of the base assignment."""
+
+    __slots__ = (
+        "_anchor",
+        "_base",
+        "_costs",
+        "_full",
+        "_graph",
+        "_program",
+        "_ranges",
+        "_schedules",
+        "_schemes",
+        "_slots",
+        "_weights",
+    )
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        program: Program,
+        schemes: Sequence[Scheme],
+        base: int,
+        ranges: Ranges,
+        weights: WeightStore,
+        slots: Sequence[int],
+        slot_bytes: Mapping[int, int],
+        batch_budget: float,
+    ) -> None:
+        """Prepare to compute ``slots``, keeping at most ``batch_budget`` bytes a batch."""
+        self._graph, self._program, self._ranges = graph, program, ranges
+        self._schemes, self._base = schemes, schemes[base]
+        self._weights, self._slots = weights, list(slots)
+        self._full = make_schedule(program, slots)
+        self._costs = step_costs(program, graph, slot_bytes)
+        kept = choose_slots(program, self._full, slot_bytes, self._costs, batch_budget)
+        self._anchor = Anchor((base,) * len(graph.layers), kept)
+        self._schedules: dict[tuple[int, ...], Schedule] = {}
+
+    def scheme_run(self, schemes: Sequence[int], steps: Sequence[Step]) -> SchemeRun:
+        """Return what runs the layers of ``steps`` in ``schemes`` [L], over one batch."""
+        return SchemeRun(
+            self._graph,
+            [self._schemes[s] for s in schemes],
+            self._base,
+            self._ranges,
+            self._weights,
+            [step.layer for step in steps if step.layer >= 0],
+        )
+
+    def run(
+        self,
+        feed: Feed,
+        schemes: Sequence[int] | None,
+        *,
+        schedule: Schedule | None = None,
+        loads: Mapping[int, Tensor] = {},
+    ) -> Values:
+        """Run ``schedule`` (None: what the heads need) on ``feed``; None is the fp32 program.
+
+        Raises:
+            NumericsError: A head is not finite; the message names the first node that is not.
+        """
+        schedule = self._full if schedule is None else schedule
+        values = self._program.make_values()
+        for slot, tensor in loads.items():
+            values[slot] = tensor
+        self._enter(feed, values)
+        call: LayerCall | None = None
+        if schemes is not None:
+            call = self.scheme_run(schemes, schedule.steps)
+        run_schedule(schedule, values, call=call)
+        for slot in schedule.wanted & set(self._slots):
+            found = values[slot]
+            if found is not None and not bool(torch.isfinite(found).all()):
+                raise self._locate(feed, schemes)
+        return values
+
+    def run_batch(self, feed: Feed, schemes: tuple[int, ...], batch: int) -> tuple[Values, int]:
+        """Run ``schemes`` on batch number ``batch``, from kept values where that saves enough.
+
+        Returns:
+            The values, and how many whole runs it took: 2 when kept values had to be made first.
+        """
+        if schemes == self._anchor.schemes:
+            return self._fill(feed, batch), 1
+        if schemes not in self._schedules:
+            self._schedules = {schemes: self._plan(schemes)}
+        schedule = self._schedules[schemes]
+        if schedule is self._full:
+            return self.run(feed, schemes), 1
+        runs = 1
+        if batch not in self._anchor.values:
+            self._fill(feed, batch)
+            runs = 2
+        kept = self._anchor.values[batch]
+        loads = {slot: kept[slot] for slot in schedule.loads if slot in kept}
+        return self.run(feed, schemes, schedule=schedule, loads=loads), runs
+
+    def planned_cost(self, schemes: tuple[int, ...]) -> float:
+        """Return what running ``schemes`` costs as a share of a full run."""
+        whole = schedule_cost(self._full, self._costs)
+        return schedule_cost(self._plan(schemes), self._costs) / whole if whole else 1.0
+
+    def heads(self, values: Values) -> tuple[Tensor, ...]:
+        """Return the tensors that the loss reads."""
+        found = tuple(values[slot] for slot in self._slots)
+        return tuple(tensor for tensor in found if tensor is not None)
+
+    def _enter(self, feed: Feed, values: Values) -> None:
+        for name, tensor in feed.items():
+            values[self._program.slots[name]] = tensor
+
+    def _plan(self, schemes: tuple[int, ...]) -> Schedule:
+        """What must run when ``schemes`` replace the anchor's, if that is worth it."""
+        partial = make_schedule(
+            self._program,
+            self._slots,
+            changed=self._anchor.changed(self._program, schemes),
+            stored=self._anchor.slots,
+        )
+        whole = schedule_cost(self._full, self._costs)
+        worth = schedule_cost(partial, self._costs) <= _WORTH_AN_ANCHOR * whole
+        return partial if worth else self._full
+
+    def _fill(self, feed: Feed, batch: int) -> Values:
+        """Run the anchor's assignment on a batch and keep its values."""
+        kept = self._anchor.slots
+        schedule = make_schedule(self._program, [*self._slots, *kept])
+        values = self.run(feed, self._anchor.schemes, schedule=schedule)
+        self._anchor.values[batch] = {
+            slot: tensor for slot in kept if (tensor := values[slot]) is not None
+        }
+        return values
+
+    def _locate(self, feed: Feed, schemes: Sequence[int] | None) -> NumericsError:
+        """Run again to find the first node whose output is not finite."""
+        first: list[str] = []
+
+        def watch(step: Step, values: Values) -> None:
+            for slot in step.outputs:
+                x = values[slot] if slot >= 0 else None
+                if first or x is None or not x.is_floating_point():
+                    continue
+                if not bool(torch.isfinite(x).all()):
+                    kind = "layer" if step.layers() else "node"
+                    first.append(f"{kind} {step.node.name!r} ({step.node.op_type})")
+
+        values = self._program.make_values()
+        self._enter(feed, values)
+        call = None if schemes is None else self.scheme_run(schemes, self._full.steps)
+        run_schedule(self._full, values, call=call, watch=watch)
+        where = first[0] if first else "the outputs"
+        return NumericsError(f"outputs must be finite, but {where} is the first to hold NaN or Inf")
