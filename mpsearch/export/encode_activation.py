@@ -57,7 +57,7 @@ def encode_activation(
     Raises:
         PlanError: ONNX has no encoding for the spec, or its range is missing.
     """
-    _check_spec(spec)
+    check_activation_spec(spec)
     if spec.is_cast:
         return encode_cast(writer, activation.value, spec.format)
     if spec.granularity == "tensor" and spec.range == "static":
@@ -82,7 +82,8 @@ def encode_cast(writer: Writer, value: str, format: str, *, output: str = "") ->
     return writer.add("Cast", narrow, to=_FLOAT, output=output)
 
 
-def _check_spec(spec: Spec) -> None:
+def check_activation_spec(spec: Spec) -> None:
+    """Raise a :class:`PlanError` if ONNX cannot round an activation to ``spec``."""
     find_type(spec.element)
     if not spec.subnormals:
         raise PlanError(f"ONNX must keep subnormals, but {spec.format} is asked to flush them")

@@ -1,0 +1,235 @@
+"""An exported plan, run in a real runtime, against the simulation.
+
+Each layer is fed the runtime's own inputs, so that its error is its own. Then the outputs of the whole model
+are compared, where errors may add up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpsearch.data import Batches, check_batches
+from mpsearch.errors import NumericsError, PlanError
+from mpsearch.execute.heads import Head, Meaning, choose_heads, read_heads
+from mpsearch.execute.losses import Target, sample_losses
+from mpsearch.execute.simulator import Simulator
+from mpsearch.graph.importer import import_onnx
+from mpsearch.graph.model import Layer, ModelGraph, Node
+from mpsearch.plan import Plan, check_weights, plan_assignment, plan_schemes, plan_space
+from mpsearch.registry import find
+from mpsearch.schemes import Scheme
+from mpsearch.tables import Floats, Progress
+from mpsearch.verify.rounding import round_through_half
+from mpsearch.verify.session import Session, find_model
+from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
+
+TOLERANCE = 1e-3
+_SAMPLES = 8
+_LEAST_DIVERGENCE = 1e-6
+
+
+def verify_plan(
+    plan: Plan,
+    model: str | Path,
+    exported: str | Path | Sequence[str | Path],
+    batches: Batches,
+    *,
+    runtime: str = "reference",
+    samples: int | None = _SAMPLES,
+    progress: Progress | None = None,
+) -> Verification:
+    """Run an export in ``runtime`` and compare it with the simulation of its plan.
+
+    Args:
+        plan: What was exported.
+        model: The user's ONNX file.
+        exported: Folder, file or files of the export.
+        batches: Data to run; the calibration data themselves where a scheme recovers pruned weights.
+        runtime: ``reference``, ``openvino``, ``onnxruntime`` or a third party's.
+        samples: How many of the samples are run; None is all. The reference evaluator is slow.
+        progress: Called with (batches done, batches, the worst layer so far).
+
+    Raises:
+        PlanError: Plan, model and export do not belong together, or the runtime refuses the export.
+        DataError: The data do not fit the model.
+        NumericsError: The runtime or the simulation gives NaN or Inf; the message names the layer.
+        MissingExtraError: The runtime is not installed.
+    """
+    session: Session = find("runtimes", runtime)(find_model(exported))
+    graph = import_onnx(model)
+    schemes = plan_schemes(plan, graph)
+    check_weights(plan, graph)
+    check_batches(batches, graph)
+    recovers = any(scheme.recovery != "none" for scheme in schemes)
+    chosen = batches if samples is None else batches.take(samples)
+    simulator = Simulator(graph, plan_space(plan), batches if recovers else chosen)
+    simulator.ranges = {(r.value, r.spec): r.range for r in plan.ranges}
+    assignment = plan_assignment(plan, simulator.graph, simulator.space)
+    unproven = {
+        layer.name: f"{layer.op_type} multiplies values that never leave the operator"
+        for layer in graph.layers
+        if any(gemm.left.input_index < 0 for gemm in layer.gemms)
+    }
+    nodes = {node.name: node for node in graph.nodes}
+    layers = [
+        _Compared(i, nodes[layer.name], layer, schemes[i])
+        for i, layer in enumerate(graph.layers)
+        if layer.name not in unproven
+    ]
+    wanted = _wanted(graph, layers)
+    squares = np.zeros((len(layers), 2))  # of the difference, and of the simulation
+    outputs = []
+    total = -(-len(chosen) // chosen.batch_size)
+    for done, feeds in enumerate(chosen.iterate(), 1):
+        values = {k: torch.from_numpy(np.array(v)) for k, v in session.run(feeds, wanted).items()}
+        values |= {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
+        for row, compared in enumerate(layers):
+            inputs = _inputs(compared, graph, values)
+            if session.rounds_through_half:
+                inputs |= _through_half(compared, plan, inputs)
+            index = simulator.space.index(compared.scheme.name)
+            expected = simulator.replay(compared.index, index, inputs)
+            squares[row] += _squares(
+                compared.layer, values[compared.layer.output], expected, runtime
+            )
+        fp32, simulated = simulator.run(feeds), simulator.run(feeds, assignment)
+        outputs.append(_Outputs(fp32, simulated, values))
+        if progress is not None:
+            worst = float(_relative(squares).max(initial=0.0))
+            progress(done, total, f"worst layer so far differs by {worst:.2g}")
+    errors = _relative(squares).tolist()
+    return Verification(
+        graph.name,
+        runtime,
+        len(chosen),
+        TOLERANCE,
+        tuple(
+            LayerCheck(compared.layer.name, compared.scheme.name, error, error <= TOLERANCE)
+            for compared, error in zip(layers, errors, strict=True)
+        ),
+        _check_whole(graph, chosen, outputs),
+        unproven,
+        session.note,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A layer that is compared: its index, its node, itself and its scheme."""
+
+    index: int
+    node: Node
+    layer: Layer
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """Outputs of one batch: of the fp32 program, of the simulation, and of the runtime."""
+
+    fp32: Mapping[str, Tensor]
+    simulated: Mapping[str, Tensor]
+    runtime: Mapping[str, Tensor]
+
+
+def _wanted(graph: ModelGraph, layers: Sequence[_Compared]) -> list[str]:
+    """Every value that the runtime must show: what layers read and give, and the outputs."""
+    fed = {value.name for value in graph.inputs} | set(graph.constants) | {""}
+    names = [value.name for value in graph.outputs]
+    for compared in layers:
+        names += [*compared.node.inputs, compared.layer.output]
+    return [name for name in dict.fromkeys(names) if name not in fed]
+
+
+def _inputs(
+    compared: _Compared, graph: ModelGraph, values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    names = [name for name in compared.node.inputs if name and name not in graph.constants]
+    return {name: values[name] for name in names}
+
+
+def _through_half(
+    compared: _Compared, plan: Plan, inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The activations that the layer rounds, as a runtime rounds them that goes through fp16."""
+    spec, rounded = compared.scheme.activation, {}
+    for gemm in compared.layer.gemms:
+        for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
+            if operand.value in inputs:
+                rounded[operand.value] = round_through_half(
+                    inputs[operand.value],
+                    spec,
+                    plan.find_range(operand.value, spec),
+                    reduction_axis=operand.reduction_axis,
+                    groups=operand.groups,
+                )
+    return rounded
+
+
+def _squares(layer: Layer, found: Tensor, expected: Tensor, runtime: str) -> tuple[float, float]:
+    """Squared norm of the difference and of the simulation.
+
+    Raises:
+        NumericsError: One of them is not finite.
+    """
+    if found.shape != expected.shape:
+        raise PlanError(
+            f"{runtime}: layer {layer.name!r} must give shape {list(expected.shape)}, "
+            f"got {list(found.shape)}"
+        )
+    for who, x in ((runtime, found), ("the simulation", expected)):
+        if not bool(torch.isfinite(x).all()):
+            raise NumericsError(f"layer {layer.name!r} must be finite in {who}, but is not")
+    difference = (found.double() - expected.double()).square().sum()
+    return float(difference), float(expected.double().square().sum())
+
+
+def _relative(squares: Floats) -> Floats:
+    """Norm of each difference relative to the simulation's; 1 where only the simulation is zero."""
+    difference, power = squares.T
+    return np.sqrt(np.where(power > 0, difference / np.maximum(power, 1e-300), difference > 0))
+
+
+def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs]) -> WholeCheck:
+    """Compare all outputs, as distributions where they are ones."""
+    unlabelled = replace(batches, labels=None)
+    heads, kind = choose_heads(read_heads(graph), None, unlabelled, graph)
+    heads = tuple(_at_output(head, graph, outputs[0]) for head in heads)
+    powers = tuple(
+        float(
+            torch.cat([o.simulated[h.output].double().flatten() for o in outputs]).square().mean()
+        )
+        for h in heads
+    )
+    between = []
+    for source in ("runtime", "fp32"):
+        losses = []
+        for batch in outputs:
+            reference = tuple(getattr(batch, source)[head.output].float() for head in heads)
+            values = tuple(batch.simulated[head.output].float() for head in heads)
+            losses.append(sample_losses(kind, heads, values, Target(reference, None, None, powers)))
+        between.append(float(torch.cat(losses).mean()))
+    limit = max(_LEAST_DIVERGENCE, between[1] / 10)
+    measure = "KL" if kind == "kl" else "relative MSE"
+    return WholeCheck(measure, between[0], between[1], limit, between[0] <= limit)
+
+
+def _at_output(head: Head, graph: ModelGraph, batch: _Outputs) -> Head:
+    """``head`` read at the model's own output, where a runtime certainly shows it."""
+    shape = batch.fp32[head.output].shape
+    rows = len(batch.runtime[graph.inputs[0].name])
+    axes = [axis for axis, size in enumerate(shape) if size == rows]
+    head = replace(head, batch_axis=axes[0] if axes else 0)
+    if head.value == head.output:
+        return head
+    meanings: dict[str, Meaning] = {
+        "Softmax": "probabilities",
+        "LogSoftmax": "log_probabilities",
+        "Sigmoid": "chances",
+    }
+    readers = {node.inputs[0]: node.op_type for node in graph.nodes if node.op_type in meanings}
+    return replace(head, value=head.output, meaning=meanings[readers[head.value]])

@@ -1,0 +1,32 @@
+"""``onnx.reference``: the standard's own evaluator. Exact and slow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx.reference import ReferenceEvaluator
+
+from mpsearch.verify.session import Array, Session, load_model
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSession:
+    """An exported model in the reference evaluator."""
+
+    evaluator: ReferenceEvaluator
+    rounds_through_half: bool = False
+    note: str = ""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Return the named values, intermediate ones included."""
+        found = self.evaluator.run(list(outputs), dict(inputs))
+        return dict(zip(outputs, found, strict=True))
+
+
+def open_session(path: Path) -> Session:
+    """Return the exported model in ``path``, ready to run.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    return ReferenceSession(ReferenceEvaluator(load_model(path)))
