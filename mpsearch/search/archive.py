@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpsearch.errors import InfeasibleError
-from mpsearch.pareto import Front, Step
+from mpsearch.pareto import Front, Step, non_dominated
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.measure import measure
 from mpsearch.search.points import check_objectives, describe, judge, make_front, make_points
@@ -81,6 +81,22 @@ class Archive:
     def losses(self) -> list[Estimate]:
         """Measured losses in the order of :attr:`evaluated`; empty without evaluator."""
         return list(self._losses)
+
+    @property
+    def loss_limits(self) -> frozenset[str]:
+        """The constraints, in words, that are judged by measured losses."""
+        limits = self.problem.linear if self.measures else ()
+        return frozenset(limit.text for limit in limits if limit.quantity == "loss")
+
+    def on_front(self, values: Floats, feasible: Bools) -> Ints:
+        """Return the indices of feasible, non-dominated rows of ``values`` [P, O]."""
+        index = np.flatnonzero(feasible)
+        return index[non_dominated(values[index])] if len(index) else index
+
+    def totals(self, rows: Ints) -> Floats:
+        """Return the predicted objectives [P, O] of assignments of variables [P, V]; free."""
+        totals = self.problem.evaluate(self.reduced.expand(rows))
+        return np.stack([totals[name] for name in self.names], axis=1)
 
     def known(self, row: Ints) -> bool:
         """Return whether the assignment of variables ``row`` [V] was evaluated."""

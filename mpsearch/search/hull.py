@@ -14,6 +14,7 @@ from mpsearch.search.reduce import Reduced, reduce_problem
 from mpsearch.tables import Floats, Ints, Progress
 
 _POINTS = 1_000
+_ROW_ENTRIES = 4_000_000  # scheme indices of all points that are returned
 _PRICES = 60  # prices tried where each one is a search of its own
 
 
@@ -36,7 +37,7 @@ def search(
         problem: The tables.
         objectives: Two to minimise.
         evaluator: If given, up to ``budget`` points are measured and the front of those is returned.
-        budget: Measurements, 50 if None; without evaluator the points returned, 1 000 if None.
+        budget: Measurements, 50 if None; without evaluator the points returned, at most 1 000 if None.
         seed: Unused: nothing is random.
         progress: Called with the measurements, or the prices tried.
         time_limit_s: For each integer program.
@@ -49,7 +50,9 @@ def search(
     if len(names) != 2:
         raise ProblemError(f"hull needs two objectives, got {', '.join(names)}; use method='exact'")
     reduced = reduce_problem(problem, names)
-    count = max(2, (budget if evaluator is None else None) or _POINTS)
+    count = max(
+        2, (budget if evaluator is None else None) or min(_POINTS, _ROW_ENTRIES // problem.n_groups)
+    )
     certificate = ""
     if not len(reduced.edges) and not reduced.limits and not problem.checks:
         x, y = np.ascontiguousarray(np.moveaxis(reduced.values, 2, 0))

@@ -1,0 +1,171 @@
+"""Predict, solve, measure, refit: whole plans correct the table until the budget ends."""
+
+from contextlib import suppress
+
+import numpy as np
+
+from mpsearch import registry
+from mpsearch.errors import InfeasibleError, ProblemError
+from mpsearch.pareto import Front, thin
+from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.archive import Archive, Exhausted
+from mpsearch.search.correction import correct_table
+from mpsearch.search.improvement import expected_improvement
+from mpsearch.search.repair import Repairer, draw_allowed, make_repairer
+from mpsearch.search.seeds import predicted_plans
+from mpsearch.tables import Floats, Ints, Progress
+
+_FIRST = 12  # plans measured before the first refit
+_BATCH = 4  # plans measured between refits
+_FRONT = 400  # points kept of each predicted front
+_DRAWS = 2  # fronts of tables drawn from the posterior
+_NEIGHBOURS = 400
+_EPS = 0.001
+
+
+def search(
+    problem: Problem,
+    *,
+    objectives: tuple[str, ...] = ("latency_us", "loss"),
+    evaluator: Evaluator | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    time_limit_s: float | None = None,
+) -> Front:
+    """Return the measured front of plans that a corrected table proposes.
+
+    First a few points spread over the predicted front are measured. Then, until the budget ends: the
+    table is corrected by all measured plans, the exact front is solved on the corrected table and on
+    tables drawn from its posterior, and of those points and of neighbours of the measured front the ones
+    with the largest expected hypervolume improvement are measured.
+
+    Args:
+        problem: The tables.
+        objectives: What to minimise; improvement is judged on ``loss`` and the first other one.
+        evaluator: Measures losses. None, or ``loss`` not among the objectives: ``exact``'s front.
+        budget: Measurements; 200 if None.
+        seed: Of all chance.
+        progress: Called after every measurement.
+        time_limit_s: Stop then.
+
+    Raises:
+        InfeasibleError: No assignment meets the constraints.
+    """
+    if evaluator is None or "loss" not in objectives or len(objectives) < 2:
+        front: Front = registry.find("searchers", "exact")(
+            problem, objectives=objectives, evaluator=evaluator, budget=budget, progress=progress
+        )
+        return front
+    archive = Archive(
+        problem,
+        objectives,
+        evaluator=evaluator,
+        budget=budget,
+        progress=progress,
+        time_limit_s=time_limit_s,
+    )
+    repairer = make_repairer(problem, archive.reduced, measures=True, seed=seed)
+    rng = np.random.default_rng([seed, 7])
+    with suppress(Exhausted):
+        start = predicted_plans(archive, min(_FIRST, max(2, archive.budget // 3)))
+        archive.evaluate(repairer.repair(start, rng) if len(start) else repairer.draw(_FIRST, rng))
+        while True:
+            archive.evaluate(_propose(archive, repairer, rng))
+    return archive.front(method="refine")
+
+
+def _propose(archive: Archive, repairer: Repairer, rng: np.random.Generator) -> Ints:
+    """Return the next assignments of variables to measure."""
+    reduced = archive.reduced
+    rows, values, feasible = archive.evaluated
+    loss, known = _columns(archive.names)
+    fit = correct_table(reduced, loss, rows, values[:, loss])
+    measured = values[feasible][:, [known, loss]]
+    pool = [_solve(archive, fit.table)]
+    pool += [_solve(archive, fit.draw(rng)) for _ in range(_DRAWS)]
+    pool.append(_neighbours(archive, rng))
+    candidates = np.unique(np.concatenate(pool), axis=0)
+    fresh = np.array([not archive.known(row) for row in candidates], np.bool_)
+    candidates = candidates[fresh]
+    candidates = candidates[repairer.feasible(candidates)] if len(candidates) else candidates
+    if not len(candidates):
+        return repairer.draw(_BATCH, rng)
+    mean, deviation = fit.predict(candidates)
+    cost = archive.totals(candidates)[:, known]
+    everything = np.concatenate([measured, np.stack([cost, mean], axis=1)])
+    reference = _reference(measured if len(measured) else everything, everything)
+    chosen: list[int] = []
+    believed = measured
+    for _ in range(min(_BATCH, len(candidates))):  # each choice is believed before the next one
+        gain = expected_improvement(believed, reference, cost, mean, deviation)
+        gain[chosen] = -1.0
+        best = int(gain.argmax())
+        chosen.append(best)
+        believed = np.concatenate([believed, [[cost[best], mean[best]]]])
+    return candidates[chosen]
+
+
+def _columns(names: tuple[str, ...]) -> tuple[int, int]:
+    loss = names.index("loss")
+    return loss, next(k for k in range(len(names)) if k != loss)
+
+
+def _reference(measured: Floats, everything: Floats) -> Floats:
+    """Return the corner within which improvement counts: a little beyond the measured front."""
+    low, high = everything.min(axis=0), measured.max(axis=0)
+    corner: Floats = high + 0.05 * np.maximum(high - low, 1e-12 * np.abs(high) + 1e-300)
+    return corner
+
+
+def _solve(archive: Archive, table: Floats) -> Ints:
+    """Return the front of the problem with ``table`` [V, S] for losses, thinned, as rows of variables."""
+    problem, member = archive.problem, archive.reduced.member
+    shares = np.bincount(member)[member]
+    tables = {**problem.objectives, "loss": table[member] / shares[:, None]}
+    words = [
+        c for c in problem.constraints if not (isinstance(c, str) and c in archive.loss_limits)
+    ]
+    changed = Problem(
+        tables,
+        allowed=problem.allowed,
+        edges=problem.edges,
+        pair_terms=problem.pair_terms,
+        parameters=problem.parameters,
+        schemes=problem.schemes,
+        groups=problem.groups,
+        constraints=words,
+        constants=problem.constants,
+    )
+    try:
+        front = registry.find("searchers", "exact")(changed, objectives=archive.names, eps=_EPS)
+    except ProblemError:
+        try:
+            front = registry.find("searchers", "hull")(changed, objectives=archive.names, budget=40)
+        except (ProblemError, InfeasibleError):
+            return np.zeros((0, archive.reduced.n_variables), np.int64)
+    kept = thin(front.objectives, _FRONT)
+    rows: Ints = archive.reduced.contract(front.assignments[kept])
+    return rows
+
+
+def _neighbours(archive: Archive, rng: np.random.Generator) -> Ints:
+    """Return changes of one to three variables of plans on the measured front."""
+    rows, values, feasible = archive.evaluated
+    front = rows[archive.on_front(values, feasible)]
+    if not len(front):
+        front = rows
+    V = archive.reduced.n_variables
+    picked = front[rng.integers(len(front), size=_NEIGHBOURS)]
+    change = rng.random(picked.shape) < (rng.integers(1, 4, size=_NEIGHBOURS) / V)[:, None]
+    changed = np.where(change, draw_allowed(archive.reduced.allowed, _NEIGHBOURS, rng), picked)
+    return np.concatenate([changed, _crossed(front, rng)])
+
+
+def _crossed(front: Ints, rng: np.random.Generator) -> Ints:
+    """Return mixes of two plans of the front, cut at two places."""
+    pairs = rng.integers(len(front), size=(_NEIGHBOURS // 4, 2))
+    ends = np.sort(rng.integers(front.shape[1] + 1, size=(len(pairs), 2)), axis=1)
+    place = np.arange(front.shape[1])
+    inside = (place >= ends[:, :1]) & (place < ends[:, 1:])
+    return np.where(inside, front[pairs[:, 1]], front[pairs[:, 0]])
