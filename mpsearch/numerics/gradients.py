@@ -81,3 +81,8 @@ class _LearnedStep(torch.autograd.Function):
         inside, slope = ctx.saved_tensors
         step_grad = (grads[0] * slope).sum_to_size(ctx.step_shape) * ctx.scale
         return grads[0] * inside, step_grad, None
+
+
+def first_step(x: Tensor, format: Format) -> Tensor:
+    """Return the 0-d step that LSQ starts from: ``2 * mean(|x|) / sqrt(max)``."""
+    return 2 * x.detach().abs().mean() / sqrt(format.max_value)

@@ -92,8 +92,9 @@ def _find_edges(counts: Tensor, low: float, high: float) -> tuple[Floats, Floats
     occupied = counts.nonzero().reshape(-1).numpy()
     numbers = counts[torch.from_numpy(occupied)].numpy().astype(np.float64)
     inner = (occupied.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    size = (((occupied & 0x7FFF) + 1).astype(np.uint32) << 16).view(np.float32)
-    outer = np.copysign(np.where(np.isfinite(size), size, 2.0**128).astype(np.float64), inner)
+    end = (((occupied & 0x7FFF) + 1).astype(np.uint32) << 16).view(np.float32)
+    size = np.where(np.isfinite(end), end.astype(np.float64), 2.0**128)
+    outer = np.copysign(size, inner)
     edges = np.sort(np.stack([inner, outer], axis=1), axis=1).clip(low, high)
     order = np.argsort(edges.sum(axis=1), kind="stable")
     return edges[order], numbers[order]
