@@ -61,19 +61,21 @@ def choose_slots(
 ) -> frozenset[int]:
     """Return the slots to keep under ``budget`` bytes a batch.
 
-    All of them if they fit. Otherwise the values alive at a few cuts of the program, chosen one by one
-    for how much re-execution each saves a byte when every layer is changed once.
+    A run that starts at a layer needs the values that are alive there: those of all layers if they
+    fit. Otherwise a few layers are chosen, one by one, for how much re-execution each saves a byte when
+    every layer is changed once.
     """
-    produced = {slot for step in schedule.steps for slot in step.outputs if slot != ABSENT}
-    if sum(slot_bytes.get(slot, 0) for slot in produced) <= budget:
-        return frozenset(produced)
     steps = schedule.steps
+    produced = {slot for step in steps for slot in step.outputs if slot != ABSENT}
+    layers = [i for i, step in enumerate(steps) if step.layers()]
+    alive_at = _alive(schedule, layers, produced)
+    everything = frozenset().union(*alive_at.values())
+    if sum(slot_bytes.get(slot, 0) for slot in everything) <= budget:
+        return everything
     prefix = [0.0]
     for step in steps:
         prefix.append(prefix[-1] + costs[step.index])
-    layers = [i for i, step in enumerate(steps) if step.layers()]
-    stride = -(-len(layers) // _MAX_CUTS) if layers else 1
-    candidates = {i: _alive(schedule, i, produced) for i in layers[::stride]}
+    candidates = {i: alive_at[i] for i in layers[:: -(-len(layers) // _MAX_CUTS)]}
     kept: set[int] = set()
     cuts: list[int] = []
     left = budget
@@ -99,8 +101,16 @@ def choose_slots(
     return frozenset(kept)
 
 
-def _alive(schedule: Schedule, cut: int, produced: set[int]) -> set[int]:
-    """Slots that are made before step ``cut`` and read from it on."""
-    before = {slot for step in schedule.steps[:cut] for slot in step.outputs}
-    after = {slot for step in schedule.steps[cut:] for slot in step.inputs}
-    return before & (after | schedule.wanted) & produced
+def _alive(
+    schedule: Schedule, cuts: Sequence[int], produced: set[int]
+) -> dict[int, frozenset[int]]:
+    """Step position to the slots that are made before it and read from it on."""
+    alive, wanted_at = set(schedule.wanted) & produced, set(cuts)
+    found: dict[int, frozenset[int]] = {}
+    for position in range(len(schedule.steps) - 1, -1, -1):
+        step = schedule.steps[position]
+        alive.difference_update(step.outputs)
+        alive.update(slot for slot in step.inputs if slot in produced)
+        if position in wanted_at:
+            found[position] = frozenset(alive)
+    return found

@@ -6,7 +6,7 @@ import torch
 
 from mpsearch.errors import DataError
 
-_DEFAULT_BYTES = 4 * 2**30
+_MOST_BYTES = 2 * 2**30
 
 
 def find_device(name: str) -> torch.device:
@@ -34,8 +34,9 @@ def describe_device(device: torch.device) -> str:
 
 
 def default_memory() -> int:
-    """Return a third of the memory that is free now, in bytes."""
+    """Return a third of the memory that is free now, at most 2 GiB, in bytes."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 3
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
-        return _DEFAULT_BYTES
+        return _MOST_BYTES
+    return min(free // 3, _MOST_BYTES)
