@@ -67,7 +67,7 @@ def verify_plan(
     recovers = any(scheme.recovery != "none" for scheme in schemes)
     chosen = batches if samples is None else batches.take(samples)
     simulator = Simulator(graph, plan_space(plan), batches if recovers else chosen)
-    simulator.ranges = {(r.value, r.spec): r.range for r in plan.ranges}
+    simulator.ranges.update({(r.value, r.spec): r.range for r in plan.ranges})
     assignment = plan_assignment(plan, simulator.graph, simulator.space)
     unproven = {
         layer.name: f"{layer.op_type} multiplies values that never leave the operator"
