@@ -22,7 +22,7 @@ from mpsearch.report.theme import (
 )
 from mpsearch.tables import Estimate
 
-_MOST_POINTS = 600  # more cannot be told apart on a screen, and weigh in the file
+_MOST_POINTS = 400  # more cannot be told apart on a screen, and weigh in the file
 
 
 def plot_front(
@@ -99,12 +99,15 @@ def plot_front(
             hovertext=[_hover(f"chosen, {word}", chosen.assignment, _all(chosen), front)],
             hoverinfo="text",
         )
-    values = [v for t in figure.data if t.y is not None for v in t.y if v is not None]
+    seen = [p.measured[y].mean for p in measured]
+    seen += [row.measured[y].mean for row in rows if y in row.measured]
+    guessed = [p.predicted[y].mean for p in predicted]
+    guessed += [row.predicted[y].mean for row in rows if y in row.predicted and x != y]
     figure.update_layout(
         template=template(),
         height=520,
         xaxis={"title": {"text": objective_title(x, unit)}},
-        yaxis={"title": {"text": objective_title(y, unit)}, "type": _axis_type(values)},
+        yaxis={"title": {"text": objective_title(y, unit)}} | _vertical(seen, guessed),
         hovermode="closest",
     )
     return figure
@@ -151,7 +154,8 @@ def trust_figure(front: Front, *, objective: str = "loss", unit: str = "") -> go
         template=template(),
         height=460,
         xaxis={"title": {"text": f"predicted {title}"}, "type": kind},
-        yaxis={"title": {"text": f"measured {title}"}, "type": kind},
+        yaxis={"title": {"text": f"measured {title}"}}
+        | (_vertical([e.mean for e in measured], values) if kind == "linear" else {"type": kind}),
         hovermode="closest",
     )
     return figure
@@ -206,6 +210,18 @@ def _axis_type(values: Sequence[float]) -> str:
     return "log" if max(values) / min(values) > 30 else "linear"
 
 
+def _vertical(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, object]:
+    """An axis that shows what was measured; far higher predictions of a linear one run out of it."""
+    kind = _axis_type([*measured, *predicted])
+    if kind == "log" or not measured:
+        return {"type": kind}
+    low, high = min([*measured, *predicted]), max(measured)
+    if max(predicted, default=high) < low + 2 * (high - low):
+        return {"type": kind}
+    pad = 0.12 * (high - low)
+    return {"type": kind, "range": [low - pad, high + pad]}
+
+
 def _hover(
     word: str, assignment: Sequence[int], values: Mapping[str, Estimate], front: Front
 ) -> str:
@@ -217,8 +233,8 @@ def _hover(
 def _add_rows(figure: go.Figure, rows: list[PlanRow], x: str, y: str, front: Front) -> None:
     """Uniform plans: filled where measured, hollow where predicted only."""
     places = [row_value(row, x) for row in rows]
-    known = [place for place in places if place is not None]
-    centre = (min(known) + max(known)) / 2 if known else 0.0
+    order = sorted(range(len(rows)), key=lambda i: places[i] or 0.0)
+    positions = {id(rows[i]): ("top center", "bottom center")[n % 2] for n, i in enumerate(order)}
     for word, symbol in (("measured", "diamond"), ("predicted", "diamond-open")):
         shown = [
             (row, at, values[y])
@@ -235,7 +251,7 @@ def _add_rows(figure: go.Figure, rows: list[PlanRow], x: str, y: str, front: Fro
             mode="markers+text",
             name=f"plans to compare ({word})",
             text=[f"&nbsp;&nbsp;{label(row.label, 24)}&nbsp;&nbsp;" for row, _, _ in shown],
-            textposition=["middle left" if at > centre else "middle right" for _, at, _ in shown],
+            textposition=[positions[id(row)] for row, _, _ in shown],
             cliponaxis=False,
             textfont={"family": MONO, "size": 11},
             marker={"symbol": symbol, "size": 11, "color": "#0072b2"},

@@ -22,6 +22,7 @@ from mpsearch.report.sections import (
     cards,
     coverage_section,
     esc,
+    grouped,
     layers_table,
     lead,
     notes_section,
@@ -128,7 +129,7 @@ def _front(report: Report, figures: dict[str, go.Figure]) -> str:
     chosen = find_row(report)
     marked = [row for row in report.rows if row is not chosen]
     figures["front"] = plot_front(front, rows=marked, chosen=report.chosen, unit=_loss_unit(report))
-    facts = [f"{len(front.points)} plans, none better than another in everything"]
+    facts = [f"{grouped(len(front.points))} plans, none better than another in everything"]
     if front.method:
         facts.append(f"found by {esc(front.method)}")
     if front.certificate:
@@ -145,8 +146,8 @@ def _front(report: Report, figures: dict[str, go.Figure]) -> str:
             "front",
             "Loss against latency: predicted front, measured points, uniform plans",
             "Dotted: predicted, the sum of each layer's own loss. Red: measured with the whole model quantised, "
-            "with its standard error; a thin line leads back to the prediction. Diamonds: uniform plans, hollow "
-            "where only predicted. Hover shows how many groups take each scheme.",
+            "with its standard error; a thin line leads back to the prediction. Diamonds: plans to compare, hollow "
+            "where only predicted. Hover shows how many groups take each scheme; a double click shows everything.",
         )
     }</section>"""
 
@@ -207,7 +208,7 @@ at full precision.</p>
         _plot(
             "sensitivity",
             "Sensitivity of each group at each scheme",
-            "Logarithmic colour, darker (in a dark page, brighter) is more fragile. Grey with a cross: not allowed, "
+            "Logarithmic colour, darker (in a dark page, brighter) is more fragile; zero or less is palest. Grey with a cross: not allowed, "
             f"the hover says why.{ring}",
         )
     }
@@ -267,7 +268,7 @@ def _figure_value(figure: go.Figure) -> dict[str, Any]:
 
 def _data_block(name: str, value: Any) -> str:
     """A JSON block that no string inside can end: ``<``, ``>`` and ``&`` are escaped."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return f'<script type="application/json" id="{name}">{text}</script>'

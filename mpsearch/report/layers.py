@@ -13,7 +13,7 @@ from mpsearch.report.theme import (
     label,
     number,
     scheme_colours,
-    scheme_pattern,
+    scheme_fill,
     short_names,
     template,
     with_error,
@@ -170,11 +170,8 @@ def plan_figure(
             name=f"{label(name)} · {count[name]}",
             width=0.72,
             hoverinfo="text",
-            marker={
-                "color": colours[name],
-                "line": {"width": 0.6, "color": "rgba(255,255,255,.6)"},
-                "pattern": {"shape": scheme_pattern(name), "solidity": 0.25, "size": 6},
-            },
+            marker=scheme_fill(name, colours[name])
+            | {"line": {"width": 0.6, "color": "rgba(255,255,255,.6)"}},
         )
     figure.update_layout(
         template=template(),
@@ -228,11 +225,7 @@ def latency_figure(
                 for g in mine
             ],
             hoverinfo="text",
-            marker={
-                "color": colours[name],
-                "line": {"width": 0},
-                "pattern": {"shape": scheme_pattern(name), "solidity": 0.25, "size": 6},
-            },
+            marker=scheme_fill(name, colours[name]) | {"line": {"width": 0}},
         )
     paid = pair_cost(costs, assignment, "latency_us")
     figure.add_bar(

@@ -4,12 +4,14 @@ import html
 from collections import defaultdict
 from collections.abc import Sequence
 
+from mpsearch.graph.model import Undecided
 from mpsearch.report.content import PlanRow, Report, uniform_scheme
 from mpsearch.report.headline import compare, find_row
 from mpsearch.report.theme import number, scheme_colours, with_error
 from mpsearch.tables import Estimate
 
 _MOST_ROWS = 40
+_MOST_NAMES = 6
 
 
 def esc(text: object) -> str:
@@ -136,7 +138,7 @@ def layers_table(report: Report) -> str:
             f'<tr><td>{g + 1}</td><td class="text name">{esc(group.name)}{more}</td>'
             f'<td class="text">{esc(layer.op_type)} <small>{esc(layer.role)}</small></td>'
             f'<td class="text"><i class="dot" style="background:{colours[schemes[s]]}"></i>{esc(schemes[s])}</td>'
-            f"<td>{gemm.m} × {gemm.n} × {gemm.k}</td><td>{_count(parameters)}</td>"
+            f"<td>{gemm.m} × {gemm.n} × {gemm.k}</td><td>{grouped(parameters)}</td>"
             f"<td>{with_error(value)}</td>"
             f"<td>{number(float(latency[g, s])) if latency is not None else '–'}</td></tr>"
         )
@@ -163,10 +165,9 @@ def refused_table(report: Report) -> str:
         return "<p>Every scheme is allowed for every layer.</p>"
     lines = []
     for (scheme, reason), groups in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        names = ", ".join(groups[:6]) + (f" and {len(groups) - 6} more" if len(groups) > 6 else "")
         lines.append(
             f'<tr><td>{esc(scheme)}</td><td class="text name">{esc(reason)}</td>'
-            f'<td>{len(groups)}</td><td class="text name"><small>{esc(names)}</small></td></tr>'
+            f'<td>{len(groups)}</td><td class="text name"><small>{esc(_some(groups))}</small></td></tr>'
         )
     total = sum(map(len, by_reason.values()))
     return (
@@ -186,10 +187,15 @@ def coverage_section(report: Report) -> str:
             ("FLOPs", coverage.flops, coverage.total_flops),
         )
     )
+    by_reason: dict[tuple[str, str], list[Undecided]] = defaultdict(list)
+    for item in coverage.undecided:
+        by_reason[item.op_type, item.reason].append(item)
     lines = [
-        f'<tr><td class="name">{esc(u.name)}</td><td class="text">{esc(u.op_type)}</td>'
-        f'<td>{_count(u.parameters)}</td><td>{_count(u.flops)}</td><td class="text name">{esc(u.reason)}</td></tr>'
-        for u in coverage.undecided
+        f'<tr><td class="name">{esc(op_type)}</td><td class="text name">{esc(reason)}</td>'
+        f"<td>{len(items)}</td><td>{grouped(sum(i.parameters for i in items))}</td>"
+        f"<td>{grouped(sum(i.flops for i in items))}</td>"
+        f'<td class="text name"><small>{esc(_some([i.name for i in items]))}</small></td></tr>'
+        for (op_type, reason), items in by_reason.items()
     ]
     fixed = [
         report.table.groups[g]
@@ -198,13 +204,13 @@ def coverage_section(report: Report) -> str:
     ]
     said = (
         f"<p>{len(fixed)} groups have one allowed scheme only, so that nothing was to decide: "
-        f"{esc(', '.join(fixed[:8]))}{' …' if len(fixed) > 8 else ''}.</p>"
+        f"{esc(_some(fixed))}.</p>"
         if fixed
         else ""
     )
     rest = (
-        '<div class="wide"><table><thead><tr><th>Not decided</th><th class="text">Operator</th>'
-        '<th>Parameters</th><th>FLOPs</th><th class="text">Why</th></tr></thead>'
+        '<div class="wide"><table><thead><tr><th>Not decided</th><th class="text">Why</th>'
+        '<th>Tensors</th><th>Parameters</th><th>FLOPs</th><th class="text">Which</th></tr></thead>'
         f"<tbody>{_cut(lines)}</tbody></table></div>"
         if lines
         else "<p>Nothing that holds parameters or multiplies was left out.</p>"
@@ -252,13 +258,19 @@ def notes_section(report: Report) -> str:
 def _meter(name: str, part: int, whole: int) -> str:
     share = part / whole if whole else 0.0
     return (
-        f'<div class="row"><b>{name}</b><span>{100 * share:.1f} % · {_count(part)} of {_count(whole)}</span></div>'
+        f'<div class="row"><b>{name}</b><span>{100 * share:.1f} % · {grouped(part)} of {grouped(whole)}</span></div>'
         f'<div class="bar"><i style="width:{100 * share:.2f}%"></i></div>'
     )
 
 
-def _count(value: int) -> str:
+def grouped(value: int) -> str:
+    """Return ``value`` with its thousands set apart."""
     return f"{value:,}".replace(",", "\u202f")
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _cut(lines: Sequence[str]) -> str:

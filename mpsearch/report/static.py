@@ -16,11 +16,11 @@ from mpsearch.report.theme import (
     GREY,
     MEASURED,
     PREDICTED,
+    is_hatched,
     number,
     plain_objective_title,
     plain_short_names,
     scheme_colours,
-    scheme_pattern,
 )
 from mpsearch.tables import Estimate, Floats
 
@@ -188,7 +188,7 @@ def _plan(pyplot: ModuleType, report: Report) -> Any:
                 color=colours[schemes[s]],
                 edgecolor="white",
                 linewidth=0.4,
-                hatch="///" if scheme_pattern(schemes[s]) else None,
+                hatch="///" if is_hatched(schemes[s]) else None,
             )
     used = [s for s in range(len(schemes)) if s in assignment]
     handles = [
@@ -198,7 +198,7 @@ def _plan(pyplot: ModuleType, report: Report) -> Any:
             1,
             facecolor=colours[schemes[s]],
             edgecolor="white",
-            hatch="///" if scheme_pattern(schemes[s]) else None,
+            hatch="///" if is_hatched(schemes[s]) else None,
         )
         for s in used
     ]

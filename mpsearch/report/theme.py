@@ -59,11 +59,19 @@ def scheme_colours(schemes: Sequence[str]) -> dict[str, str]:
     return colours
 
 
-def scheme_pattern(name: str) -> str:
-    """Return plotly's fill pattern of a scheme: hatched if it is sparse."""
+def is_hatched(name: str) -> bool:
+    """Return whether a scheme is drawn hatched: where it is sparse."""
     scheme = SCHEMES.get(name)
     sparse = scheme is not None and scheme.sparsity is not None
-    return "/" if sparse or name.endswith(("_2of4", "_4of8")) else ""
+    return sparse or name.endswith(("_2of4", "_4of8"))
+
+
+def scheme_fill(name: str, colour: str) -> dict[str, Any]:
+    """Return plotly's marker of a scheme's bars."""
+    if not is_hatched(name):
+        return {"color": colour}
+    hatch = {"shape": "/", "bgcolor": colour, "fgcolor": "#ffffff", "fgopacity": 0.75}
+    return {"color": colour, "pattern": hatch | {"solidity": 0.2, "size": 6}}
 
 
 def label(text: str, limit: int = 0) -> str:
