@@ -2,6 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mpsearch.errors import ModelError
 from mpsearch.graph.constants import Array, Constant, load_checked
 from mpsearch.graph.inference import Types, constant_type
 
@@ -83,7 +85,8 @@ class Draft:
         self.types[name] = (self.interned(constant_type(constant)),) * self.n_probes
         limit = _KNOWN_FLOATS if constant.is_float else _KNOWN_INTEGERS
         if constant.size <= limit and constant.dtype.kind in "biuf":
-            self.known[name] = Known((load_checked(name, constant),))
+            with suppress(ModelError):  # reported where the tensor is needed
+                self.known[name] = Known((load_checked(name, constant),))
 
     def interned(self, kind: onnx.TypeProto | None) -> onnx.TypeProto | None:
         """Return the one object that stands for all types equal to ``kind``."""

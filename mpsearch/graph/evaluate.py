@@ -40,6 +40,17 @@ def evaluate(node: onnx.NodeProto, version: int, inputs: Sequence[Array | None])
     return _reference(node, version, inputs)
 
 
+def can_evaluate(node: onnx.NodeProto, version: int) -> bool:
+    """Return whether :func:`evaluate` knows the operator, without evaluating it."""
+    if node.domain in ("", "ai.onnx") and node.op_type in _QUICK:
+        return True
+    try:
+        ReferenceEvaluator(_alone(node, version, {}, [name for name in node.output if name]))
+    except Exception:
+        return False
+    return True
+
+
 def _reference(node: onnx.NodeProto, version: int, inputs: Sequence[Array | None]) -> list[Array]:
     feeds = {name: x for name, x in zip(node.input, inputs, strict=True) if name and x is not None}
     wanted = [name for name in node.output if name]
@@ -165,6 +176,30 @@ def _expand(attributes: Attributes, version: int, inputs: list[Any]) -> Any:
     return np.broadcast_to(x, shape)
 
 
+def _dequantize(attributes: Attributes, version: int, inputs: list[Any]) -> Any:
+    x, scale = inputs[0], inputs[1]
+    zero = inputs[2] if len(inputs) > 2 else None
+    axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
+    if scale.ndim == 0 or scale.size == 1:
+        scale, zero = scale.reshape(()), None if zero is None else zero.reshape(())
+    elif block:
+        scale = np.repeat(scale, block, axis)[_upto(x.shape[axis], axis, x.ndim)]
+        if zero is not None:
+            zero = np.repeat(zero, block, axis)[_upto(x.shape[axis], axis, x.ndim)]
+    else:
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+    wide = x.astype(np.float32)
+    return (wide if zero is None else wide - zero.astype(np.float32)) * scale
+
+
+def _upto(size: int, axis: int, n_axes: int) -> tuple[slice, ...]:
+    cut = [slice(None)] * n_axes
+    cut[axis] = slice(size)
+    return tuple(cut)
+
+
 def _transpose(attributes: Attributes, version: int, inputs: list[Any]) -> Any:
     return inputs[0].transpose(attributes.get("perm"))
 
@@ -189,6 +224,7 @@ _QUICK: Mapping[str, Callable[[Attributes, int, list[Any]], Any]] = {
     "Cast": _cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
+    "DequantizeLinear": _dequantize,
     "Div": _div,
     "Equal": _elementwise(np.equal),
     "Expand": _expand,

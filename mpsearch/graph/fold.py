@@ -11,7 +11,7 @@ from mpsearch.graph.attributes import plain_attributes
 from mpsearch.graph.constants import Array, Constant, in_memory, load_checked
 from mpsearch.graph.control import CONTROL, fold_control
 from mpsearch.graph.draft import Draft, Names
-from mpsearch.graph.evaluate import RANDOM, constant_value, evaluate
+from mpsearch.graph.evaluate import RANDOM, can_evaluate, constant_value, evaluate
 from mpsearch.graph.inference import Types, infer_outputs, sizes
 from mpsearch.graph.known import known_outputs
 from mpsearch.graph.model import Node
@@ -249,6 +249,8 @@ def _lazily(
     proto: onnx.NodeProto, version: int, source: str, draft: Draft
 ) -> dict[str, Constant] | None:
     """Return the outputs of a node that reads constants alone, computed when they are asked for."""
+    if not can_evaluate(proto, version):
+        return None
     operands = [draft.constants[name] if name else None for name in proto.input]
     limit = max(_LAZY_BYTES, 2 * sum(c.nbytes for c in operands if c is not None))
     result = {}
@@ -308,11 +310,20 @@ def _with_free_axis(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:
     if known is None or known.varies is None or int(known.varies.sum()) != 1:
         return proto
     first = known.arrays[0]
-    if first is None or any(int(size) <= 0 for size in first[~known.varies]):
+    shapes = [sizes(kind) for kind in draft.types[proto.output[0]]]
+    if first is None or any(shape is None or len(shape) != first.size for shape in shapes):
         return proto
-    target = np.where(known.varies, np.int64(-1), first)
+    target = []
+    for index, size in enumerate(first):
+        column = {shape[index] if shape is not None else None for shape in shapes}
+        if known.varies[index]:
+            target.append(-1)
+        elif len(column) == 1 and (fixed := column.pop()) is not None and fixed > 0 and size:
+            target.append(fixed)
+        else:
+            return proto
     name = draft.fresh_value(f"{proto.output[0]}.shape")
-    draft.add_constant(name, in_memory(target, name))
+    draft.add_constant(name, in_memory(np.array(target, np.int64), name))
     free = onnx.NodeProto()
     free.CopyFrom(proto)
     free.input[1] = name

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import onnx
@@ -94,7 +95,18 @@ def infer_outputs(
     except Exception as error:
         raise ValueError(str(error).strip().splitlines()[-1] if str(error) else "") from error
     result = [found.get(name) if name else None for name in node.output]
+    if node.op_type == "Reshape" and domain == "":
+        _check_reshape(input_types.get(node.input[0]), result[0])
     return [kind if _is_sound(kind) else None for kind in result]
+
+
+def _check_reshape(before: onnx.TypeProto | None, after: onnx.TypeProto | None) -> None:
+    """Hold that a Reshape keeps the number of elements, which onnx checks only where it infers -1."""
+    old, new = sizes(before), sizes(after)
+    if old is None or new is None or None in old or None in new:
+        return
+    if prod(size or 0 for size in old) != prod(size or 0 for size in new):
+        raise ValueError(f"{old} cannot be reshaped to {new}")
 
 
 def _as_onnx(

@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from mpsearch.graph.constants import Array
 from mpsearch.graph.draft import Draft, Known
@@ -42,7 +43,7 @@ def known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str
     result = {}
     for index, name in enumerate(proto.output):
         column = [None if row is None else row[index] for row in rows]
-        known = _joined(proto.op_type, column, given, varying)
+        known = _joined(proto, version, column, given, varying)
         if name and known is not None:
             result[name] = known
     return result
@@ -65,7 +66,11 @@ def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
 
 
 def _joined(
-    op_type: str, column: Sequence[Array | None], given: Sequence[Known | None], varying: bool
+    proto: onnx.NodeProto,
+    version: int,
+    column: Sequence[Array | None],
+    given: Sequence[Known | None],
+    varying: bool,
 ) -> Known | None:
     """Return one output's values in all probes, and which elements vary between them."""
     first = column[0]
@@ -76,13 +81,10 @@ def _joined(
     full = [array for array in column if array is not None]
     if any(array.shape != first.shape for array in full):
         return None
-    everywhere = np.ones(first.shape, np.bool_)
-    varies = everywhere
-    if len(full) == len(column) and op_type in MOVING:
-        varies = np.zeros(first.shape, np.bool_)
-        for array in full[1:]:
-            varies |= array != first
-    elif len(full) == len(column) and op_type in ELEMENTWISE:
+    varies = np.ones(first.shape, np.bool_)
+    if len(full) == len(column) and proto.op_type in MOVING:
+        varies = _moved(proto, version, given, first.shape)
+    elif len(full) == len(column) and proto.op_type in ELEMENTWISE:
         varies = np.zeros(first.shape, np.bool_)
         for known in given:
             if known is not None and known.varies is not None:
@@ -90,6 +92,35 @@ def _joined(
     if not varies.any():
         return Known((first,))
     return Known(tuple(column), np.broadcast_to(varies, first.shape))
+
+
+def _moved(
+    proto: onnx.NodeProto, version: int, given: Sequence[Known | None], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Return where varying elements end up: the operator moves their marks as it moves them.
+
+    An element is not fixed because it agrees in all probes: ``length > 1`` does, and still varies.
+    """
+    if proto.op_type == "Cast":
+        known = given[0]
+        return np.ones(shape, np.bool_) if known is None or known.varies is None else known.varies
+    marks: list[Array | None] = []
+    for index, known in enumerate(given):
+        if known is None:
+            marks.append(None)
+        elif index == 0 or proto.op_type == "Concat":
+            value = known.arrays[0]
+            still = np.zeros(() if value is None else value.shape, np.int64)
+            marks.append(still if known.varies is None else known.varies.astype(np.int64))
+        elif known.varies is not None:  # where it moves to varies
+            return np.ones(shape, np.bool_)
+        else:
+            marks.append(known.arrays[0])
+    try:
+        moved = evaluate(proto, version, marks)[0]
+    except Exception:  # not understood: everything may vary
+        return np.ones(shape, np.bool_)
+    return moved != 0 if moved.shape == shape else np.ones(shape, np.bool_)
 
 
 def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:

@@ -1,6 +1,7 @@
 """The model file: parsed, its tensors located; nothing outside its folder is read."""
 
 import warnings
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,46 @@ def read_model(path: Path) -> onnx.ModelProto:
         ) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError(f"{name}: must be an ONNX model with a graph; it holds none")
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise ModelError(f"{name}: names must be UTF-8 text; the file is damaged")
     if model.functions:
         model = _inline(model, name)
     return _at_known_opset(model, name)
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Yield every name in the file; protobuf gives bytes for what is no text."""
+    for opset in model.opset_import:
+        yield opset.domain
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from _node_texts(function.node)
+    yield from _graph_texts(model.graph)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[object]:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (text for entry in node.metadata_props for text in (entry.key, entry.value))
+        for attribute in node.attribute:
+            yield attribute.name
+            yield from (text for e in attribute.t.external_data for text in (e.key, e.value))
+            if attribute.HasField("g"):
+                yield from _graph_texts(attribute.g)
+            for graph in attribute.graphs:
+                yield from _graph_texts(graph)
 
 
 def _inline(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
