@@ -17,6 +17,7 @@ NAMES = (
     "basic_pitch",
     "detector",
     "captcha",
+    "ddddocr",
     "magika",
 )
 
