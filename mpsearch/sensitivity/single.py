@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from torch import Tensor
 
 from mpsearch.execute.simulator import Simulator
 from mpsearch.tables import Estimate, Floats, Ints
@@ -47,3 +48,35 @@ def group_layers(simulator: Simulator) -> Iterator[tuple[int, int]]:
     for g, group in enumerate(simulator.graph.groups):
         for layer in group.layers:
             yield g, layer
+
+
+class RatioSum:
+    """Accumulates Σ|e|² / Σ|x|² over samples, with the standard error of the ratio.
+
+    The error is that of a ratio of means (the delta method); one sample is as uncertain as large.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[Floats] = []
+
+    def add(self, error: Tensor, signal: Tensor, n: int) -> None:
+        """Add ``n`` samples: tensors of one shape, samples first (else they count as one)."""
+        rows = n if error.ndim and error.shape[0] == n else 1
+        powers = [
+            t.reshape(rows, -1).double().square().sum(1).cpu().numpy() for t in (error, signal)
+        ]
+        self._parts.append(np.stack(powers, axis=1))
+
+    def estimate(self) -> Estimate:
+        """Return the ratio; 0 where there is no signal."""
+        parts = np.concatenate(self._parts)
+        noise, power = parts.mean(axis=0)
+        if power == 0:
+            return Estimate(0.0, 0.0)
+        ratio = float(noise / power)
+        if len(parts) < 2:
+            return Estimate(ratio, ratio)
+        residual = parts[:, 0] - ratio * parts[:, 1]
+        return Estimate(ratio, float(residual.std(ddof=1) / power / len(parts) ** 0.5))
