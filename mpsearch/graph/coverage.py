@@ -44,11 +44,13 @@ def find_coverage(
     layers: Sequence[Layer],
     constants: Mapping[str, Constant],
     shape_of: ShapeOf,
+    originals: Mapping[str, Constant],
 ) -> Coverage:
     """Return the share that ``layers`` decide.
 
     A tensor counts once, however many nodes read it; tensors of one element do not count.
-    Quantised integer weights count as parameters that are not searchable.
+    Quantised integer weights count as parameters that are not searchable. ``originals`` are the
+    tensors of the user's file, which slices and copies stem from.
     """
     weights = {
         gemm.right.value: gemm.right.source
@@ -57,8 +59,10 @@ def find_coverage(
         if gemm.has_weight
     }
     decided_sources: dict[str, int] = {}
-    for value, source in weights.items():
-        decided_sources[source] = max(decided_sources.get(source, 0), constants[value].size)
+    for value, source in weights.items():  # several values of one source: slices, or copies
+        total = decided_sources.get(source, 0) + constants[value].size
+        stored = originals.get(source)
+        decided_sources[source] = total if stored is None else min(total, stored.size)
     layer_names = {layer.name for layer in layers}
     undecided: dict[str, Undecided] = {}
     flops = 0

@@ -192,7 +192,7 @@ def _understood(
         layers=layers,
         edges=find_edges(nodes, layers, shape_of),
         groups=find_groups(layers),
-        coverage=find_coverage(nodes, layers, constants, shape_of),
+        coverage=find_coverage(nodes, layers, constants, shape_of, draft.originals),
         batch=binding.batch,
         opset=draft.version(""),
         structure_digest=structure,
