@@ -83,11 +83,19 @@ class Runner:
         *,
         schedule: Schedule | None = None,
         loads: Mapping[int, Tensor] = {},
+        check: Sequence[int] | None = None,
     ) -> Values:
         """Run ``schedule`` (None: what the heads need) on ``feed``; None is the fp32 program.
 
+        Args:
+            feed: Input name to tensor.
+            schemes: [L] scheme index of each layer.
+            schedule: What to run.
+            loads: Slots that are at hand.
+            check: Slots that must be finite; None: the heads'.
+
         Raises:
-            NumericsError: A head is not finite; the message names the first node that is not.
+            NumericsError: One of them is not finite; the message names the first node that is not.
         """
         schedule = self._full if schedule is None else schedule
         values = self._program.make_values()
@@ -98,7 +106,7 @@ class Runner:
         if schemes is not None:
             call = self.scheme_run(schemes, schedule.steps)
         run_schedule(schedule, values, call=call)
-        for slot in schedule.wanted & set(self._slots):
+        for slot in self._slots if check is None else check:
             found = values[slot]
             if found is not None and not bool(torch.isfinite(found).all()):
                 raise self._locate(feed, schemes)

@@ -101,7 +101,7 @@ class Simulator:
         self._heads = find_batch_axes(graph, heads, calibration.references[0], rows)
         self._targets = make_targets(graph, batches, calibration.references, self.device)
         if self.loss_kind == "nll":  # labels that do not fit are said here, before anything runs
-            absolute_losses(self._heads, self._targets[0].reference, self._targets[0])
+            self.reference_losses()
         self.ranges = make_ranges(graph, calibration, space.schemes)
         memory = default_memory() if max_memory is None else max_memory
         self._weights = WeightStore(graph, self._program, int(memory * _WEIGHT_SHARE))
@@ -159,7 +159,9 @@ class Simulator:
         schedule = make_schedule(self._program, wanted)
         schemes = None if assignment is None else self._layer_schemes(assignment)
         with torch.inference_mode():
-            values = self._runner.run(self._tensors(inputs), schemes, schedule=schedule)
+            values = self._runner.run(
+                self._tensors(inputs), schemes, schedule=schedule, check=wanted
+            )
         outputs = {}
         for name, slot in zip(self._program.outputs, wanted, strict=True):
             tensor = values[slot]

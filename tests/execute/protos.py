@@ -49,7 +49,15 @@ def nodes_of(graph: onnx.GraphProto, opsets: dict[str, int]) -> list[Node]:
         attributes = {a.name: attribute_of(a, opsets) for a in node.attribute}
         version = opsets.get(node.domain, 1)
         nodes.append(
-            Node(name, node.op_type, node.domain, version, tuple(node.input), tuple(node.output), attributes)
+            Node(
+                name,
+                node.op_type,
+                node.domain,
+                version,
+                tuple(node.input),
+                tuple(node.output),
+                attributes,
+            )
         )
     return nodes
 
@@ -58,7 +66,9 @@ def program_of(model: onnx.ModelProto) -> Program:
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    dtypes = {info.name: dtype_name(info) for info in (*graph.input, *graph.output, *graph.value_info)}
+    dtypes = {
+        info.name: dtype_name(info) for info in (*graph.input, *graph.output, *graph.value_info)
+    }
     return compile_nodes(
         nodes_of(graph, opsets),
         inputs=[info.name for info in graph.input if info.name not in constants],
@@ -69,7 +79,9 @@ def program_of(model: onnx.ModelProto) -> Program:
     )
 
 
-def run_arrays(program: Program, inputs: Sequence[Array], dtypes: Sequence[str | None]) -> list[Any]:
+def run_arrays(
+    program: Program, inputs: Sequence[Array], dtypes: Sequence[str | None]
+) -> list[Any]:
     """Outputs of ``program`` as arrays of the types that the model declares."""
     values = program.make_values()
     for name, array in zip(program.inputs, inputs, strict=False):
