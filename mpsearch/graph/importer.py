@@ -16,7 +16,7 @@ from mpsearch.graph.control import enter_initializers
 from mpsearch.graph.coverage import find_coverage
 from mpsearch.graph.digests import digest_structure
 from mpsearch.graph.draft import Draft
-from mpsearch.graph.flow import find_edges
+from mpsearch.graph.flow import find_edges, find_producers
 from mpsearch.graph.fold import fold_nodes
 from mpsearch.graph.grouping import find_groups
 from mpsearch.graph.inference import sizes, tensor_type
@@ -24,7 +24,9 @@ from mpsearch.graph.layers import find_layers
 from mpsearch.graph.model import ModelGraph, Node, Value
 from mpsearch.graph.operands import Shape, ShapeOf
 from mpsearch.graph.reading import opset_versions, read_model
+from mpsearch.graph.roles import assign_roles
 from mpsearch.graph.serialise import metadata_of
+from mpsearch.graph.surroundings import look_around
 from mpsearch.graph.topology import in_order
 from mpsearch.graph.traversal import all_nodes, live, used_constants
 from mpsearch.graph.typed import as_value
@@ -182,6 +184,10 @@ def _understood(
     dtypes = {n: value.dtype for n, value in values.items()}
     trips = _trips(nodes, draft)
     layers = find_layers(nodes, shape_of, other, dtypes, constants, trips, draft.scopes)
+    producers = find_producers(nodes, layers)
+    edges = find_edges(nodes, layers, producers, shape_of)
+    around = look_around(nodes, layers, producers, frozenset(constants))
+    layers = assign_roles(around, nodes, edges, [value.name for value in inputs], outputs)
     return ModelGraph(
         name=name,
         nodes=tuple(nodes),
@@ -190,7 +196,7 @@ def _understood(
         outputs=tuple(_free_output(values[n], draft) for n in outputs),
         values=values,
         layers=layers,
-        edges=find_edges(nodes, layers, shape_of),
+        edges=edges,
         groups=find_groups(layers),
         coverage=find_coverage(nodes, layers, constants, shape_of, draft.originals),
         batch=binding.batch,
