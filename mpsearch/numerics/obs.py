@@ -23,7 +23,8 @@ _SWEEP_DAMPING = 1e-3
 """Least damping of a sweep, which inverts the Gram matrix; the weights themselves need less."""
 
 _STEPS = 200
-_TOLERANCE = 1e-5
+_TOLERANCE = 1e-4
+"""Conjugate gradients end when the residual's power falls to this share of the row's error."""
 
 
 def recover(
@@ -80,13 +81,16 @@ def recover(
         )
     damped = _damp(hessian, damping)
     kept = layout.to_rows(mask).reshape(rows.shape)
-    best = _refit(rows, kept, rows * kept, damped)
     if isinstance(selection, str):
-        steady = _damp(hessian, max(damping, _SWEEP_DAMPING))
-        swept, swept_kept = _sweep(rows, parse_sparsity(selection), steady)
-        other = _refit(rows, swept_kept, swept, damped)
-        better = _error(other, rows, hessian) < _error(best, rows, hessian)
-        best = torch.where(better.unsqueeze(-1), other, best)
+        swept, swept_kept = _sweep(
+            rows, parse_sparsity(selection), _factorize(hessian, max(damping, _SWEEP_DAMPING))
+        )
+        best = _refit(rows, swept_kept, swept, damped)
+        worse = _error(best, rows, hessian) >= _error(rows * kept, rows, hessian)
+        if bool(worse.any()):  # then the magnitude's own mask, refitted, cannot be
+            best[worse] = _refit(rows, kept, rows * kept, damped)[worse]
+    else:
+        best = _refit(rows, kept, rows * kept, damped)
     recovered = best.float().reshape(layout.rows, layout.positions, layout.channels)
     return layout.from_rows(recovered)
 
@@ -171,12 +175,13 @@ def _refit(rows: Tensor, kept: Tensor, start: Tensor, damped: Tensor) -> Tensor:
     """
     inverse = 1 / damped.diagonal(dim1=1, dim2=2).unsqueeze(1)
     solution = start.clone()
-    residual = ((rows - solution) @ damped).mul_(kept)
+    change = rows - solution
+    image = change @ damped
+    enough = _TOLERANCE * (image * change).sum(-1, keepdim=True)
+    residual = image * kept
     scaled = residual * inverse
     direction = scaled.clone()
     power = (residual * scaled).sum(-1, keepdim=True)
-    # the error that magnitude leaves bounds what is worth another step
-    enough = _TOLERANCE**2 * ((rows @ damped) * rows).sum(-1, keepdim=True)
     for _ in range(_STEPS):
         if bool((power <= enough).all()):
             break
@@ -191,11 +196,20 @@ def _refit(rows: Tensor, kept: Tensor, start: Tensor, damped: Tensor) -> Tensor:
     return solution
 
 
-def _sweep(rows: Tensor, sparsity: Sparsity, damped: Tensor) -> tuple[Tensor, Tensor]:
+def _factorize(hessian: Tensor, damping: float) -> Tensor:
+    """Return the upper Cholesky factor of the damped inverse, with as much damping as it takes."""
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(_damp(hessian, damping))
+        if not bool(failed.any()):
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not bool(failed.any()):
+                return factor
+        damping *= 10
+
+
+def _sweep(rows: Tensor, sparsity: Sparsity, factor: Tensor) -> tuple[Tensor, Tensor]:
     """Return weights and mask [G, R, K] of a column-wise sweep: prune a group, update all that follow."""
     G, R, K = rows.shape
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor = torch.linalg.cholesky(inverse, upper=True)
     swept, kept = rows.clone(), torch.ones_like(rows, dtype=torch.bool)
     for first in range(0, K, _SWEEP // sparsity.group * sparsity.group):
         last = min(first + _SWEEP // sparsity.group * sparsity.group, K)
