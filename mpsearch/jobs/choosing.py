@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mpsearch.artifacts import digest_json
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import Front, Point
 from mpsearch.problem import Evaluator, Problem
@@ -19,6 +20,11 @@ def measure_point(point: Point, evaluator: Evaluator) -> Point:
         return point
     (loss,) = evaluator.evaluate(np.array([point.assignment], np.int64))
     return replace(point, measured={**point.measured, "loss": loss})
+
+
+def plan_file(point: Point) -> str:
+    """Return the name under which a run keeps the plan of a measured point."""
+    return f"point_{digest_json(list(point.assignment))[:12]}.json"
 
 
 def cheapest_within(

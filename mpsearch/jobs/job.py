@@ -5,11 +5,12 @@ relative to that file. The copy in a run folder holds file names and digests onl
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mpsearch.artifacts import Content, read_toml, write_text
 from mpsearch.errors import JobError
@@ -92,6 +93,31 @@ class Job(Content):
     digests: dict[str, str] = Field(default_factory=dict)
 
 
+def new_job(values: Mapping[str, Any]) -> Job:
+    """Return the job that ``values`` make.
+
+    Raises:
+        JobError: A key is unknown or its value is wrong; the message names it.
+    """
+    try:
+        return Job.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise JobError(f"{where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def change_job(job: Job, values: Mapping[str, Any]) -> Job:
+    """Return ``job`` with ``values`` put over it; limits are put over one by one.
+
+    Raises:
+        JobError: A key is unknown or its value is wrong; the message names it.
+    """
+    old = job.model_dump()
+    limits = {**old["limits"], **values.get("limits", {})}
+    return new_job({**old, **values, "limits": limits})
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where the files of a job lie on this machine; never written anywhere.
@@ -127,8 +153,19 @@ def locate(
     model: Path | None = None,
     data: Path | None = None,
     evaluation: Path | None = None,
+    own_device: Path | None = None,
+    own_space: Path | None = None,
 ) -> Sources:
     """Find the files of ``job``: where the caller says, else relative to ``folder``.
+
+    Args:
+        job: The job.
+        folder: What its paths are relative to.
+        model: Where the model lies; None is where the job says.
+        data: The same of the calibration data.
+        evaluation: The same of the held-out data.
+        own_device: What a device file is relative to; None is ``folder``.
+        own_space: The same of a space file.
 
     Raises:
         JobError: A file does not exist; the message says which key or option gives it.
@@ -149,8 +186,10 @@ def locate(
         model=found,
         data=find("data", data, job.data),
         evaluation=find("eval", evaluation, job.eval),
-        device=_name_or_file("cost_models", job.device, folder, "device"),
-        space=_name_or_file("search_spaces", job.space, folder, "space") if job.space else "",
+        device=_name_or_file("cost_models", job.device, own_device or folder, "device"),
+        space=_name_or_file("search_spaces", job.space, own_space or folder, "space")
+        if job.space
+        else "",
     )
 
 

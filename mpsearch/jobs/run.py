@@ -20,7 +20,7 @@ from mpsearch.jobs.bench import (
     table_inputs,
     unwatched,
 )
-from mpsearch.jobs.choosing import Choice, choose_plans, measure_point
+from mpsearch.jobs.choosing import Choice, choose_plans, measure_point, plan_file
 from mpsearch.jobs.folder import RunFolder, check_run, installed_versions, open_run
 from mpsearch.jobs.graph_file import write_graph
 from mpsearch.jobs.held_out import score_plans
@@ -184,7 +184,7 @@ def _run_stages(bench: Bench) -> Outcome:
         digest = write_front(chosen_from, folder.file("front.json"), inputs)
         folder.note("front", digest=digest, inputs=inputs, seconds=seconds)
     with _timed(folder, "plans"):
-        _write_plans(bench, choices, uniforms)
+        _write_plans(bench, chosen_from, choices, uniforms)
     with _timed(folder, "held-out"):
         rows = _score_rows(bench, choices, uniforms)
     outcome = Outcome(
@@ -222,9 +222,13 @@ def _search(bench: Bench, problem: Problem) -> Front:
     return measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
 
 
-def _write_plans(bench: Bench, choices: tuple[Choice, ...], uniforms: Mapping[str, Point]) -> None:
-    """Write the chosen plans, and the uniform ones beside them, into ``plans/``."""
-    named = {choice.name: choice.point for choice in choices}
+def _write_plans(
+    bench: Bench, front: Front, choices: tuple[Choice, ...], uniforms: Mapping[str, Point]
+) -> None:
+    """Write the chosen plans, the uniform ones and those of the measured points into ``plans/``."""
+    measured = (point for point in front.points if "loss" in point.measured)
+    named = {plan_file(point).removesuffix(".json"): point for point in measured}
+    named |= {choice.name: choice.point for choice in choices}
     named |= {label.replace(" ", "_"): point for label, point in uniforms.items()}
     safest = f"uniform_{bench.prepared.space.base}"
     for name, point in named.items():

@@ -8,12 +8,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mpsearch.errors import JobError
+from mpsearch.execute.simulator import Simulator
 from mpsearch.tables import Estimate, Floats, Ints
 
 _SCHEMA = """
@@ -24,14 +24,6 @@ CREATE TABLE IF NOT EXISTS evaluations (
     PRIMARY KEY (context, assignment)
 ) WITHOUT ROWID
 """
-
-
-class _Measures(Protocol):
-    """What is read through a store: a Simulator."""
-
-    def losses(self, assignment: ArrayLike) -> Floats: ...
-
-    def evaluate(self, assignments: ArrayLike, *, fraction: float = 1.0) -> list[Estimate]: ...
 
 
 class EvaluationStore:
@@ -99,7 +91,7 @@ class StoredSimulator:
 
     __slots__ = ("_context", "_simulator", "_store")
 
-    def __init__(self, simulator: _Measures, store: EvaluationStore, context: str) -> None:
+    def __init__(self, simulator: Simulator, store: EvaluationStore, context: str) -> None:
         self._simulator = simulator
         self._store = store
         self._context = context
@@ -107,7 +99,7 @@ class StoredSimulator:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._simulator, name)
 
-    def losses(self, assignment: ArrayLike) -> Floats:
+    def losses(self, assignment: Ints) -> Floats:
         """Return the [n] losses of ``assignment`` [G]."""
         key = tuple(int(scheme) for scheme in np.asarray(assignment).ravel())
         known = self._store.get(self._context, key)
@@ -116,11 +108,11 @@ class StoredSimulator:
             self._store.put(self._context, key, known)
         return known
 
-    def loss(self, assignment: ArrayLike) -> Estimate:
+    def loss(self, assignment: Ints) -> Estimate:
         """Return mean and standard error of the losses of ``assignment`` [G]."""
         return estimate(self.losses(assignment))
 
-    def evaluate(self, assignments: ArrayLike, *, fraction: float = 1.0) -> list[Estimate]:
+    def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
         """Return the loss of each of ``assignments`` [P, G]; parts of the data are not kept."""
         if fraction < 1.0:
             return self._simulator.evaluate(assignments, fraction=fraction)
@@ -133,7 +125,7 @@ def estimate(losses: Floats) -> Estimate:
     return Estimate(mean, float(losses.std(ddof=1) / n**0.5) if n > 1 else abs(mean))
 
 
-def _rows(assignments: ArrayLike) -> Ints:
+def _rows(assignments: Ints) -> Ints:
     rows = np.asarray(assignments, np.int64)
     return rows[None] if rows.ndim == 1 else rows
 

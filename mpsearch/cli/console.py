@@ -1,0 +1,163 @@
+"""What commands share with a person or a program: errors, progress on stderr, results on stdout."""
+
+import functools
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TextIO
+
+import typer
+
+from mpsearch.errors import MpsearchError
+
+P = ParamSpec("P")
+Watch = Callable[[str], Callable[[int, int, str], None]]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")
+]
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a sub-command: a named error becomes one line and exit code 1, Ctrl-C becomes 130."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        with _warnings_in_one_line():
+            try:
+                function(*args, **kwargs)
+            except MpsearchError as error:
+                _fail(str(error), 1)
+            except KeyboardInterrupt as error:
+                _fail(str(error) or "interrupted: nothing was written", 130)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
+            except OSError as error:
+                where = Path(str(error.filename)).name if error.filename else "a file"
+                _fail(f"{where}: {error.strerror or error}", 1)
+
+    return guarded
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}" if code == 1 else line, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+@contextmanager
+def progress_bars() -> Iterator[Watch]:
+    """Yield what stages report their progress to: bars on a terminal, else one line a finished stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines
+        return
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[said]}", markup=True),
+    )
+    with Progress(*columns, console=console) as bars:
+
+        def watch(stage: str) -> Callable[[int, int, str], None]:
+            task = None
+
+            def told(done: int, total: int, said: str) -> None:
+                nonlocal task
+                if task is None:
+                    task = bars.add_task(stage, total=total, said="")
+                shown = said.replace("[", "\\[")[-60:]
+                bars.update(task, completed=done, total=total, said="" if done >= total else shown)
+
+            return told
+
+        yield watch
+
+
+def _lines(stage: str) -> Callable[[int, int, str], None]:
+    finished = False
+
+    def told(done: int, total: int, said: str) -> None:
+        nonlocal finished
+        if done >= total and not finished:
+            finished = True
+            print(f"{stage}: {done}/{total} {said}".rstrip(), file=sys.stderr)
+
+    return told
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` on stdout as one JSON document; NaN and Inf become null."""
+    print(json.dumps(_finite(value), indent=1, allow_nan=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+) -> None:
+    """Print a table on stdout; the first ``text_columns`` columns are text, the others figures."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(
+            Text(column),
+            justify="left" if index < text_columns else "right",
+            overflow="fold",
+            no_wrap=index >= text_columns,
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return ``value`` to ``digits`` significant digits, an en dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"

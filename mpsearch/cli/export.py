@@ -1,0 +1,33 @@
+"""``mpsearch export``: a plan as what a runtime takes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpsearch.cli import options as opt
+from mpsearch.cli.console import Json, command, print_json
+
+
+@command
+def export(
+    plan: Annotated[Path, typer.Argument(help="Plan file.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The model that it was made for.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="See `mpsearch list exporters`.")
+    ] = "onnx",
+    data: opt.Data = None,
+    as_json: Json = False,
+) -> None:
+    """Write a plan and its model as what a consumer takes, into a folder that appears whole."""
+    from mpsearch.data import read_batches
+    from mpsearch.export.dispatch import export_plan
+    from mpsearch.plan import read_plan
+
+    batches = read_batches(data) if data is not None else None
+    files = export_plan(read_plan(plan), model, out, target=target, batches=batches)
+    if as_json:
+        print_json({"target": target, "files": [path.name for path in files]})
+    else:
+        print("written: " + ", ".join(str(path) for path in files))

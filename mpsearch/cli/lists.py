@@ -1,0 +1,73 @@
+"""``mpsearch list``: names that commands and job files take."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from mpsearch.cli.console import Json, command, print_json, print_table
+
+
+class What(StrEnum):
+    """What can be listed."""
+
+    schemes = "schemes"
+    spaces = "spaces"
+    devices = "devices"
+    targets = "targets"
+    metrics = "metrics"
+    searchers = "searchers"
+    exporters = "exporters"
+    runtimes = "runtimes"
+
+
+@command
+def list_names(
+    what: Annotated[What, typer.Argument(help="What to list.")], as_json: Json = False
+) -> None:
+    """List the names that commands and job files take, with a word on each."""
+    found = _described(what)
+    if as_json:
+        print_json([{"name": name, "about": about} for name, about in found])
+    elif any(about for _, about in found):
+        print_table(
+            what, ["name", "about"], [[name, about] for name, about in found], text_columns=2
+        )
+    else:
+        print("\n".join(name for name, _ in found))
+
+
+def _described(what: What) -> list[tuple[str, str]]:
+    from mpsearch import registry
+
+    if what is What.schemes:
+        from mpsearch.schemes import SCHEMES
+
+        return [
+            (
+                name,
+                f"weights {scheme.weight.format} per {scheme.weight.granularity}, activations "
+                f"{scheme.activation.format} per {scheme.activation.granularity}"
+                + (f", {scheme.sparsity} sparse" if scheme.sparsity else ""),
+            )
+            for name, scheme in SCHEMES.items()
+        ]
+    if what in (What.spaces, What.devices, What.targets):
+        folder: registry.DataFolder = {
+            What.spaces: "search_spaces",
+            What.devices: "cost_models",
+            What.targets: "search_spaces/targets",
+        }[what]  # type: ignore[assignment]  # the three folders
+        return [
+            (path.stem, _about(path.read_text(encoding="utf-8")))
+            for path in sorted(registry.data_folder(folder).glob("*.toml"))
+        ]
+    kind: registry.Kind = what.value  # type: ignore[assignment]  # the other four are kinds
+    return [(name, "") for name in registry.list_names(kind)]
+
+
+def _about(text: str) -> str:
+    import tomllib
+
+    data = tomllib.loads(text)
+    return str(data.get("title") or data.get("description") or "")

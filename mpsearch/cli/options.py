@@ -1,0 +1,138 @@
+"""Options that several commands share, and the job that they make together."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mpsearch.jobs.job import Job, Sources
+
+Target = Annotated[
+    Path, typer.Argument(metavar="JOB.toml|MODEL.onnx", help="A job file, or a model.")
+]
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="The model, where a job or run only names it.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", "-d", help="Calibration data: .npz, or a folder of them.")
+]
+Eval = Annotated[Path | None, typer.Option("--eval", help="Held-out data to score plans on.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Device name or .toml; see `mpsearch list devices`.")
+]
+Space = Annotated[
+    str | None, typer.Option("--space", help="Space name or .toml; else the device's own.")
+]
+Schemes = Annotated[
+    str | None, typer.Option("--schemes", help="Search these only, comma-separated.")
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", help="Keep layers of this name pattern in the base format; repeatable."),
+]
+Base = Annotated[str | None, typer.Option("--base", help="Format of what is not lowered: fp16.")]
+Runtime = Annotated[
+    str | None, typer.Option("--target", help="Forbid what this runtime cannot take.")
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="Sizes of a dynamic input: x=1,3,48,192; repeatable."),
+]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Samples one latency is for.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Rows that are simulated together.")
+]
+Samples = Annotated[
+    int | None, typer.Option("--samples", min=0, help="Calibration samples at most; 0: all.")
+]
+Metric = Annotated[
+    str | None, typer.Option("--metric", help="Sensitivity; see `mpsearch list metrics`.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Same seed, same result.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=0, help="Simulator's threads; 0: the machine's.")
+]
+Budget = Annotated[
+    int | None, typer.Option("--budget", min=0, help="Whole-plan measurements that may be spent.")
+]
+MaxLatency = Annotated[float | None, typer.Option("--max-latency-us", help="Limit on latency.")]
+MaxBytes = Annotated[float | None, typer.Option("--max-weight-bytes", help="Limit on size.")]
+MaxBits = Annotated[
+    float | None, typer.Option("--max-effective-bits", help="Limit on stored bits a weight.")
+]
+MaxLoss = Annotated[float | None, typer.Option("--max-loss", help="Limit on the measured loss.")]
+
+
+def make_job(
+    target: Path,
+    given: dict[str, Any],
+    *,
+    model: Path | None = None,
+    data: Path | None = None,
+    evaluation: Path | None = None,
+) -> "tuple[Job, Sources]":
+    """Return the job of a job file or a model, what the options say put over it, and its files.
+
+    Args:
+        target: A ``.toml`` job file, or a model.
+        given: Key of the job to the option's value; None where the option was not given.
+        model: Where the model of a job file lies.
+        data: Calibration data.
+        evaluation: Held-out data.
+
+    Raises:
+        JobError: A key is wrong, or a file is missing.
+    """
+    from mpsearch.errors import JobError
+    from mpsearch.jobs.job import change_job, locate, new_job, read_job
+
+    values = {key: value for key, value in given.items() if value is not None}
+    limits = {
+        name.removeprefix("max_"): values.pop(name)
+        for name in ("max_latency_us", "max_weight_bytes", "max_effective_bits", "max_loss")
+        if name in values
+    }
+    if limits:
+        values["limits"] = limits
+    if "schemes" in values:
+        values["schemes"] = tuple(name.strip() for name in values["schemes"].split(",") if name)
+    if "shapes" in values:
+        values["shapes"] = dict(map(parse_shape, values["shapes"]))
+    for key, path in (("data", data), ("eval", evaluation)):
+        if path is not None:
+            values[key] = path.name
+    if target.suffix == ".toml":
+        job = change_job(read_job(target), values)
+        folder = target.parent
+    else:
+        if "device" not in values:
+            raise JobError(
+                "a device must be given with --device; `mpsearch list devices` names them"
+            )
+        job = new_job({"model": target.name, **values})
+        folder, model = Path(), target
+    return job, locate(
+        job,
+        folder,
+        model=model,
+        data=data,
+        evaluation=evaluation,
+        own_device=Path() if "device" in values else folder,
+        own_space=Path() if "space" in values else folder,
+    )
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Return input name and sizes of ``x=1,3,48,192``; 0 or ``?`` leaves an axis to the model.
+
+    Raises:
+        JobError: The text does not read like that.
+    """
+    from mpsearch.errors import JobError
+
+    name, equals, sizes = text.rpartition("=")
+    parts = [part.strip() for part in sizes.split(",")]
+    if not name or not equals or not all(part.isdigit() or part == "?" for part in parts):
+        raise JobError(f"a shape must read like x=1,3,48,192; got {text!r}")
+    return name, tuple(0 if part == "?" else int(part) for part in parts)

@@ -1,0 +1,128 @@
+"""Choosing a plan from a finished or interrupted run."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from mpsearch.cost.network import estimate_costs
+from mpsearch.errors import JobError, MpsearchError, OutputExistsError
+from mpsearch.execute.simulator import Simulator
+from mpsearch.jobs.bench import Watch, evaluation_context, unwatched
+from mpsearch.jobs.choosing import cheapest_within, measure_point, plan_file
+from mpsearch.jobs.folder import read_record
+from mpsearch.jobs.job import locate, read_job
+from mpsearch.jobs.prepare import prepare
+from mpsearch.jobs.run import calibrated_simulator
+from mpsearch.jobs.store import EvaluationStore, StoredSimulator
+from mpsearch.pareto import read_front
+from mpsearch.plan import Plan, make_plan, read_plan, write_plan
+from mpsearch.search.choose import choose_point
+
+
+def choose_written(
+    run: Path, out: Path, *, limits: Mapping[str, float], knee: bool = False
+) -> Plan:
+    """Choose among the points that the run measured, and write the plan to ``out``.
+
+    Raises:
+        JobError: The folder is no run, or it measured no point.
+        InfeasibleError: No measured point keeps the limits; says the nearest feasible values.
+        OutputExistsError: ``out`` exists and is no plan.
+    """
+    read_record(run)
+    _check_out(out)
+    front = read_front(run / "front.json")
+    measured = tuple(
+        point
+        for point in front.points
+        if "loss" in point.measured and (run / "plans" / plan_file(point)).is_file()
+    )
+    if not measured:
+        raise JobError(
+            f"{run.name}: measured no point of its front; give --model and --data to measure one"
+        )
+    point = choose_point(replace(front, points=measured), limits=limits, knee=knee)
+    plan = read_plan(run / "plans" / plan_file(point))
+    write_plan(replace(plan, fallback=""), out)
+    return plan
+
+
+def choose_measured(
+    run: Path,
+    out: Path,
+    *,
+    limits: Mapping[str, float],
+    knee: bool = False,
+    model: Path,
+    data: Path,
+    watch: Watch = unwatched,
+) -> Plan:
+    """Choose among all points of the run's front, measure the chosen one, and write its plan.
+
+    Args:
+        run: The run folder.
+        out: The plan file.
+        limits: Quantity to its greatest value.
+        knee: Take the knee of what is within the limits.
+        model: The model of the run.
+        data: Its calibration data.
+        watch: Told of progress.
+
+    Raises:
+        JobError: The folder is no run, or model or data are not its own.
+        InfeasibleError: No point keeps the limits; says the nearest feasible values.
+        OutputExistsError: ``out`` exists and is no plan.
+    """
+    read_record(run)
+    _check_out(out)
+    job = read_job(run / "job.toml").model_copy(update={"eval": ""})
+    prepared = prepare(job, locate(job, run, model=model, data=data))
+    front = read_front(run / "front.json")
+    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    simulator = calibrated_simulator(prepared, watch)
+    context = evaluation_context(prepared, simulator)
+    with EvaluationStore(run / "evaluations.sqlite") as store:
+        stored = cast(Simulator, StoredSimulator(simulator, store, context))
+        costly = {name: value for name, value in limits.items() if name != "loss"}
+        predicted = replace(
+            front, points=tuple(replace(point, measured={}) for point in front.points)
+        )
+        if "loss" in limits and not knee:
+            inside = tuple(
+                point
+                for point in front.points
+                if all(point.value(name).mean <= value for name, value in costly.items())
+            )
+            if not inside:
+                choose_point(predicted, limits=costly)  # says the nearest feasible values
+            point, _ = cheapest_within(
+                replace(front, points=inside),
+                front.names[0],
+                limits["loss"],
+                stored,
+                progress=watch("choose"),
+            )
+        else:
+            point = measure_point(choose_point(predicted, limits=limits, knee=knee), stored)
+    plan = make_plan(point, simulator, costs=costs)
+    write_plan(plan, out)
+    return plan
+
+
+def _check_out(path: Path) -> None:
+    """Refuse to write over what is no plan.
+
+    Raises:
+        OutputExistsError: There is something else at ``path``.
+        JobError: Its folder does not exist.
+    """
+    if path.exists():
+        try:
+            read_plan(path)
+        except MpsearchError:
+            raise OutputExistsError(
+                f"{path.name}: exists and is no plan; give another file with -o"
+            ) from None
+    if not path.parent.is_dir():
+        raise JobError(f"{path.name}: its folder {path.parent.name!r} must exist")

@@ -1,0 +1,76 @@
+"""How many evaluations a job takes, and about how long."""
+
+import time
+from dataclasses import dataclass
+from math import ceil, log2
+
+from mpsearch.cost.network import estimate_costs
+from mpsearch.errors import JobError
+from mpsearch.jobs.bench import Watch, unwatched
+from mpsearch.jobs.limits import check_limits
+from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.run import calibrated_simulator
+from mpsearch.space import uniform
+
+_FRONT_POINTS = 4096  # of a typical exact front: choosing on it by halving measures log2 of that
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a job will take.
+
+    Attributes:
+        evaluations: Whole-plan evaluations on calibration data.
+        held_out: Whole-plan evaluations on held-out data.
+        samples: Calibration samples.
+        seconds_each: Time of one evaluation, as measured on one.
+        seconds: Time of all.
+    """
+
+    evaluations: int
+    held_out: int
+    samples: int
+    seconds_each: float
+    seconds: float
+
+
+def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
+    """Return how many evaluations ``prepared`` takes and about how long; writes nothing.
+
+    One evaluation is timed. Those that change one group only can be faster.
+
+    Raises:
+        JobError: The job has no data, so there is nothing to evaluate.
+        InfeasibleError: Its limits cannot be met.
+    """
+    job, data = prepared.job, prepared.evaluation
+    if prepared.batches is None:
+        raise JobError("a dry run times an evaluation and needs calibration data; give --data")
+    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    check_limits(costs, job.limits.given())
+    simulator = calibrated_simulator(prepared, watch)
+    n_groups, n_schemes = simulator.allowed.shape
+    entries = int(simulator.allowed.sum()) - n_groups
+    scoring = entries + 1 if job.metric == "perturbation" else min(entries, 2 * n_schemes)
+    searching = job.measure if job.method == "exact" else job.budget or 100
+    choosing = ceil(log2(_FRONT_POINTS)) * (1 if job.limits.given() else 2)
+    evaluations = (job.budget or scoring) + searching + choosing + n_schemes
+    narrow = [name for name in prepared.space.names if name != prepared.space.base]
+    plan = uniform(
+        prepared.space,
+        prepared.graph,
+        narrow[0] if narrow else prepared.space.base,
+        simulator.allowed,
+    )
+    started = time.perf_counter()
+    simulator.losses(plan)
+    each = time.perf_counter() - started
+    held_out = n_schemes + 3 if data is not None else 0
+    ratio = len(data) / len(prepared.batches) if data is not None else 0.0
+    return Forecast(
+        evaluations,
+        held_out,
+        len(prepared.batches),
+        each,
+        each * (evaluations + held_out * ratio),
+    )
