@@ -36,11 +36,11 @@ class Runner:
         "_full",
         "_graph",
         "_program",
-        "_ranges",
         "_schedules",
         "_schemes",
         "_slots",
         "_weights",
+        "ranges",
     )
 
     def __init__(
@@ -56,7 +56,7 @@ class Runner:
         batch_budget: float,
     ) -> None:
         """Prepare to compute ``slots``, keeping at most ``batch_budget`` bytes a batch."""
-        self._graph, self._program, self._ranges = graph, program, ranges
+        self._graph, self._program, self.ranges = graph, program, ranges
         self._schemes, self._base = schemes, schemes[base]
         self._weights, self._slots = weights, list(slots)
         self._full = make_schedule(program, slots)
@@ -71,7 +71,7 @@ class Runner:
             self._graph,
             [self._schemes[s] for s in schemes],
             self._base,
-            self._ranges,
+            self.ranges,
             self._weights,
             [step.layer for step in steps if step.layer >= 0],
         )

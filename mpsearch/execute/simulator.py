@@ -1,6 +1,6 @@
 """The model under any assignment of schemes: losses per sample, gradients, single layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import ceil
 
@@ -12,20 +12,23 @@ from torch import Tensor
 import mpsearch
 from mpsearch.data import Batches, check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError
-from mpsearch.execute.calibration import calibrate, find_overflows, make_ranges
+from mpsearch.execute.calibration import Calibration, calibrate, find_overflows, make_ranges
 from mpsearch.execute.heads import choose_heads, read_heads
 from mpsearch.execute.losses import absolute_losses, accuracies, loss_unit, sample_losses
 from mpsearch.execute.machine import default_memory, describe_device, find_device
 from mpsearch.execute.mixture import MixtureRun
 from mpsearch.execute.program import compile_graph, make_schedule, run_schedule
+from mpsearch.execute.recovery import make_recovery, refuse_recovery
 from mpsearch.execute.runner import Runner
 from mpsearch.execute.single import capture_values, replay_layer
 from mpsearch.execute.targets import find_batch_axes, make_targets
 from mpsearch.execute.tensors import to_tensor
 from mpsearch.execute.weights import WeightStore
 from mpsearch.graph.model import ModelGraph
+from mpsearch.numerics.ranges import Range
+from mpsearch.schemes import Spec
 from mpsearch.space import SearchSpace, allowed, tie_groups
-from mpsearch.tables import Estimate, Floats, Ints
+from mpsearch.tables import Bools, Estimate, Floats, Ints
 
 EVALUATION_VERSION = 1
 """Raised whenever the same assignment would get another loss than before."""
@@ -46,7 +49,6 @@ class Simulator:
         groups: [G] names of the decision variables.
         allowed: [G, S]; False: the space forbids it, or it overflows on the data.
         reasons: (group, scheme) names to why it is not allowed.
-        ranges: (value name, activation spec) to the calibrated range, for static specs.
         loss_kind: ``kl``, ``nll`` or ``mse``.
         unit: Unit of the loss.
         n_samples: Samples of the data.
@@ -65,6 +67,7 @@ class Simulator:
         seed: int = 0,
         device: str = "auto",
         max_memory: int | None = None,
+        calibrated: "Simulator | None" = None,
     ) -> None:
         """Compile the graph, calibrate it, and find what overflows.
 
@@ -77,7 +80,10 @@ class Simulator:
                 it from graph and data.
             seed: Kept for those who draw random numbers.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
-            max_memory: Bytes for simulated weights and kept activations; None: a third of what is free.
+            max_memory: Bytes for simulated weights and kept activations; None: a third of what is free,
+                at most 2 GiB.
+            calibrated: A simulator of the same graph and space whose ranges, weights and allowed schemes
+                are kept: for data that must not calibrate anything (see :meth:`on_data`).
 
         Raises:
             DataError: The data do not fit the model, or the loss does not fit both.
@@ -86,7 +92,7 @@ class Simulator:
         """
         check_batches(batches, graph)
         self.graph = graph = tie_groups(graph, space) if space.ties else graph
-        self.space, self.batches, self.seed = space, batches, seed
+        self.space, self.batches, self.seed, self._loss = space, batches, seed, loss
         self.groups = tuple(group.name for group in graph.groups)
         self.n_samples = len(batches)
         self.device = find_device(device)
@@ -95,33 +101,33 @@ class Simulator:
         heads, self.loss_kind = choose_heads(read_heads(graph), loss, batches, graph)
         self.unit = loss_unit(self.loss_kind, heads)
         self._n_batches = ceil(self.n_samples / batches.batch_size)
-        feeds = (self._feed(b) for b in range(self._n_batches))
-        calibration = calibrate(graph, self._program, feeds, [head.value for head in heads])
+        names = [head.value for head in heads]
+        calibration = calibrate(graph, self._program, self._feeds(), names)
         rows = min(batches.batch_size, self.n_samples)
         self._heads = find_batch_axes(graph, heads, calibration.references[0], rows)
         self._targets = make_targets(graph, batches, calibration.references, self.device)
         if self.loss_kind == "nll":  # labels that do not fit are said here, before anything runs
             self.reference_losses()
-        self.ranges = make_ranges(graph, calibration, space.schemes)
-        memory = default_memory() if max_memory is None else max_memory
-        self._weights = WeightStore(graph, self._program, int(memory * _WEIGHT_SHARE))
-        self.allowed, self.reasons = allowed(space, graph)
-        overflows = find_overflows(
-            graph, calibration, self._weights.amax(), space.schemes, space.base
-        )
-        for (group, scheme), reason in overflows.items():
-            self.allowed[self.groups.index(group), space.index(scheme)] = False
-            self.reasons.setdefault((group, scheme), reason)
+        self._memory = default_memory() if max_memory is None else max_memory
+        if calibrated is None:
+            ranges = make_ranges(graph, calibration, space.schemes)
+            limit = int(self._memory * _WEIGHT_SHARE)
+            self._weights = WeightStore(graph, self._program, limit)
+            self._weights.recover = make_recovery(graph, self._program, self._feeds)
+            self.allowed, self.reasons = self._find_allowed(calibration)
+        else:
+            ranges, self._weights = dict(calibrated.ranges), calibrated._weights
+            self.allowed, self.reasons = calibrated.allowed, calibrated.reasons
         self._runner = Runner(
             graph,
             self._program,
             space.schemes,
             space.index(space.base),
-            self.ranges,
+            ranges,
             self._weights,
             [self._program.slots[head.value] for head in self._heads],
             calibration.slot_bytes,
-            memory * _ANCHOR_SHARE / self._n_batches,
+            self._memory * _ANCHOR_SHARE / self._n_batches,
         )
         self._losses: dict[tuple[int, ...], dict[int, Floats]] = {}
         self._batches_run = 0
@@ -133,6 +139,32 @@ class Simulator:
             "threads": torch.get_num_threads(),
             "batch_size": batches.batch_size,
         }
+
+    @property
+    def ranges(self) -> Mapping[tuple[str, Spec], Range]:
+        """(value name, activation spec) to the calibrated range, for the static specs of the space."""
+        return self._runner.ranges
+
+    @ranges.setter
+    def ranges(self, ranges: Mapping[tuple[str, Spec], Range]) -> None:
+        self._runner.ranges = ranges
+
+    def on_data(self, batches: Batches) -> "Simulator":
+        """Return a simulator on other data that keeps all that this one was calibrated to.
+
+        Raises:
+            DataError: The data do not fit the model or the loss.
+        """
+        return Simulator(
+            self.graph,
+            self.space,
+            batches,
+            loss=self._loss,
+            seed=self.seed,
+            device=str(self.device),
+            max_memory=self._memory,
+            calibrated=self,
+        )
 
     @property
     def evaluations(self) -> int:
@@ -355,6 +387,22 @@ class Simulator:
             known[b] = losses.cpu().numpy()
             self._batches_run += runs
         return known[b]
+
+    def _find_allowed(self, calibration: Calibration) -> tuple[Bools, dict[tuple[str, str], str]]:
+        """What the space allows, less what overflows and what cannot be recovered."""
+        mask, reasons = allowed(self.space, self.graph)
+        schemes = self.space.schemes
+        refused = find_overflows(
+            self.graph, calibration, self._weights.amax(), schemes, self.space.base
+        )
+        refused |= refuse_recovery(self.graph, schemes)
+        for (group, scheme), reason in refused.items():
+            mask[self.groups.index(group), self.space.index(scheme)] = False
+            reasons.setdefault((group, scheme), reason)
+        return mask, reasons
+
+    def _feeds(self) -> Iterator[dict[str, Tensor]]:
+        return (self._feed(b) for b in range(self._n_batches))
 
     def _feed(self, b: int) -> dict[str, Tensor]:
         start = b * self.batches.batch_size

@@ -52,14 +52,27 @@ class WeightStore:
             return self._cache[key]
         with torch.inference_mode(False), torch.no_grad():
             weight = self._make(layer, scheme, gemm)
-        size = weight.numel() * weight.element_size()
-        if size <= self._limit:
-            self._cache[key] = weight
-            self._bytes += size
-            while self._bytes > self._limit:
-                _, dropped = self._cache.popitem(last=False)
-                self._bytes -= dropped.numel() * dropped.element_size()
+        self._keep(key, weight)
         return weight
+
+    def _keep(self, key: object, weight: Tensor) -> None:
+        size = weight.numel() * weight.element_size()
+        if size > self._limit:
+            return
+        self._cache[key] = weight
+        self._bytes += size
+        while self._bytes > self._limit:
+            _, dropped = self._cache.popitem(last=False)
+            self._bytes -= dropped.numel() * dropped.element_size()
+
+    def _recovered(self, layer: int, gemm: int, weight: Tensor, scheme: Scheme) -> Tensor:
+        """The pruned and recovered weight, which schemes of one pattern share."""
+        key = (layer, gemm, scheme.sparsity)
+        if key not in self._cache and self.recover is not None:
+            made = self.recover(layer, gemm, weight, scheme)
+            self._keep(key, made)
+            return made
+        return self._cache[key]
 
     def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
         owner = self._graph.layers[layer]
@@ -68,9 +81,11 @@ class WeightStore:
         made = weight
         if scheme.sparsity is not None:
             if scheme.recovery != "none" and self.recover is not None:
-                made = self.recover(layer, gemm, weight, scheme)
+                made = self._recovered(layer, gemm, weight, scheme)
             else:
-                made = prune(weight, scheme.sparsity, axis=right.reduction_axis)
+                made = prune(
+                    weight, scheme.sparsity, axis=right.reduction_axis, groups=right.groups
+                )
         if scheme.weight.format != "fp32" or not scheme.weight.is_cast:
             made = quantize_weight(
                 made,

@@ -1,5 +1,6 @@
 """The simulator's semantics, against a slow reference written from the formats' definitions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -339,3 +340,28 @@ def test_one_sample_is_enough(tmp_path: Path) -> None:
     )
     estimate = simulator.loss(np.ones(4, np.int64))
     assert estimate.stderr == abs(estimate.mean)
+
+
+def test_other_data_keep_the_calibration(tmp_path: Path) -> None:
+    simulator = Simulator(imported(conv_net(), tmp_path), space_of("fp16", "fp8"), images())
+    other = simulator.on_data(images(n=6, seed=9))
+    assert other.ranges == simulator.ranges
+    assert other.n_samples == 6
+    same = simulator.on_data(simulator.batches)
+    assert np.array_equal(same.losses(np.ones(4, np.int64)), simulator.losses(np.ones(4, np.int64)))
+
+
+def test_recovery_beats_magnitude_in_the_layer_s_output(tmp_path: Path) -> None:
+    plain = find_scheme("fp16_2of4")
+    schemes = (find_scheme("fp16"), plain, replace(plain, name="fp16_obs", recovery="obs"))
+    simulator = Simulator(
+        imported(conv_net(), tmp_path), SearchSpace("test", schemes), images(n=32, batch_size=16)
+    )
+    captured = simulator.capture([2], dict(simulator.batches.arrays))
+    exact = simulator.replay(2, None, captured)
+    magnitude, recovered = (
+        float((simulator.replay(2, s, captured) - exact).square().sum()) for s in (1, 2)
+    )
+    assert recovered < 0.9 * magnitude
+    kept = (simulator.weight(2, 2)[:, :, 0, 0].reshape(24, 5, 4) != 0).sum(-1)
+    assert int(kept.max()) <= 2
