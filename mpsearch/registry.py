@@ -20,6 +20,14 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "metrics": {
             "sqnr": "mpsearch.sensitivity.sqnr:score",
             "perturbation": "mpsearch.sensitivity.perturbation:score",
+            "fisher": "mpsearch.sensitivity.fisher:score",
+            "output_perturbation": "mpsearch.sensitivity.output_perturbation:score",
+            "gradient": "mpsearch.sensitivity.gradient:score",
+            "hessian": "mpsearch.sensitivity.hessian:score",
+            "gauss_newton": "mpsearch.sensitivity.hessian:score_gauss_newton",
+            "eigenvalue": "mpsearch.sensitivity.hessian:score_eigenvalue",
+            "kl": "mpsearch.sensitivity.kl:score",
+            "weight_only": "mpsearch.sensitivity.weight_only:score",
         },
         "cost_models": {
             "roofline": "mpsearch.cost.roofline:estimate",

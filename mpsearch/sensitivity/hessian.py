@@ -1,0 +1,157 @@
+"""Hessian: curvature of the loss in each weight, times the squared error that a scheme makes there.
+
+Three flavours of one score, ½ · curvature · |W − Q(W)|²: the Hessian's mean eigenvalue by Hutchinson
+(HAWQ-V2, arXiv 1911.03852), that of the Gauss-Newton matrix, which is never negative, and the largest
+eigenvalue by Lanczos (HAWQ, arXiv 1905.03696). Weights only: activations and products of
+activations count nothing. ``details`` holds the bare trace or eigenvalue.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpsearch.execute.losses import sample_losses
+from mpsearch.execute.simulator import Simulator
+from mpsearch.sensitivity.backward import Pass, draw_losses, iterate_passes
+from mpsearch.sensitivity.curvature import (
+    gauss_newton_traces,
+    hessian_traces,
+    largest_eigenvalues,
+)
+from mpsearch.tables import Costs, Estimate, Progress, Table
+
+PROBES = 8
+LANCZOS_STEPS = 8
+
+
+def score(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
+    """Score by the Hessian's trace over the number of weights.
+
+    Args:
+        simulator: The model and its data.
+        costs: Not needed.
+        budget: Probes a batch times four, since a product with the Hessian takes about as long as four
+            evaluations; None takes 8 probes.
+        seed: Seed of the probes.
+        progress: Told the batches that are done.
+
+    Raises:
+        NumericsError: A gradient is NaN or Inf; the message names the weight.
+    """
+    n_probes = PROBES if budget is None else max(2, budget // 4)
+
+    def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
+        loss = sample_losses("kl", simulator._heads, done.heads, done.target).mean()
+        return hessian_traces(loss, done.weights, n_probes=n_probes, seed=batch_seed)
+
+    return _score(simulator, "hessian", measure, True, 4.0 * n_probes, seed, progress)
+
+
+def score_gauss_newton(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
+    """Score by the Gauss-Newton matrix's trace over the number of weights; see :func:`score`."""
+    n_probes = PROBES if budget is None else max(2, budget // 2)
+
+    def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
+        def draw(rng: torch.Generator) -> Tensor:
+            losses = draw_losses(simulator, done, rng)
+            signs = (torch.randint(0, 2, losses.shape, generator=rng) * 2 - 1).to(losses)
+            return (signs * losses).sum() / len(losses) ** 0.5
+
+        return gauss_newton_traces(draw, done.weights, n_probes=n_probes, seed=batch_seed)
+
+    return _score(simulator, "gauss_newton", measure, True, 2.0 * n_probes, seed, progress)
+
+
+def score_eigenvalue(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
+    """Score by the largest eigenvalue of each weight's block of the Hessian; see :func:`score`."""
+
+    def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
+        loss = sample_losses("kl", simulator._heads, done.heads, done.target).mean()
+        return largest_eigenvalues(loss, done.weights, n_steps=LANCZOS_STEPS, seed=batch_seed)
+
+    spent = 4.0 * LANCZOS_STEPS * len(simulator.graph.layers)
+    return _score(simulator, "eigenvalue", measure, False, spent, seed, progress)
+
+
+def _score(
+    simulator: Simulator,
+    metric: str,
+    measure: Callable[[Pass, int], Mapping[str, Estimate]],
+    per_weight: bool,
+    spent: float,
+    seed: int,
+    progress: Progress | None,
+) -> Table:
+    """Average ``measure`` over batches and multiply by each scheme's error."""
+    weights = _weights(simulator)
+    means = dict.fromkeys(weights, 0.0)
+    variances = dict.fromkeys(weights, 0.0)
+    n_batches = len(simulator._targets)
+    for b, done in enumerate(iterate_passes(simulator, outputs=False, weights=list(weights))):
+        share = done.n / simulator.n_samples
+        for name, (mean, stderr) in measure(done, seed * 1_000_003 + b).items():
+            means[name] += share * mean
+            variances[name] += (share * stderr) ** 2
+        if progress is not None:
+            progress(b + 1, n_batches, "curvature of weights")
+    shape = simulator.allowed.shape
+    base = simulator.space.index(simulator.space.base)
+    values, variance, bare = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for name, places in weights.items():
+        g, i, gemm = places
+        plain = simulator.operand_weight(i, gemm).double()
+        size = plain.numel() if per_weight else 1
+        for s in np.flatnonzero(simulator.allowed[g]).tolist():
+            if s == base:
+                continue
+            error = float((plain - simulator.weight(i, s, gemm).double()).square().sum())
+            values[g, s] += 0.5 * means[name] / size * error
+            variance[g, s] += variances[name] * (0.5 / size * error) ** 2
+            bare[g, s] += means[name]
+    return Table(
+        metric=metric,
+        unit=simulator.unit,
+        groups=tuple(simulator.groups),
+        schemes=simulator.space.names,
+        values=values,
+        stderr=np.sqrt(variance),
+        allowed=simulator.allowed,
+        reasons=simulator.reasons,
+        details={"trace" if per_weight else "eigenvalue": bare},
+        cost_plans=spent,
+    )
+
+
+def _weights(simulator: Simulator) -> dict[str, tuple[int, int, int]]:
+    """Weight's value name to (group, layer, gemm) of its first reader."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for g, group in enumerate(simulator.graph.groups):
+        for i in group.layers:
+            for j, gemm in enumerate(simulator.graph.layers[i].gemms):
+                outside = gemm.right.value in simulator._program.slots
+                if gemm.has_weight and outside:
+                    found.setdefault(gemm.right.value, (g, i, j))
+    return found

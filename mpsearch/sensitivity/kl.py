@@ -1,0 +1,46 @@
+"""KL: divergence of the outputs' distributions from the fp32 model, whatever the loss is.
+
+Equal to ``perturbation`` where there are no labels. Differences of a loss against labels are noisy
+and may be negative; a divergence is neither.
+"""
+
+from dataclasses import replace
+
+from mpsearch.execute.simulator import Simulator
+from mpsearch.registry import find
+from mpsearch.tables import Costs, Progress, Table
+
+
+def score(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
+    """Measure the divergence with one group lowered and all others in the base format.
+
+    Args:
+        simulator: The model and its data; labels are not read.
+        costs: Not needed.
+        budget: Evaluations that may be spent; fewer than there are entries is refused.
+        seed: Nothing is drawn.
+        progress: Told the entries that are done.
+
+    Raises:
+        InfeasibleError: The budget does not reach all entries.
+    """
+    own = simulator
+    if simulator.loss_kind == "nll":
+        own = Simulator(
+            simulator.graph,
+            replace(simulator.space, ties=()),
+            simulator.batches,
+            loss="kl",
+            seed=simulator.seed,
+            device=str(simulator.device),
+        )
+    measure = find("metrics", "perturbation")
+    table: Table = measure(own, costs=costs, budget=budget, seed=seed, progress=progress)
+    return replace(table, metric="kl")
