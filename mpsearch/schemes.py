@@ -8,13 +8,14 @@ import re
 from dataclasses import dataclass, replace
 from math import ceil, log2
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from mpsearch.errors import SchemeError, UnknownNameError
 from mpsearch.formats import Format, find_format
 
 Granularity = Literal["tensor", "channel", "token", "group", "block"]
 Estimator = Literal["amax", "percentile", "mse", "entropy"]
+BlockScale = Literal["amax", "four_over_six", "mse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,14 @@ class Spec:
     tensor_scale: bool = False
     symmetric: bool = True
     estimator: Estimator = "amax"
-    block_scale: Literal["amax", "four_over_six", "mse"] = "amax"
+    block_scale: BlockScale = "amax"
     subnormals: bool = True
 
     def __post_init__(self) -> None:
+        _check_choice("granularity", self.granularity, get_args(Granularity))
+        _check_choice("range", self.range, ("static", "dynamic"))
+        _check_choice("estimator", self.estimator, get_args(Estimator))
+        _check_choice("block_scale", self.block_scale, get_args(BlockScale))
         element = find_format(self.format)
         blocked = self.granularity in ("group", "block")
         if blocked != (self.block_shape is not None):
@@ -66,14 +71,28 @@ class Spec:
                 "only a float format per tensor can be a plain cast"
             )
         if self.scale_format is not None:
-            find_format(self.scale_format)
+            scale = find_format(self.scale_format)
+            if scale.kind == "int" or element.kind == "exponent" or element.overflow == "inf":
+                raise SchemeError(
+                    "a narrow float or an integer can have scales, in a float format or e8m0, got "
+                    f"format={self.format!r} with scale_format={self.scale_format!r}; fp32, tf32, bf16 and "
+                    "fp16 are plain casts with scale_format=None"
+                )
         if self.tensor_scale and not (blocked and self.scale_format == "e4m3"):
             raise SchemeError(
                 "`tensor_scale` needs blocks with e4m3 scales, got "
                 f"granularity={self.granularity!r} with scale_format={self.scale_format!r}"
             )
-        if not self.symmetric and element.kind != "int":
-            raise SchemeError(f"only integers can be asymmetric, got format={self.format!r}")
+        if not self.symmetric and (element.kind != "int" or self.scale_format == "e8m0"):
+            raise SchemeError(
+                "only integers with float scales can be asymmetric, got "
+                f"format={self.format!r} with scale_format={self.scale_format!r}"
+            )
+        if self.block_scale != "amax" and not (blocked and element.kind == "float"):
+            raise SchemeError(
+                f"`block_scale` {self.block_scale!r} needs blocks of a float format, got "
+                f"{self.format} per {self.granularity}"
+            )
 
     @property
     def element(self) -> Format:
@@ -105,6 +124,7 @@ class Scheme:
     recovery: Literal["none", "obs"] = "none"
 
     def __post_init__(self) -> None:
+        _check_choice("recovery", self.recovery, ("none", "obs"))
         if self.sparsity is not None:
             parse_sparsity(self.sparsity)
         elif self.recovery != "none":
@@ -138,6 +158,11 @@ class Sparsity:
     kept: int
     group: int
     unit: int
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SchemeError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}")
 
 
 def parse_sparsity(pattern: str) -> Sparsity:

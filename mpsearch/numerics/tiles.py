@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpsearch.errors import SchemeError
 from mpsearch.numerics.grids import Grid, find_grid
-from mpsearch.numerics.scales import choose_steps, quantize_to_steps
+from mpsearch.numerics.scales import FLOAT32_MAX, choose_steps, quantize_to_steps
 from mpsearch.schemes import Spec
 
 TILE_AXES = (1, 4)
@@ -97,7 +97,7 @@ def spec_grid(spec: Spec) -> Grid:
 
 def _ratio_steps(amax: Tensor, ratios: Iterable[float], spec: Spec, g: float) -> Iterator[Tensor]:
     for ratio in ratios:
-        yield choose_steps(amax * ratio, spec, g)
+        yield choose_steps((amax * ratio).clamp_(max=FLOAT32_MAX), spec, g)
 
 
 def _least_error(tiles: Tensor, spec: Spec, candidates: Iterator[Tensor]) -> Tensor:
@@ -114,7 +114,7 @@ def _least_error(tiles: Tensor, spec: Spec, candidates: Iterator[Tensor]) -> Ten
 
 def _squared_error(tiles: Tensor, steps: Tensor, grid: Grid) -> Tensor:
     error = quantize_to_steps(tiles, steps, grid).sub_(tiles)
-    return error.square_().sum(TILE_AXES, keepdim=True, dtype=torch.float64)
+    return error.double().square_().sum(TILE_AXES, keepdim=True)  # squares of fp32 may not fit fp32
 
 
 def _percentile(tiles: Tensor) -> Tensor:
