@@ -113,3 +113,10 @@ def load_checked(name: str, constant: Constant) -> Array:
         array = array.view()
         array.flags.writeable = False
     return array
+
+
+def total_bytes(constants: Mapping[str, Array]) -> int:
+    """Return the bytes that ``constants`` need in memory, without loading what is not loaded."""
+    if isinstance(constants, Constants):
+        return sum(constant.nbytes for constant in constants.entries.values())
+    return sum(array.nbytes for array in constants.values())

@@ -156,10 +156,13 @@ def _body(
         node_name = draft.fresh_node("", path + final)
         extra.append(Node(node_name, "Identity", "", draft.version(""), (source,), (final,)))
     outputs = [finals[value.name] for value in body.output]
+    others = range(1, draft.n_probes)  # sizes that the batch changes stay open
     subgraph = Subgraph(
         nodes=(*nodes, *extra),
-        inputs=tuple(as_value(inner[v.name], draft.types[inner[v.name]]) for v in body.input),
-        outputs=tuple(as_value(name, draft.types.get(name)) for name in outputs),
+        inputs=tuple(
+            as_value(inner[v.name], draft.types[inner[v.name]], others) for v in body.input
+        ),
+        outputs=tuple(as_value(name, draft.types.get(name), others) for name in outputs),
         constants={},
     )
     return subgraph, outputs

@@ -58,6 +58,7 @@ def _fold_node(
         original_outputs, proto = list(proto.output), renamed
     else:
         original_outputs = outputs
+    proto = _without_like(proto, draft)
     replaced = _passes_through(proto, draft)
     if replaced is not None and outputs[0] not in kept:
         names[original_outputs[0]] = replaced
@@ -123,12 +124,35 @@ def _enter(
     return nodes
 
 
+def _without_like(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:
+    """Return a CastLike as the Cast that it is, so that it reads no tensor for its type alone."""
+    if proto.op_type != "CastLike" or proto.domain not in ("", "ai.onnx") or len(proto.input) != 2:
+        return proto
+    code = _element_code(proto.input[1], draft)
+    if code is None:
+        return proto
+    cast = onnx.helper.make_node("Cast", [proto.input[0]], list(proto.output), proto.name, to=code)
+    cast.metadata_props.extend(proto.metadata_props)
+    return cast
+
+
+def _element_code(name: str, draft: Draft) -> int | None:
+    types = draft.types.get(name)
+    kind = None if types is None else types[0]
+    if kind is None or kind.WhichOneof("value") != "tensor_type":
+        return None
+    return kind.tensor_type.elem_type or None
+
+
 def _passes_through(proto: onnx.NodeProto, draft: Draft) -> str | None:
     """Return the input that the first output equals, None if the node does something."""
     if proto.domain not in ("", "ai.onnx") or not proto.input or not proto.output:
         return None
     if proto.op_type == "Identity":
         return proto.input[0]
+    if proto.op_type == "Cast":
+        wanted = next((a.i for a in proto.attribute if a.name == "to"), None)
+        return proto.input[0] if _element_code(proto.input[0], draft) == wanted else None
     if proto.op_type == "Dropout" and not any(proto.output[1:]):
         training = proto.input[2] if len(proto.input) > 2 else ""
         known = draft.known.get(training)

@@ -50,37 +50,46 @@ def import_onnx(
     """
     path = Path(path)
     try:
-        return _import(path, shapes)
+        return import_model(read_model(path), path.name, path.parent, shapes)
     except MpsearchError:
         raise
     except (RecursionError, MemoryError, OverflowError) as error:
         raise ModelError(f"{path.name}: must be a model of sane size and depth: {error}") from error
 
 
-def _import(path: Path, shapes: Mapping[str, Sequence[int | None]] | None) -> ModelGraph:
-    model = read_model(path)
+def import_model(
+    model: onnx.ModelProto,
+    name: str,
+    folder: Path,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+) -> ModelGraph:
+    """Return a parsed model as :func:`import_onnx` does; external data must lie in ``folder``.
+
+    Raises:
+        ModelError: The model contradicts itself, or ``shapes`` does not fit it.
+    """
     graph = model.graph
     given = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in given]
     if not graph.output:
-        raise ModelError(f"{path.name}: a model must have an output, it has none")
+        raise ModelError(f"{name}: a model must have an output, it has none")
     available = {value.name for value in inputs} | given
-    protos = in_order(graph.node, available, path.name)
+    protos = in_order(graph.node, available, name)
     made = available.union(*(node.output for node in protos)) if protos else available
     outputs = [value.name for value in graph.output]
-    for name in outputs:
-        if name not in made:
-            raise ModelError(f"{path.name}: nothing produces the output {name!r}")
+    for output in outputs:
+        if output not in made:
+            raise ModelError(f"{name}: nothing produces the output {output!r}")
     structure, metadata = digest_structure(model), metadata_of(model)
-    nodes, binding, draft = _folded(model, protos, inputs, shapes, path)
+    nodes, binding, draft = _folded(model, protos, inputs, shapes, name, folder)
     nodes = live(fold_batchnorms(nodes, set(outputs), draft), outputs)
     if draft.removed_quantizers:
         warnings.warn(
-            f"{path.name}: already quantised: {draft.removed_quantizers} pairs of QuantizeLinear and "
+            f"{name}: already quantised: {draft.removed_quantizers} pairs of QuantizeLinear and "
             "DequantizeLinear were taken out, weights keep their rounded values",
             stacklevel=3,
         )
-    return _understood(path.name, nodes, inputs, outputs, binding, draft, structure, metadata)
+    return _understood(name, nodes, inputs, outputs, binding, draft, structure, metadata)
 
 
 def _folded(
@@ -88,7 +97,8 @@ def _folded(
     protos: list[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
     shapes: Mapping[str, Sequence[int | None]] | None,
-    path: Path,
+    name: str,
+    folder: Path,
 ) -> tuple[list[Node], Binding, Draft]:
     """Return the folded nodes, with the first binding whose probes all fit the model.
 
@@ -98,10 +108,10 @@ def _folded(
     for fixed_batch in (False, True):
         for free_sizes in FREE_SIZES:
             binding = bind_axes(
-                inputs, shapes, path.name, free_sizes=free_sizes, fixed_batch=fixed_batch
+                inputs, shapes, name, free_sizes=free_sizes, fixed_batch=fixed_batch
             )
             draft = Draft(
-                folder=path.parent,
+                folder=folder,
                 versions=opset_versions(model),
                 n_probes=len(binding.probes),
                 declared=_declared(model.graph),

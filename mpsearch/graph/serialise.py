@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from mpsearch.errors import ModelError
-from mpsearch.graph.constants import Array
+from mpsearch.graph.constants import Array, total_bytes
 from mpsearch.graph.inference import schema
 from mpsearch.graph.model import Attribute, ModelGraph, Node, Subgraph, Value
 from mpsearch.graph.traversal import all_nodes
@@ -21,14 +21,11 @@ def to_onnx(graph: ModelGraph) -> onnx.ModelProto:
     Raises:
         ModelError: The weights need more than the 2 GB that such a file may hold.
     """
-    initializers, total = [], 0
-    for name, array in graph.constants.items():
-        total += array.nbytes
-        if total > _LARGEST:
-            raise ModelError(
-                f"{graph.name}: weights must fit in 2 GB to be written into one file, they do not"
-            )
-        initializers.append(to_tensor(array, name))
+    if total_bytes(graph.constants) > _LARGEST:
+        raise ModelError(
+            f"{graph.name}: weights must fit in 2 GB to be written into one file, they do not"
+        )
+    initializers = [to_tensor(array, name) for name, array in graph.constants.items()]
     body = onnx.helper.make_graph(
         [to_node(node) for node in graph.nodes],
         graph.name or "graph",
@@ -103,23 +100,25 @@ def _graph(body: Subgraph, name: str) -> onnx.GraphProto:
     return onnx.helper.make_graph(
         [to_node(node) for node in body.nodes],
         name,
-        [_value_info(value, ranked=False) for value in body.inputs],
-        [_value_info(value, ranked=False) for value in body.outputs],
+        [_value_info(value, named=False) for value in body.inputs],
+        [_value_info(value, named=False) for value in body.outputs],
         [to_tensor(array, key) for key, array in body.constants.items()],
     )
 
 
-def _value_info(value: Value, *, ranked: bool = True) -> onnx.ValueInfoProto:
-    """Return ``value`` as ONNX declares it; sizes that are None get a symbol of their own."""
+def _value_info(value: Value, *, named: bool = True) -> onnx.ValueInfoProto:
+    """Return ``value`` as ONNX declares it; ``named`` gives sizes that are None a symbol each."""
     if value.dtype is None:
         return onnx.helper.make_empty_tensor_value_info(value.name)
     code = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(_dtype(value.dtype)))
-    if value.shape is None or not ranked:
+    if value.shape is None:
         return onnx.helper.make_tensor_value_info(value.name, code, None)
-    dims = [
-        ("batch" if axis == 0 else f"{value.name}_{axis}") if size is None else size
-        for axis, size in enumerate(value.shape)
-    ]
+    dims: list[int | str | None] = list(value.shape)
+    if named:
+        dims = [
+            ("batch" if axis == 0 else f"{value.name}_{axis}") if size is None else size
+            for axis, size in enumerate(dims)
+        ]
     return onnx.helper.make_tensor_value_info(value.name, code, dims)
 
 
