@@ -79,7 +79,9 @@ def _conv_transpose(node: Node) -> Kernel:
         if target is None and auto in ("SAME_UPPER", "SAME_LOWER"):
             target = [x.shape[2 + i] * stride[i] for i in range(rank)]
         if target is not None:
-            totals = [full[i] - target[i] for i in range(rank)]
+            totals = [max(full[i] - target[i], 0) for i in range(rank)]
+            more = [more[i] + max(target[i] - full[i], 0) for i in range(rank)]
+            full = [max(full[i], target[i]) for i in range(rank)]
             halves = [total // 2 for total in totals]
             rest = [total - half for total, half in zip(totals, halves, strict=True)]
             around = halves + rest if auto != "SAME_LOWER" else rest + halves

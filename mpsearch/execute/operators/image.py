@@ -90,8 +90,9 @@ def _matrix(node: Node, mode: str, positions: Tensor, size: int, scale: float) -
     where = base[:, None] + taps
     weights = weigh((positions[:, None] - where) * stretch)
     outside = (where < 0) | (where > size - 1)
-    if integer(node, "exclude_outside", 0) or stretch < 1:
+    if integer(node, "exclude_outside", 0):
         weights = torch.where(outside, torch.zeros_like(weights), weights)
+    if integer(node, "exclude_outside", 0) or stretch < 1:
         weights = weights / weights.sum(1, keepdim=True)
     where = where.clamp(0, size - 1).to(torch.int64)
     return torch.zeros(len(positions), size, dtype=torch.float64).scatter_add(1, where, weights)

@@ -3,8 +3,11 @@
 from types import MappingProxyType
 
 from mpsearch.execute.operators import (
+    attention,
     casting,
     convolution,
+    criteria,
+    drawing,
     elementwise,
     image,
     indexing,
@@ -15,12 +18,16 @@ from mpsearch.execute.operators import (
     recurrent,
     reductions,
     shaping,
+    signals,
 )
 from mpsearch.execute.operators.kernel import Builder
 
 _KINDS = (
+    attention,
     casting,
     convolution,
+    criteria,
+    drawing,
     elementwise,
     image,
     indexing,
@@ -31,6 +38,7 @@ _KINDS = (
     recurrent,
     reductions,
     shaping,
+    signals,
 )
 OPERATORS = MappingProxyType(
     {("", name): builder for kind in _KINDS for name, builder in kind.BUILDERS.items()}
