@@ -395,9 +395,10 @@ def _total(rows: Ints, table: Floats, edges: Ints, pairs: Floats | None) -> Floa
     chunk = max(1, 4_000_000 // max(G, len(edges), 1))
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]
-        value = table[np.arange(G), part].sum(axis=1)
+        value = np.ascontiguousarray(table[np.arange(G), part]).sum(axis=1)  # one order of summing
         if pairs is not None and len(edges):
-            value += pairs[np.arange(len(edges)), part[:, edges[:, 0]], part[:, edges[:, 1]]].sum(1)
+            linked = pairs[np.arange(len(edges)), part[:, edges[:, 0]], part[:, edges[:, 1]]]
+            value += np.ascontiguousarray(linked).sum(axis=1)
         total[start : start + chunk] = value
     return total
 

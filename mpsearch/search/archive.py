@@ -144,6 +144,28 @@ class Archive:
                 total += np.maximum(over, 0.0) / (limit.slack or 1.0)
         return total
 
+    def charge(self, cost: float) -> None:
+        """Spend ``cost`` evaluations on something that is no plan, such as a gradient.
+
+        Raises:
+            Exhausted: The budget does not suffice.
+        """
+        self._check_time()
+        if self.budget - self.spent < cost:
+            raise Exhausted
+        self.spent += cost
+
+    def loss(self, row: Ints) -> Estimate:
+        """Return the measured loss of an evaluated assignment of variables [V]."""
+        return self._losses[self._index[np.asarray(row, np.int64).tobytes()]]
+
+    def adopt(self, row: Ints, loss: Estimate | None) -> None:
+        """Keep what an earlier search found of the assignment ``row`` [V]; it counts as spent."""
+        if not self.known(row):
+            self._record(
+                np.ascontiguousarray(row, np.int64)[None], None if loss is None else [loss]
+            )
+
     def screen(self, rows: Ints, fraction: float) -> list[Estimate]:
         """Return losses of assignments of variables [P, V] on a fraction of the data; not recorded.
 
@@ -190,11 +212,12 @@ class Archive:
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise Exhausted
 
-    def _record(self, rows: Ints) -> None:
+    def _record(self, rows: Ints, losses: list[Estimate] | None = None) -> None:
         if not len(rows):
             return
         assignments = self.reduced.expand(rows)
-        losses = None if self._evaluator is None else measure(self._evaluator, assignments)
+        if self._evaluator is not None and losses is None:
+            losses = measure(self._evaluator, assignments)
         totals = self.problem.evaluate(assignments)
         if losses is not None:
             totals["loss"] = np.array([loss.mean for loss in losses])

@@ -41,7 +41,7 @@ def evolve(
         values = archive.evaluate(rows)
         while True:
             children = _children(rows, archive.reduced.allowed, size, rng)
-            children = _renew(archive, repairer, repairer.repair(children, rng), rng)
+            children = renew(archive, repairer, repairer.repair(children, rng), rng)
             values = np.concatenate([values, archive.evaluate(children)])
             rows = np.concatenate([rows, children])
             rows, first = np.unique(rows, axis=0, return_index=True)
@@ -77,8 +77,8 @@ def _children(rows: Ints, allowed: Bools, count: int, rng: np.random.Generator) 
     return np.where(change, draw_allowed(allowed, count, rng), children)
 
 
-def _renew(archive: Archive, repairer: Repairer, rows: Ints, rng: np.random.Generator) -> Ints:
-    """Change children that are known already, a few times, until they are new."""
+def renew(archive: Archive, repairer: Repairer, rows: Ints, rng: np.random.Generator) -> Ints:
+    """Return ``rows`` [P, V], those evaluated already changed at random, a few times, until new."""
     rows = rows.copy()
     for _ in range(4):
         old = np.array([archive.known(row) for row in rows], np.bool_)

@@ -15,7 +15,7 @@ from mpsearch.search.points import check_objectives, make_front, make_points
 from mpsearch.search.reduce import reduce_problem
 from mpsearch.tables import Floats, Ints, Progress
 
-_SMALL = 2_000  # columns up to which every point is found and proven by default
+_SMALL = 500  # columns up to which every point is found and proven by default
 _POINTS = 20
 _STEP = 1e-7  # of an objective's largest possible sum: by how much the next point must be better
 
@@ -40,13 +40,13 @@ def search(
     Args:
         problem: The tables.
         objectives: What to minimise; the last one is the integer programs' own.
-        evaluator: If given, up to ``budget`` points are measured and the front of those is returned.
+        evaluator: If given, the points found are measured and the front of those is returned.
         budget: Points to find, spread evenly over the first objective. None: every point of problems
-            of up to 2 000 columns, 20 points of larger ones. With an evaluator: measurements.
+            of up to 500 columns, 20 points of larger ones.
         seed: Unused: nothing is random.
         progress: Called after every point.
         time_limit_s: Stop then.
-        gap: Relative gap at which a point is good enough; None: 0 up to 2 000 columns, else 0.001.
+        gap: Relative gap at which a point is good enough; None: 0 up to 500 columns, else 0.001.
 
     Raises:
         ProblemError: A constraint is code.
@@ -66,8 +66,7 @@ def search(
         for k in range(len(names))
     ]
     found: dict[bytes, Solution] = {}
-    points = budget if evaluator is None else None
-    goal = points or (0 if small else _POINTS)  # 0: all of them
+    goal = budget or (0 if small else _POINTS)  # 0: all of them
 
     def minimise(cost: Floats, bounds: list[Bound], exclude: list[Ints]) -> Solution | None:
         left = None if deadline is None else deadline - time.monotonic()
@@ -109,7 +108,7 @@ def search(
     front = make_front(problem, made, names, method="milp", certificate=certificate)
     if evaluator is None or "loss" not in names:
         return front
-    return measured_only(problem, front, evaluator, budget=budget or 50, progress=progress)
+    return measured_only(problem, front, evaluator, budget=goal or 50, progress=progress)
 
 
 def _solve_front(program: Program, costs: list[Floats], minimise: Minimise, goal: int) -> None:

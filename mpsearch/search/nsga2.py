@@ -1,9 +1,6 @@
 """NSGA-II with an archive, seeded by exact plans."""
 
 import numpy as np
-from pymoo.core.population import Population
-from pymoo.core.problem import Problem as PymooProblem
-from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
@@ -11,7 +8,8 @@ from mpsearch.search.archive import Archive
 from mpsearch.search.evolve import evolve
 from mpsearch.search.repair import make_repairer
 from mpsearch.search.seeds import predicted_plans
-from mpsearch.tables import Floats, Ints, Progress
+from mpsearch.search.survival import survive_by_crowding
+from mpsearch.tables import Progress
 
 
 def search(
@@ -61,16 +59,7 @@ def search(
         repairer,
         start,
         size=count,
-        survive=_survive,
+        survive=survive_by_crowding,
         rng=np.random.default_rng([seed, 2]),
     )
     return archive.front(method="nsga2")
-
-
-def _survive(values: Floats, count: int, rng: np.random.Generator) -> Ints:
-    population = Population.new(F=values, index=np.arange(len(values)))
-    space = PymooProblem(n_var=1, n_obj=values.shape[1])
-    kept = RankAndCrowding().do(space, population, n_survive=count, random_state=rng)
-    index: Ints = np.array(kept.get("index"), np.int64)
-    order = np.lexsort((index, -np.array(kept.get("crowding"), np.float64), kept.get("rank")))
-    return index[order]

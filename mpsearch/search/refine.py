@@ -17,10 +17,10 @@ from mpsearch.tables import Floats, Ints, Progress
 
 _FIRST = 12  # plans measured before the first refit
 _BATCH = 4  # plans measured between refits
-_FRONT = 400  # points kept of each predicted front
+_FRONT = 250  # points kept of each predicted front
 _DRAWS = 2  # fronts of tables drawn from the posterior
 _NEIGHBOURS = 400
-_EPS = 0.001
+_EPS = 0.05  # a bound that fronts keep to by far
 
 
 def search(

@@ -1,0 +1,97 @@
+"""One change at a time, the best exchange of objectives first."""
+
+from contextlib import suppress
+
+import numpy as np
+
+from mpsearch.errors import ProblemError
+from mpsearch.pareto import Front
+from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.archive import Archive, Exhausted
+from mpsearch.search.repair import make_repairer
+from mpsearch.tables import Floats, Ints, Progress
+
+
+def search(
+    problem: Problem,
+    *,
+    objectives: tuple[str, ...] = ("latency_us", "loss"),
+    evaluator: Evaluator | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    time_limit_s: float | None = None,
+) -> Front:
+    """Return the front along greedy paths from the least last objective down to the least first one.
+
+    Every step takes the single change with the largest fall of the first objective for the rise of the
+    last one, boundary terms included. With an evaluator the path is walked on the tables and points
+    spread over it are measured.
+
+    Args:
+        problem: The tables; plans that miss its constraints are repaired.
+        objectives: Two or more to minimise; the path trades the last one for the first.
+        evaluator: Measures losses; None: the tables' sums are used.
+        budget: Evaluations; 200 measured or 10 000 predicted if None.
+        seed: Of repairs; else nothing is random.
+        progress: Called after evaluations.
+        time_limit_s: Stop then.
+
+    Raises:
+        ProblemError: There is one objective only.
+        InfeasibleError: No assignment meets the constraints.
+    """
+    archive = Archive(
+        problem,
+        objectives,
+        evaluator=evaluator,
+        budget=budget,
+        progress=progress,
+        time_limit_s=time_limit_s,
+    )
+    if len(archive.names) < 2:
+        raise ProblemError("greedy trades one objective for another, so it needs two")
+    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
+    rng = np.random.default_rng([seed, 4])
+    path = repairer.repair(_walk(archive), rng)
+    chosen = np.unique(
+        np.linspace(0, len(path) - 1, min(archive.budget, len(path))).astype(np.int64)
+    )
+    with suppress(Exhausted):
+        archive.evaluate(path[chosen])
+        archive.evaluate(path)
+    return archive.front(method="greedy")
+
+
+def _walk(archive: Archive) -> Ints:
+    """Return the path [P, V] of single changes."""
+    reduced = archive.reduced
+    V, S = reduced.allowed.shape
+    last = np.where(reduced.allowed, reduced.values[:, :, -1], np.inf)
+    row = last.argmin(axis=1)
+    path = [row]
+    for _ in range(V * S):
+        gain, price = _changes(archive, row)
+        better = reduced.allowed & (gain < 0)
+        if not better.any():
+            break
+        worth = np.where(
+            better, np.where(price <= 0, np.inf, -gain / np.where(price > 0, price, 1)), -1
+        )
+        v, s = np.unravel_index(int(worth.argmax()), worth.shape)
+        row = row.copy()
+        row[v] = s
+        path.append(row)
+    return np.stack(path)
+
+
+def _changes(archive: Archive, row: Ints) -> tuple[Floats, Floats]:
+    """Return what each single change [V, S] does to the first and to the last objective."""
+    reduced = archive.reduced
+    V = len(row)
+    change = reduced.values - reduced.values[np.arange(V), row][:, None, :]
+    for (i, j), term in zip(reduced.edges.tolist(), reduced.pair_values, strict=True):
+        here = term[row[i], row[j]]
+        change[i] += term[:, row[j]] - here
+        change[j] += term[row[i], :] - here
+    return change[:, :, 0], change[:, :, -1]

@@ -1,0 +1,53 @@
+"""Random assignments: the floor that any other method must beat."""
+
+from contextlib import suppress
+
+import numpy as np
+
+from mpsearch.pareto import Front
+from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.archive import Archive, Exhausted
+from mpsearch.search.repair import make_repairer
+from mpsearch.tables import Progress
+
+_BATCH = 64
+
+
+def search(
+    problem: Problem,
+    *,
+    objectives: tuple[str, ...] = ("latency_us", "loss"),
+    evaluator: Evaluator | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    time_limit_s: float | None = None,
+) -> Front:
+    """Return the front of random assignments, repaired to meet the constraints.
+
+    Args:
+        problem: The tables.
+        objectives: What to minimise.
+        evaluator: Measures losses; None: the tables' sums are used.
+        budget: Evaluations; 200 measured or 10 000 predicted if None.
+        seed: Of all chance.
+        progress: Called after evaluations.
+        time_limit_s: Stop then.
+
+    Raises:
+        InfeasibleError: No assignment meets the constraints.
+    """
+    archive = Archive(
+        problem,
+        objectives,
+        evaluator=evaluator,
+        budget=budget,
+        progress=progress,
+        time_limit_s=time_limit_s,
+    )
+    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    with suppress(Exhausted):
+        while True:
+            archive.evaluate(repairer.draw(_BATCH, rng))
+    return archive.front(method="random")
