@@ -141,24 +141,23 @@ def _body(
         final = draft.fresh_value(value.name)
         inner[value.name] = final
         draft.types[final] = types
-    made = {name for node in body.node for name in node.output}
-    ordered = _ordered(body, inner, path)
-    # Outputs must be made inside, so what folding would alias or fold stays as an Identity.
-    finals = {name: draft.fresh_value(name) for name in dict.fromkeys(o.name for o in body.output)}
-    nodes = fold(ordered, inner, set(), path, draft)
-    extra = []
-    for name, final in finals.items():
-        source = inner.get(name, name)
-        if name in made and source in draft.types and _produced(nodes, source):
-            finals[name] = source
+    nodes = fold(_ordered(body, inner, path), inner, set(), path, draft)
+    # Each output must be a value of its own that a node inside makes: what folding took is copied.
+    made = {name for node in nodes for name in node.outputs}
+    outputs: list[str] = []
+    for value in body.output:
+        source = inner.get(value.name, value.name)
+        if source in made and source not in outputs:
+            outputs.append(source)
             continue
+        final = draft.fresh_value(value.name)
         draft.types[final] = draft.types.get(source, (None,) * draft.n_probes)
-        node_name = draft.fresh_node("", path + final)
-        extra.append(Node(node_name, "Identity", "", draft.version(""), (source,), (final,)))
-    outputs = [finals[value.name] for value in body.output]
+        name = draft.fresh_node("", path + final)
+        nodes.append(Node(name, "Identity", "", draft.version(""), (source,), (final,)))
+        outputs.append(final)
     others = range(1, draft.n_probes)  # sizes that the batch changes stay open
     subgraph = Subgraph(
-        nodes=(*nodes, *extra),
+        nodes=tuple(nodes),
         inputs=tuple(
             as_value(inner[v.name], draft.types[inner[v.name]], others) for v in body.input
         ),
@@ -166,10 +165,6 @@ def _body(
         constants={},
     )
     return subgraph, outputs
-
-
-def _produced(nodes: Sequence[Node], name: str) -> bool:
-    return any(name in node.outputs for node in nodes)
 
 
 def _node(proto: onnx.NodeProto, bodies: dict[str, Subgraph], path: str, draft: Draft) -> Node:
