@@ -4,7 +4,7 @@ Each layer is fed the runtime's own inputs, so that its error is its own. Then t
 are compared, where errors may add up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mpsearch.data import Batches, check_batches
 from mpsearch.errors import NumericsError, PlanError
 from mpsearch.execute.heads import Head, Meaning, choose_heads, read_heads
 from mpsearch.execute.losses import Target, sample_losses
+from mpsearch.execute.program import compile_graph
 from mpsearch.execute.simulator import Simulator
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import Layer, ModelGraph, Node
@@ -23,8 +24,9 @@ from mpsearch.plan import Plan, check_weights, plan_assignment, plan_schemes, pl
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
 from mpsearch.tables import Floats, Progress
-from mpsearch.verify.rounding import round_through_half
-from mpsearch.verify.session import Session, find_model
+from mpsearch.verify.oracle import read_operands, run_documented, settle_ties
+from mpsearch.verify.rounding import EXACT, Rounding
+from mpsearch.verify.session import Session, find_model, load_model
 from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
 
 TOLERANCE = 1e-3
@@ -59,7 +61,8 @@ def verify_plan(
         NumericsError: The runtime or the simulation gives NaN or Inf; the message names the layer.
         MissingExtraError: The runtime is not installed.
     """
-    session: Session = find("runtimes", runtime)(find_model(exported))
+    path = find_model(exported)
+    session: Session = find("runtimes", runtime)(path)
     graph = import_onnx(model)
     schemes = plan_schemes(plan, graph)
     check_weights(plan, graph)
@@ -67,16 +70,22 @@ def verify_plan(
     recovers = any(scheme.recovery != "none" for scheme in schemes)
     chosen = batches if samples is None else batches.take(samples)
     simulator = Simulator(graph, plan_space(plan), batches if recovers else chosen)
-    simulator.ranges.update({(r.value, r.spec): r.range for r in plan.ranges})
+    simulator.ranges = {(r.value, r.spec): r.range for r in plan.ranges}
     assignment = plan_assignment(plan, simulator.graph, simulator.space)
+    program = compile_graph(graph)
+
+    def weight(layer: int, gemm: int) -> Tensor:
+        return simulator.weight(layer, simulator.space.index(schemes[layer].name), gemm)
+
     unproven = {
         layer.name: f"{layer.op_type} multiplies values that never leave the operator"
         for layer in graph.layers
         if any(gemm.left.input_index < 0 for gemm in layer.gemms)
     }
     nodes = {node.name: node for node in graph.nodes}
+    readers = {node.name: node for node in load_model(path).graph.node}
     layers = [
-        _Compared(i, nodes[layer.name], layer, schemes[i])
+        _Compared(i, nodes[layer.name], tuple(readers[layer.name].input), layer, schemes[i])
         for i, layer in enumerate(graph.layers)
         if layer.name not in unproven
     ]
@@ -85,19 +94,22 @@ def verify_plan(
     outputs = []
     total = -(-len(chosen) // chosen.batch_size)
     for done, feeds in enumerate(chosen.iterate(), 1):
-        values = {k: torch.from_numpy(np.array(v)) for k, v in session.run(feeds, wanted).items()}
-        values |= {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
+        given = {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
+        found = session.run(feeds, wanted)
+        values = {name: torch.from_numpy(np.array(x)) for name, x in found.items()} | given
         for row, compared in enumerate(layers):
-            inputs = _inputs(compared, graph, values)
-            if session.rounds_through_half:
-                inputs |= _through_half(compared, plan, inputs)
+            inputs = _inputs(compared, graph, values, plan, session.rounding)
             index = simulator.space.index(compared.scheme.name)
             expected = simulator.replay(compared.index, index, inputs)
-            squares[row] += _squares(
-                compared.layer, values[compared.layer.output], expected, runtime
+            shown = values[compared.layer.output]
+            squares[row] += _squares(compared.layer, shown, expected, runtime)
+        simulated = simulator.run(feeds, assignment)
+        same_rounding = simulated
+        if session.rounding != EXACT:
+            same_rounding = run_documented(
+                graph, program, plan, schemes, weight, session.rounding, given
             )
-        fp32, simulated = simulator.run(feeds), simulator.run(feeds, assignment)
-        outputs.append(_Outputs(fp32, simulated, values))
+        outputs.append(_Outputs(simulator.run(feeds), simulated, same_rounding, values))
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))
             progress(done, total, f"worst layer so far differs by {worst:.2g}")
@@ -119,55 +131,75 @@ def verify_plan(
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """A layer that is compared: its index, its node, itself and its scheme."""
+    """A layer that is compared.
+
+    Attributes:
+        index: Its index in the graph.
+        node: Its node there.
+        reads: What its node reads in the export.
+        layer: Itself.
+        scheme: What it runs in.
+    """
 
     index: int
     node: Node
+    reads: tuple[str, ...]
     layer: Layer
     scheme: Scheme
 
 
 @dataclass(frozen=True, slots=True)
 class _Outputs:
-    """Outputs of one batch: of the fp32 program, of the simulation, and of the runtime."""
+    """Outputs of one batch.
+
+    Attributes:
+        fp32: Of the fp32 program.
+        simulated: Of the plan's simulation.
+        same_rounding: Of the simulation with the runtime's documented rounding.
+        runtime: Of the runtime, with all else that it showed.
+    """
 
     fp32: Mapping[str, Tensor]
     simulated: Mapping[str, Tensor]
+    same_rounding: Mapping[str, Tensor]
     runtime: Mapping[str, Tensor]
 
 
 def _wanted(graph: ModelGraph, layers: Sequence[_Compared]) -> list[str]:
-    """Every value that the runtime must show: what layers read and give, and the outputs."""
+    """Every value that the runtime must show: what layers read, rounded or not, and give, and the outputs."""
     fed = {value.name for value in graph.inputs} | set(graph.constants) | {""}
     names = [value.name for value in graph.outputs]
     for compared in layers:
         names += [*compared.node.inputs, compared.layer.output]
+        names += [
+            compared.reads[operand.input_index]
+            for operand in read_operands(compared.layer)
+            if not compared.scheme.activation.is_cast
+        ]
     return [name for name in dict.fromkeys(names) if name not in fed]
 
 
 def _inputs(
-    compared: _Compared, graph: ModelGraph, values: Mapping[str, Tensor]
+    compared: _Compared,
+    graph: ModelGraph,
+    values: Mapping[str, Tensor],
+    plan: Plan,
+    rounding: Rounding,
 ) -> dict[str, Tensor]:
+    """The runtime's own inputs of a layer, rounded to its scheme as the runtime documents it.
+
+    Rounding is idempotent, so the simulation goes on from there.
+    """
     names = [name for name in compared.node.inputs if name and name not in graph.constants]
-    return {name: values[name] for name in names}
-
-
-def _through_half(
-    compared: _Compared, plan: Plan, inputs: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The activations that the layer rounds, as a runtime rounds them that goes through fp16."""
-    spec, rounded = compared.scheme.activation, {}
-    for gemm in compared.layer.gemms:
-        for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
-            if operand.value in inputs:
-                rounded[operand.value] = round_through_half(
-                    inputs[operand.value],
-                    spec,
-                    plan.find_range(operand.value, spec),
-                    reduction_axis=operand.reduction_axis,
-                    groups=operand.groups,
-                )
-    return rounded
+    inputs = {name: values[name] for name in names}
+    spec = compared.scheme.activation
+    for operand in read_operands(compared.layer):
+        if operand.value in inputs and not spec.is_cast:
+            seen = values[compared.reads[operand.input_index]]
+            inputs[operand.value] = settle_ties(
+                values[operand.value], seen, spec, operand, plan, rounding
+            )
+    return inputs
 
 
 def _squares(layer: Layer, found: Tensor, expected: Tensor, runtime: str) -> tuple[float, float]:
@@ -205,17 +237,21 @@ def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs
         )
         for h in heads
     )
-    between = []
-    for source in ("runtime", "fp32"):
+
+    def between(pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> float:
         losses = []
-        for batch in outputs:
-            reference = tuple(getattr(batch, source)[head.output].float() for head in heads)
-            values = tuple(batch.simulated[head.output].float() for head in heads)
+        for source, simulated in pairs:
+            reference, values = (
+                tuple(o[h.output].float() for h in heads) for o in (source, simulated)
+            )
             losses.append(sample_losses(kind, heads, values, Target(reference, None, None, powers)))
-        between.append(float(torch.cat(losses).mean()))
-    limit = max(_LEAST_DIVERGENCE, between[1] / 10)
+        return float(torch.cat(losses).mean())
+
+    found = between((o.runtime, o.same_rounding) for o in outputs)
+    changed = between((o.fp32, o.simulated) for o in outputs)
+    limit = max(_LEAST_DIVERGENCE, changed / 10)
     measure = "KL" if kind == "kl" else "relative MSE"
-    return WholeCheck(measure, between[0], between[1], limit, between[0] <= limit)
+    return WholeCheck(measure, found, changed, limit, found <= limit)
 
 
 def _at_output(head: Head, graph: ModelGraph, batch: _Outputs) -> Head:

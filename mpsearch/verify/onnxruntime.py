@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 
 from mpsearch.errors import PlanError
+from mpsearch.verify.rounding import EXACT, Rounding
 from mpsearch.verify.session import Array, Session, expose, load_model
 
 _EXACT_INT4 = ("session.qdq_matmulnbits_accuracy_level", "1")
@@ -21,7 +22,7 @@ class OnnxruntimeSession:
 
     model: onnx.ModelProto
     opened: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    rounds_through_half: bool = False
+    rounding: Rounding = EXACT
     note: str = "graph optimisations are off, so that every rounding is executed"
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:

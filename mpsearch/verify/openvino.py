@@ -16,6 +16,7 @@ import openvino
 from onnx.inliner import inline_local_functions
 
 from mpsearch.errors import PlanError
+from mpsearch.verify.rounding import Rounding
 from mpsearch.verify.session import Array, Session, bind_shapes, expose, load_model
 
 SETTINGS = {
@@ -31,7 +32,7 @@ class OpenvinoSession:
 
     model: onnx.ModelProto
     compiled: dict[object, Any] = field(default_factory=dict)
-    rounds_through_half: bool = True
+    rounding: Rounding = Rounding(through_half=True, keeps_half=False)  # noqa: RUF009 - immutable
     note: str = "int8 runs as fp32 arithmetic on int8 codes; fp16 layers compute in fp32"
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnx.reference import ReferenceEvaluator
 
+from mpsearch.verify.rounding import EXACT, Rounding
 from mpsearch.verify.session import Array, Session, load_model
 
 
@@ -14,7 +15,7 @@ class ReferenceSession:
     """An exported model in the reference evaluator."""
 
     evaluator: ReferenceEvaluator
-    rounds_through_half: bool = False
+    rounding: Rounding = EXACT
     note: str = ""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:

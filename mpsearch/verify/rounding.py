@@ -4,6 +4,8 @@ A runtime that takes fp32 to fp8 through fp16 rounds some ties the other way. Ro
 fed already rounded to the simulation comes out unchanged, so the rest of the layer is compared as it is.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,22 @@ from mpsearch.numerics.tiles import cut_tiles, join_tiles
 from mpsearch.schemes import Spec
 
 _FP8 = ("e4m3", "e5m2")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What a runtime documents about its rounding.
+
+    Attributes:
+        through_half: fp32 goes to fp8 through fp16.
+        keeps_half: fp16 casts are left out: such layers compute in fp32.
+    """
+
+    through_half: bool = False
+    keeps_half: bool = True
+
+
+EXACT = Rounding()
 
 
 def round_through_half(

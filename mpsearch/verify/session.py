@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mpsearch.errors import ModelError, PlanError
+from mpsearch.verify.rounding import Rounding
 
 Array = NDArray[Any]
 
@@ -16,12 +17,12 @@ class Session(Protocol):
     """An exported model in one runtime.
 
     Attributes:
-        rounds_through_half: Whether fp32 goes to fp8 through fp16, as the runtime documents.
+        rounding: What the runtime documents about its rounding.
         note: What a reader of the result must know about how it was run; "" if nothing.
     """
 
     @property
-    def rounds_through_half(self) -> bool: ...  # noqa: D102
+    def rounding(self) -> Rounding: ...  # noqa: D102
 
     @property
     def note(self) -> str: ...  # noqa: D102

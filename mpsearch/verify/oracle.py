@@ -1,0 +1,116 @@
+"""The simulation with a runtime's documented rounding in it.
+
+A runtime that takes fp32 to fp8 through fp16 rounds some values the other way, and one that computes fp16
+layers in fp32 leaves their casts out. In a deep model such differences grow to the size of the quantisation
+itself, so the whole model is compared with a simulation that rounds in the same way.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mpsearch.execute.program import Program, Step, make_schedule, run_schedule
+from mpsearch.graph.model import Layer, ModelGraph, Operand
+from mpsearch.numerics.quantize import quantize_activation
+from mpsearch.plan import Plan
+from mpsearch.schemes import Scheme, Spec
+from mpsearch.verify.rounding import Rounding, round_through_half
+
+_NUDGE = 2.0**-16
+"""Relative distance from a rounding boundary within which runtimes may round either way: they multiply by
+reciprocals, or scale codes in another order."""
+
+
+def read_operands(layer: Layer) -> tuple[Operand, ...]:
+    """Return the activation operands that ``layer`` reads, each input of the node once."""
+    found: dict[int, Operand] = {}
+    for gemm in layer.gemms:
+        for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
+            if operand.input_index >= 0 and operand.value != layer.output:
+                found.setdefault(operand.input_index, operand)
+    return tuple(found.values())
+
+
+def round_activation(
+    x: Tensor, spec: Spec, operand: Operand, plan: Plan, rounding: Rounding
+) -> Tensor:
+    """Return ``x`` as the runtime has it after it rounded it to ``spec``."""
+    if spec.is_cast and spec.format in ("fp32", "fp16") and not rounding.keeps_half:
+        return x
+    found = plan.find_range(operand.value, spec)
+    axes = {"reduction_axis": operand.reduction_axis, "groups": operand.groups}
+    if rounding.through_half:
+        rounded = round_through_half(x, spec, found, **axes)
+        if rounded is not x:
+            return rounded
+    return quantize_activation(x, spec, range=found, name=operand.value, **axes)
+
+
+def settle_ties(
+    x: Tensor, seen: Tensor, spec: Spec, operand: Operand, plan: Plan, rounding: Rounding
+) -> Tensor:
+    """Return ``x`` rounded to ``spec``, next to a rounding boundary as the runtime did it.
+
+    Args:
+        x: What the runtime rounded.
+        seen: What it made of it; trusted only where ``x`` moved by 2**-16 of itself rounds to it.
+        spec: Activation spec; not a cast.
+        operand: Where ``x`` is read.
+        plan: Gives ranges.
+        rounding: What the runtime documents.
+    """
+    settled = round_activation(x, spec, operand, plan, rounding)
+    for factor in (1 + _NUDGE, 1 - _NUDGE):
+        other = round_activation(x * factor, spec, operand, plan, rounding)
+        closer = (other - seen).abs() < (settled - seen).abs()
+        settled = torch.where(closer, other, settled)
+    return settled
+
+
+def run_documented(
+    graph: ModelGraph,
+    program: Program,
+    plan: Plan,
+    schemes: Sequence[Scheme],
+    weight: Callable[[int, int], Tensor],
+    rounding: Rounding,
+    feeds: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return the outputs of the whole plan, simulated with a runtime's documented rounding.
+
+    Args:
+        graph: The model.
+        program: It, compiled.
+        plan: Gives ranges and the base.
+        schemes: [L] scheme of each layer.
+        weight: (layer, gemm) to the simulated weight.
+        rounding: What the runtime documents.
+        feeds: Input name to tensor.
+    """
+    base = plan.schemes[plan.base].activation
+
+    def call(step: Step, inputs: list[Tensor | None]) -> object:
+        layer, spec = graph.layers[step.layer], schemes[step.layer].activation
+        for operand in read_operands(layer):
+            x = inputs[operand.input_index]
+            if x is not None:
+                inputs[operand.input_index] = round_activation(x, spec, operand, plan, rounding)
+        for number, gemm in enumerate(layer.gemms):
+            if gemm.has_weight:
+                inputs[gemm.right.input_index] = weight(step.layer, number)
+        result = step.kernel(*inputs)
+        output = Operand(layer.output, "", 0, -1)
+        if isinstance(result, tuple):
+            return tuple(round_activation(x, base, output, plan, rounding) for x in result)
+        assert isinstance(result, Tensor)
+        return round_activation(result, base, output, plan, rounding)
+
+    slots = [program.slots[name] for name in program.outputs]
+    values = program.make_values()
+    for name, tensor in feeds.items():
+        values[program.slots[name]] = tensor
+    with torch.no_grad():
+        run_schedule(make_schedule(program, slots), values, call=call)
+    found = zip(program.outputs, (values[slot] for slot in slots), strict=True)
+    return {name: tensor for name, tensor in found if tensor is not None}
