@@ -26,6 +26,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "hessian": "mpsearch.sensitivity.hessian:score",
             "gauss_newton": "mpsearch.sensitivity.hessian:score_gauss_newton",
             "eigenvalue": "mpsearch.sensitivity.hessian:score_eigenvalue",
+            "information": "mpsearch.sensitivity.information:score",
+            "interactions": "mpsearch.sensitivity.interactions:score",
             "kl": "mpsearch.sensitivity.kl:score",
             "weight_only": "mpsearch.sensitivity.weight_only:score",
         },

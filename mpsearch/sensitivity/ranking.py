@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from mpsearch.tables import Bools, Floats
+from mpsearch.tables import Bools, Floats, Ints, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +108,13 @@ def _spearman(a: Floats, b: Floats) -> float:
 def _kendall(a: Floats, b: Floats) -> float:
     value = float(stats.kendalltau(a, b).statistic)
     return value if np.isfinite(value) else 0.0
+
+
+def predict(table: Table, assignments: Ints) -> Floats:
+    """Return what ``table`` says of each of ``assignments`` [P, G]: sums of its values and pair terms."""
+    rows = np.arange(len(table.groups))
+    total = table.values[rows, assignments].sum(axis=1)
+    if table.pair_terms is not None:
+        for (a, b), term in zip(table.edges.tolist(), table.pair_terms, strict=True):
+            total = total + term[assignments[:, a], assignments[:, b]]
+    return np.asarray(total, np.float64)

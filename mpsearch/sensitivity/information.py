@@ -1,0 +1,173 @@
+"""Information: how much of what a layer knows about the model's answer a scheme's noise destroys.
+
+The information-bottleneck view with a Gaussian estimate. T is what a layer's channels say on average
+over positions, Y the model's scores, both cut to their leading principal components. A scheme adds
+noise of the measured covariance; I(T; Y) − I(T + noise; Y) is the loss, never negative if the noise
+is independent of T. Source: Tishby & Zaslavsky (arXiv 1503.02406); for the formulas Cover & Thomas,
+chapter 8.
+
+Bias: the estimate of I(T; Y) from n samples is too large by about d_T d_Y / (2 n) nats, given as the detail
+``bias``; it cancels in the difference where the noise is small, and shrinks it where the noise is large.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpsearch.errors import DataError
+from mpsearch.execute.simulator import Simulator
+from mpsearch.tables import Costs, Floats, Progress, Table
+
+DIMENSIONS = 8
+_DRAWS = 20
+_RIDGE = 1e-6
+
+
+def score(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
+    """Estimate the information about the model's answer that each entry destroys, in nats.
+
+    ``details`` holds I(X; T) of the noisy layer, I(T; Y) of the clean one and its bias.
+
+    Args:
+        simulator: The model and its data.
+        costs: Not needed.
+        budget: Not needed: about one evaluation is spent for each scheme.
+        seed: Seed of the bootstrap that gives standard errors.
+        progress: Told the batches that are done.
+
+    Raises:
+        DataError: There are fewer than 4 samples: then nothing can be estimated.
+    """
+    if simulator.n_samples < 4:
+        raise DataError(
+            f"`samples >= 4` must hold for metric information, got {simulator.n_samples}"
+        )
+    base = simulator.space.index(simulator.space.base)
+    shape = simulator.allowed.shape
+    clean, noise, answers = _collect(simulator, base, progress)
+    n = simulator.n_samples
+    values, variance = np.zeros(shape), np.zeros(shape)
+    kept, relevant, bias = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    rng = np.random.default_rng([seed, n])
+    draws = [rng.integers(0, n, n) for _ in range(_DRAWS)]
+    size = max(1, min(DIMENSIONS, n // 4))
+    y = _leading(answers, size)
+    for (g, i, s), error in noise.items():
+        axes = _axes(clean[i], size)
+        t, e = clean[i] @ axes, error @ axes
+        lost = _lost(t, e, y)
+        values[g, s] += lost
+        spread = [_lost(t[rows], e[rows], y[rows]) for rows in draws]
+        variance[g, s] += float(np.var(spread))
+        kept[g, s] += _through_noise(t, e)
+        relevant[g, s] += _mutual(_covariance(np.hstack([t, y])), t.shape[1])
+        bias[g, s] += t.shape[1] * y.shape[1] / (2 * n)
+    return Table(
+        metric="information",
+        unit="nats",
+        groups=tuple(simulator.groups),
+        schemes=simulator.space.names,
+        values=values,
+        stderr=np.sqrt(variance),
+        allowed=simulator.allowed,
+        reasons=simulator.reasons,
+        details={"input_information": kept, "answer_information": relevant, "bias": bias},
+        cost_plans=float(len(simulator.space.schemes)),
+    )
+
+
+def _collect(
+    simulator: Simulator, base: int, progress: Progress | None
+) -> tuple[dict[int, Floats], dict[tuple[int, int, int], Floats], Floats]:
+    """Features of layers [n, C], their errors in each scheme, and the model's scores [n, D]."""
+    layers = simulator.graph.layers
+    group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
+    clean: dict[int, list[Floats]] = {}
+    noise: dict[tuple[int, int, int], list[Floats]] = {}
+    answers = []
+    batches = list(simulator.batches.iterate())
+    for done, batch in enumerate(batches):
+        tensors = simulator.capture(range(len(layers)), batch)
+        n = len(next(iter(batch.values())))
+        for i, layer in enumerate(layers):
+            plain = tensors.get(layer.output)
+            if plain is None or not plain.is_floating_point():
+                continue
+            axis = 1 if layer.op_type.startswith("Conv") else -1
+            clean.setdefault(i, []).append(_pool(plain, n, axis))
+            for s in np.flatnonzero(simulator.allowed[group_of[i]]).tolist():
+                if s != base:
+                    error = simulator.replay(i, s, tensors) - plain
+                    noise.setdefault((group_of[i], i, s), []).append(_pool(error, n, axis))
+        heads = simulator._targets[done].reference
+        answers.append(np.hstack([_pool(head, n, -1) for head in heads]))
+        if progress is not None:
+            progress(done + 1, len(batches), "features of layers")
+    return (
+        {i: np.concatenate(parts) for i, parts in clean.items()},
+        {key: np.concatenate(parts) for key, parts in noise.items()},
+        np.concatenate(answers),
+    )
+
+
+def _pool(x: Tensor, n: int, axis: int) -> Floats:
+    """[n, C] means over all axes but samples and channels."""
+    with torch.no_grad():
+        rows = x.reshape(n, -1, *x.shape[1:]) if x.shape[0] % n == 0 else x.expand(n, 1, *x.shape)
+        moved = rows.movedim(axis + 1 if axis >= 0 else axis, -1).double()
+        return np.asarray(moved.reshape(n, -1, moved.shape[-1]).mean(1).cpu().numpy())
+
+
+def _axes(x: Floats, size: int) -> Floats:
+    """[C, d] leading principal directions with variance."""
+    centred = x - x.mean(axis=0)
+    _, scales, directions = np.linalg.svd(centred, full_matrices=False)
+    some = scales[:size] > 1e-9 * max(scales[0], 1e-300) if len(scales) else scales[:0] > 0
+    return np.asarray(directions[: len(some)][some].T, np.float64)
+
+
+def _leading(x: Floats, size: int) -> Floats:
+    return np.asarray((x - x.mean(axis=0)) @ _axes(x, size), np.float64)
+
+
+def _covariance(x: Floats) -> Floats:
+    centred = x - x.mean(axis=0)
+    return np.asarray(centred.T @ centred / max(len(x) - 1, 1), np.float64)
+
+
+def _lost(t: Floats, e: Floats, y: Floats) -> float:
+    """I(T; Y) − I(T + E; Y) for Gaussians, E independent of T and Y."""
+    size = t.shape[1]
+    joint = _covariance(np.hstack([t, y]))
+    noisy = joint.copy()
+    noisy[:size, :size] += e.T @ e / len(e)
+    return max(_mutual(joint, size) - _mutual(noisy, size), 0.0)
+
+
+def _mutual(joint: Floats, size: int) -> float:
+    """Mutual information of the first ``size`` of jointly Gaussian variables with the others."""
+    if size == 0 or size == len(joint):
+        return 0.0
+    scale = np.sqrt(np.maximum(np.diag(joint), 1e-300))
+    correlation = joint / scale[:, None] / scale + _RIDGE * np.eye(len(joint))
+    parts = (correlation[:size, :size], correlation[size:, size:], correlation)
+    logs = [float(np.linalg.slogdet(part)[1]) for part in parts]
+    return max(0.5 * (logs[0] + logs[1] - logs[2]), 0.0)
+
+
+def _through_noise(t: Floats, e: Floats) -> float:
+    """I(T; T + E) for Gaussians; 0 where there is no noise to speak of, since it has no end."""
+    signal, noise = _covariance(t), e.T @ e / len(e)
+    floor = 1e-12 * max(float(np.trace(signal)), 1e-300)
+    if float(np.trace(noise)) < floor:
+        return 0.0
+    noise = noise + floor * np.eye(len(noise))
+    logs = [float(np.linalg.slogdet(part)[1]) for part in (signal + noise, noise)]
+    return 0.5 * (logs[0] - logs[1])

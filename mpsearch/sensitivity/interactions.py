@@ -1,0 +1,121 @@
+"""Interactions: what two groups do to the loss together, beyond the sum of what each does.
+
+Source: CLADO (arXiv 2307.05657), pairwise terms of the loss; here measured directly, for groups that are
+neighbours in the dataflow, the most harmful entries first, as far as a budget reaches.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from mpsearch.execute.simulator import Simulator
+from mpsearch.registry import find
+from mpsearch.sensitivity.ranking import predict
+from mpsearch.sensitivity.selftest import draw_plans
+from mpsearch.sensitivity.single import base_assignment, change_one
+from mpsearch.tables import Costs, Floats, Ints, Progress, Table
+
+DEFAULT_PAIRS = 100
+
+
+def score(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
+    """Measure each group at each scheme, then pairs of neighbours at the entries that hurt most.
+
+    The pair term of (g, s) and (h, t) is loss(both) − loss(g, s) − loss(h, t) + loss(neither); what was
+    not measured has none.
+
+    Args:
+        simulator: The model and its data.
+        costs: Not needed.
+        budget: Evaluations in all; None measures every entry and 100 pairs.
+        seed: Nothing is drawn.
+        progress: Told the measurements that are done.
+
+    Raises:
+        InfeasibleError: The budget does not reach all single entries.
+    """
+    single: Table = find("metrics", "perturbation")(
+        simulator, costs=costs, budget=budget, seed=seed, progress=None
+    )
+    left = DEFAULT_PAIRS if budget is None else budget - int(single.cost_plans)
+    pairs = _choose_pairs(simulator, single, left)
+    edges = np.array(sorted({(g, h) for g, _, h, _ in pairs}), np.int64).reshape(-1, 2)
+    place = {(int(g), int(h)): e for e, (g, h) in enumerate(edges)}
+    n_schemes = len(simulator.space.schemes)
+    terms = np.zeros((len(edges), n_schemes, n_schemes))
+    base = base_assignment(simulator)
+    neither = simulator.loss(base).mean
+    for done, (g, s, h, t) in enumerate(pairs):
+        if progress is not None:
+            progress(done, len(pairs), f"{simulator.groups[g]} with {simulator.groups[h]}")
+        both = simulator.loss(change_one(change_one(base, g, s), h, t)).mean - neither
+        terms[place[g, h], s, t] = both - single.values[g, s] - single.values[h, t]
+    if progress is not None:
+        progress(len(pairs), len(pairs), "pairs measured")
+    return replace(
+        single,
+        metric="interactions",
+        edges=edges,
+        pair_terms=terms,
+        cost_plans=single.cost_plans + len(pairs),
+    )
+
+
+def additive_residual(
+    simulator: Simulator, table: Table, *, n_plans: int = 20, seed: int = 0
+) -> tuple[float, str]:
+    """Measure random plans and return the share of their loss that ``table`` does not explain.
+
+    Returns:
+        Root of Σ (measured − predicted)² / Σ measured², and a sentence that says whether it is small.
+    """
+    plans = draw_plans(simulator.allowed, n_plans, seed=seed)
+    measured = np.array([simulator.loss(plan).mean for plan in plans])
+    residual = relative_residual(predict(table, plans), measured)
+    verdict = "is sufficient" if residual < 0.1 else "is not sufficient"
+    kind = "with pair terms" if table.pair_terms is not None else "additive"
+    return residual, f"{kind} {verdict} here: residual {residual:.0%} of the loss"
+
+
+def relative_residual(predicted: Floats, measured: Floats) -> float:
+    """Return the root of Σ (measured − predicted)² / Σ measured²; 0 where nothing was lost."""
+    power = float(np.square(measured).sum())
+    return float(np.square(measured - predicted).sum() / power) ** 0.5 if power else 0.0
+
+
+def _choose_pairs(
+    simulator: Simulator, single: Table, count: int
+) -> list[tuple[int, int, int, int]]:
+    """(group, scheme, group, scheme) of neighbours, the largest geometric mean of losses first.
+
+    By Cauchy and Schwarz an interaction of second order is at most twice that mean.
+    """
+    base = simulator.space.index(simulator.space.base)
+    values: Floats = np.sqrt(np.maximum(single.values, 0.0))
+    found = [
+        (float(values[g, s] * values[h, t]), (g, s, h, t))
+        for g, h in neighbours(simulator).tolist()
+        for s in np.flatnonzero(simulator.allowed[g]).tolist()
+        for t in np.flatnonzero(simulator.allowed[h]).tolist()
+        if s != base and t != base
+    ]
+    found.sort(key=lambda pair: (-pair[0], pair[1]))
+    return [pair for _, pair in found[: max(count, 0)]]
+
+
+def neighbours(simulator: Simulator) -> Ints:
+    """Return [E, 2] pairs of groups between which data flow, the smaller index first."""
+    group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
+    pairs = {
+        (min(a, b), max(a, b))
+        for edge in simulator.graph.edges
+        if (a := group_of[edge.source]) != (b := group_of[edge.target])
+    }
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)

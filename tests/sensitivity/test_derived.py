@@ -1,0 +1,109 @@
+"""Metrics that are made from others: divergence, the weight-only control, interactions, the self-test."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import mlp_simulator, random_weights, space_of, write_mlp
+
+from mpsearch.data import make_batches
+from mpsearch.execute.simulator import Simulator
+from mpsearch.graph.importer import import_onnx
+from mpsearch.sensitivity import interactions, kl, perturbation, weight_only
+from mpsearch.sensitivity.ranking import predict
+from mpsearch.sensitivity.selftest import ceiling, draw_plans, self_test
+
+
+def labelled(folder: Path, loss: str | None) -> Simulator:
+    path = write_mlp(folder / "mlp.onnx", random_weights(16, 16, 4))
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x": rng.standard_normal((30, 16), dtype=np.float32),
+        "labels": rng.integers(0, 4, 30),
+    }
+    space = space_of("fp16", "fp8", "nvfp4")
+    return Simulator(import_onnx(path), space, make_batches(arrays), loss=loss, device="cpu")
+
+
+def test_kl_is_perturbation_where_there_are_no_labels(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
+    np.testing.assert_array_equal(kl.score(simulator).values, perturbation.score(simulator).values)
+
+
+def test_kl_reads_no_labels_and_is_never_negative(tmp_path: Path) -> None:
+    with_labels = labelled(tmp_path, None)
+    assert with_labels.loss_kind == "nll"
+    table = kl.score(with_labels)
+    np.testing.assert_array_equal(table.values, perturbation.score(labelled(tmp_path, "kl")).values)
+    assert not np.array_equal(table.values, perturbation.score(with_labels).values)
+    assert (table.values[:, 1:] > 0).all()
+
+
+def test_the_control_hurts_less_than_weights_and_activations_do(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(32, 32, 32, 4), n=100)
+    control, both = weight_only.score(simulator), perturbation.score(simulator)
+    assert control.schemes == both.schemes
+    assert control.values.sum() < both.values.sum()
+
+
+def test_pair_terms_are_what_measuring_both_groups_adds(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    table = interactions.score(simulator)
+    assert table.edges.tolist() == [[0, 1], [1, 2]]
+    assert table.pair_terms is not None
+    base = simulator.loss(np.zeros(3, np.int64)).mean
+    for plan in ([1, 2, 0], [0, 2, 2], [2, 2, 0], [0, 0, 1]):
+        assignment = np.array(plan)
+        expected = simulator.loss(assignment).mean - base
+        assert predict(table, assignment[None])[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_budget_of_pairs_goes_to_the_entries_that_hurt_most(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    table = interactions.score(simulator, budget=7 + 2)
+    assert table.pair_terms is not None
+    assert np.count_nonzero(table.pair_terms) == 2
+    assert table.cost_plans == 9
+    assert all(term[2, 2] != 0 for term in table.pair_terms)
+
+
+def test_the_residual_of_additivity_is_said(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    additive = perturbation.score(simulator)
+    residual, text = interactions.additive_residual(simulator, additive)
+    assert f"residual {residual:.0%} of the loss" in text
+    pairs = interactions.score(simulator)
+    assert interactions.additive_residual(simulator, pairs)[0] < residual
+    assert interactions.relative_residual(np.ones(3), np.ones(3)) == 0
+
+
+def test_the_self_test_compares_with_what_the_simulator_measures(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    table = perturbation.score(simulator)
+    found = self_test(simulator, table, n_plans=20)
+    expected = [simulator.loss(plan).mean for plan in found.assignments]
+    np.testing.assert_array_equal(found.measured, expected)
+    np.testing.assert_array_equal(found.predicted, predict(table, found.assignments))
+    assert found.overall.spearman.value > 0.7
+    assert found.saturated.sum() == (found.measured > found.ceiling / 2).sum()
+    assert found.useful.spearman.n == (~found.saturated).sum()
+    assert found.ceiling == ceiling(simulator)
+
+
+def test_plans_of_a_front_can_be_tested_instead(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
+    plans = np.array([[0, 0], [1, 1], [2, 1], [2, 2]])
+    found = self_test(simulator, perturbation.score(simulator), assignments=plans)
+    np.testing.assert_array_equal(found.assignments, plans)
+
+
+def test_random_plans_take_only_what_is_allowed_and_differ_in_their_mixture() -> None:
+    allowed = np.ones((40, 4), np.bool_)
+    allowed[:, 3] = False
+    allowed[0] = [False, True, False, False]
+    plans = draw_plans(allowed, 200, seed=3)
+    assert allowed[np.arange(40), plans].all()
+    np.testing.assert_array_equal(plans, draw_plans(allowed, 200, seed=3))
+    shares = (plans == 2).mean(axis=1)
+    assert shares.min() < 0.05
+    assert shares.max() > 0.9
