@@ -1,7 +1,7 @@
 """ONNX's own operator tests: which are in scope, and what a run of one gives."""
 
 import warnings
-from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from tests.execute.protos import dtype_name
 NEWEST_OPSET = 25
 
 
-def load_cases() -> Iterator[Any]:
+@cache
+def load_cases() -> tuple[Any, ...]:
     """Every node test in scope: no training, strings, sequences or optional types, opset ≤ 25."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tests' own generators overflow on purpose
         from onnx.backend.test import loader
 
         cases = loader.load_model_tests(kind="node")
-    yield from (case for case in cases if in_scope(case.model))
+    return tuple(case for case in cases if in_scope(case.model))
 
 
 def in_scope(model: onnx.ModelProto) -> bool:

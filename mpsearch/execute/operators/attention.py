@@ -52,7 +52,6 @@ def _attention(node: Node) -> Kernel:
             k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
         factor = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)  # type: ignore[arg-type]
         root = math.sqrt(factor)
-        exact = q.dtype
         scores = torch.matmul(q * root, (k * root).transpose(-1, -2))
         capped = softcap * torch.tanh(scores / softcap) if softcap > 0 else scores
         bias = _bias(scores, mask, lengths)
@@ -60,8 +59,7 @@ def _attention(node: Node) -> Kernel:
             window = _window(scores, (left, 0 if causal else right), lengths, past_key)
             bias = window if bias is None else bias + window
         biased = capped if bias is None else capped + bias
-        p = torch.softmax(biased.float() if exact.itemsize < 4 else biased, -1).to(exact)
-        p = torch.where(torch.isnan(p), torch.zeros_like(p), p)  # a query that may look nowhere
+        p = _soften(biased)
         y = torch.matmul(hidden(p), v)
         if flat:
             y = y.transpose(1, 2).reshape(y.shape[0], y.shape[2], -1)
@@ -71,6 +69,14 @@ def _attention(node: Node) -> Kernel:
         return y, *present, shown
 
     return kernel
+
+
+def _soften(scores: Tensor) -> Tensor:
+    """Softmax over keys, in fp32 or wider; a query that may look nowhere gives zeros, not NaN."""
+    wide = scores.float() if scores.dtype.itemsize < 4 else scores
+    blind = (wide == float("-inf")).all(-1, keepdim=True)
+    p = torch.softmax(torch.where(blind, torch.zeros_like(wide), wide), -1)
+    return torch.where(blind, torch.zeros_like(p), p).to(scores.dtype)
 
 
 def _bias(scores: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:

@@ -246,8 +246,12 @@ def _roi_align(node: Node) -> Kernel:
                 w, h = w.clamp(min=1), h.clamp(min=1)
             nh = ratio if ratio > 0 else math.ceil(float(h) / height)
             nw = ratio if ratio > 0 else math.ceil(float(w) / width)
-            ys = y1 + (torch.arange(height * nh, device=x.device) + 0.5) * h / (height * nh)
-            xs = x1 + (torch.arange(width * nw, device=x.device) + 0.5) * w / (width * nw)
+            ys = y1 + (torch.arange(height * nh, device=x.device, dtype=rois.dtype) + 0.5) * h / (
+                height * nh
+            )
+            xs = x1 + (torch.arange(width * nw, device=x.device, dtype=rois.dtype) + 0.5) * w / (
+                width * nw
+            )
             weights, values = sample(x[which], ys.to(x.dtype), xs.to(x.dtype))
             if mode == "avg":
                 points = (weights * values).sum(-1).reshape(-1, height, nh, width, nw)

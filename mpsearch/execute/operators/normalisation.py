@@ -29,6 +29,9 @@ def _batch_norm(node: Node) -> Kernel:
         x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         if not training:
+            if mean.requires_grad or variance.requires_grad:  # torch's own takes these as data
+                factor = scale * torch.rsqrt(variance + epsilon)
+                return x * _per_channel(x, factor) + _per_channel(x, shift - mean * factor)
             if x.dtype == scale.dtype == mean.dtype:
                 return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, epsilon)
             wide = x.to(mean.dtype)

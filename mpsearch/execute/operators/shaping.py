@@ -240,10 +240,13 @@ def _pad(node: Node) -> Kernel:
         axes: Tensor | None = None,
     ) -> Tensor:
         amounts = (fixed or []) if pads is None else read(pads)
-        fill = (
-            value if constant is None or constant.numel() == 0 else constant.reshape(-1)[0].item()
-        )
-        return pad(x, amounts, list(range(x.ndim)) if axes is None else read(axes), mode, fill)
+        along = list(range(x.ndim)) if axes is None else read(axes)
+        if constant is None or constant.numel() == 0:
+            return pad(x, amounts, along, mode, value)
+        if constant.requires_grad and mode == "constant":
+            inside = pad(torch.ones_like(x), amounts, along, mode, 0.0)
+            return pad(x, amounts, along, mode, 0.0) + (1 - inside) * constant
+        return pad(x, amounts, along, mode, constant.reshape(-1)[0].item())
 
     return kernel
 

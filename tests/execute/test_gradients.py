@@ -1,0 +1,103 @@
+"""Gradients of native operators against finite differences, in double precision."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mpsearch.execute.program import Program, make_schedule, run_schedule
+from mpsearch.execute.tensors import to_tensor
+from tests.execute.backend_cases import arrays_of, load_cases
+from tests.execute.protos import program_of
+from tests.execute.test_onnx_backend import is_known
+
+STEP = 1e-6
+# Operators whose result jumps, repeats a choice, or is an integer: no slope to compare.
+NO_SLOPE = {
+    "Bernoulli", "BlackmanWindow", "Cast", "CastLike", "DequantizeLinear", "DynamicQuantizeLinear",
+    "EyeLike", "HammingWindow", "HannWindow", "MelWeightMatrix", "QLinearConv", "QLinearMatMul",
+    "QuantizeLinear", "RandomUniformLike", "Range", "Resize", "TreeEnsemble", "Unique",
+}  # fmt: skip
+
+
+def is_smooth_case(case: Any) -> bool:
+    graph = case.model.graph
+    kinds = {node.op_type for node in graph.node}
+    inputs = arrays_of(case.data_sets[0][0])
+    floats = [a for a in inputs if isinstance(a, np.ndarray) and a.dtype == np.float32 and a.size]
+    outputs = [a for a in arrays_of(case.data_sets[0][1]) if a.dtype == np.float32]
+    finite = all(np.isfinite(a).all() for a in (*floats, *outputs))
+    return (
+        bool(floats and outputs)
+        and finite
+        and len(kinds) == 1
+        and not kinds & NO_SLOPE
+        and "expanded" not in case.name
+        and not is_known(case.name)
+    )
+
+
+def slope(program: Program, inputs: list[Tensor]) -> Tensor:
+    """A weighted sum of all floating-point outputs."""
+    values = program.make_values()
+    for name, tensor in zip(program.inputs, inputs, strict=False):
+        values[program.slots[name]] = tensor
+    slots = [program.slots[name] for name in program.outputs]
+    run_schedule(make_schedule(program, slots), values)
+    total = torch.zeros((), dtype=torch.float64)
+    for slot in slots:
+        tensor = values[slot]
+        if tensor is not None and tensor.is_floating_point():
+            generator = torch.Generator().manual_seed(tensor.numel())
+            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            total = total + (tensor.double() * drawn).sum()
+    return total
+
+
+CASES = [case for case in load_cases() if is_smooth_case(case)]
+
+
+def test_most_operators_are_covered() -> None:
+    assert len({node.op_type for case in CASES for node in case.model.graph.node}) >= 80
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_gradient_equals_a_finite_difference(case: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = program_of(case.model)
+    generator = torch.Generator().manual_seed(0)
+    inputs, directions = [], []
+    for array in arrays_of(case.data_sets[0][0]):
+        tensor = to_tensor(array)
+        direction = torch.zeros_like(tensor)
+        if tensor.dtype == torch.float32 and tensor.numel():
+            tensor = tensor.double()
+            direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor = (tensor + 1e-3 * direction.abs()).requires_grad_()  # away from ties and kinks
+        inputs.append(tensor)
+        directions.append(direction)
+    total = slope(program, inputs)
+    if total.requires_grad:
+        moving = [x for x in inputs if x.requires_grad]
+        grads = torch.autograd.grad(total, moving, allow_unused=True)
+        pairs = iter(grads)
+        analytic = sum(
+            float((g * d).sum())
+            for x, d in zip(inputs, directions, strict=True)
+            if x.requires_grad and (g := next(pairs)) is not None
+        )
+    else:
+        analytic = 0.0
+    ends = []
+    for sign in (1, -1):
+        moved = [
+            (x.detach() + sign * STEP * d) if x.requires_grad else x
+            for x, d in zip(inputs, directions, strict=True)
+        ]
+        ends.append(float(slope(program, moved).detach()))
+    numeric = (ends[0] - ends[1]) / (2 * STEP)
+    assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-5)
