@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from mpsearch.errors import ModelError
 from mpsearch.graph.constants import Array, Constant, in_memory
+from mpsearch.graph.topology import subgraphs
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 25
 _BITS = {
@@ -99,27 +100,55 @@ def _inline(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _at_known_opset(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    default = versions.get("", versions.get("ai.onnx", 1))
+    """Return ``model`` at an opset that is understood: as it is, or restated where that is exact."""
+    versions = opset_versions(model)
+    default = versions.get("", 0)
+    if default == 0 or OLDEST_OPSET <= default <= NEWEST_OPSET:
+        return model
     if default > NEWEST_OPSET:
-        raise ModelError(
-            f"{name}: opset {OLDEST_OPSET} to {NEWEST_OPSET} is needed, got {default}; "
-            "export the model with an older opset"
+        newer = sorted(
+            {
+                node.op_type
+                for node in _all_protos(model.graph.node)
+                if node.domain in ("", "ai.onnx") and _since(node.op_type, default) > NEWEST_OPSET
+            }
         )
-    if default >= OLDEST_OPSET:
+        if newer:
+            raise ModelError(
+                f"{name}: opset {OLDEST_OPSET} to {NEWEST_OPSET} is needed, got {default}, whose "
+                f"{', '.join(newer)} differ; export the model with an older opset"
+            )
+        for entry in model.opset_import:
+            if entry.domain in ("", "ai.onnx"):
+                entry.version = NEWEST_OPSET
         return model
     try:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
     except Exception as error:
         raise ModelError(
-            f"{name}: opset {OLDEST_OPSET} to {NEWEST_OPSET} is needed, got {default}, "
-            f"and it cannot be converted: {str(error).splitlines()[0]}"
+            f"{name}: opset {OLDEST_OPSET} to {NEWEST_OPSET} is needed, got {default}, which onnx "
+            "cannot convert; export the model with a newer opset"
         ) from error
+
+
+def _all_protos(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for _, graph in subgraphs(node):
+            yield from _all_protos(graph.node)
+
+
+def _since(op_type: str, version: int) -> int:
+    """Return the opset that gave the operator its meaning at ``version``."""
+    try:
+        return int(onnx.defs.get_schema(op_type, version, "").since_version)
+    except Exception:  # unknown to this version of onnx: newer than all it knows
+        return version
 
 
 def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
     """Return domain to opset version; the default domain is ""."""
-    versions = {"": 1}
+    versions: dict[str, int] = {}
     for entry in model.opset_import:
         versions["" if entry.domain == "ai.onnx" else entry.domain] = entry.version
     return versions

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graph_models import integers, model, noise, save, tensor
+from graph_models import integers, model, noise, run, save, tensor
 from onnx import helper, numpy_helper
 
 from mpsearch.errors import ModelError, MpsearchError
 from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx
+from mpsearch.graph.serialise import to_onnx
 
 node = helper.make_node
 
@@ -72,10 +73,32 @@ def test_a_cycle(tmp_path: Path) -> None:
     assert "cycle" in refused(save(proto, tmp_path))
 
 
-def test_an_opset_from_the_future(tmp_path: Path) -> None:
+def test_operators_from_the_future(tmp_path: Path) -> None:
+    proto = model([node("Relu", ["x"], ["a"]), node("NotYet", ["a"], ["y"])], {"x": [1]}, ["y"])
+    proto.opset_import[0].version = 999
+    assert "opset 7 to 25 is needed, got 999, whose NotYet" in refused(save(proto, tmp_path))
+
+
+def test_a_newer_opset_whose_operators_did_not_change(tmp_path: Path) -> None:
     proto = simple()
     proto.opset_import[0].version = 26
-    assert "opset 7 to 25 is needed, got 26" in refused(save(proto, tmp_path))
+    graph = import_onnx(save(proto, tmp_path))
+    assert (graph.opset, graph.nodes[0].version) == (25, 25)
+
+
+def test_an_old_opset_is_converted(tmp_path: Path) -> None:
+    nodes = [node("Add", ["x", "b"], ["y"], broadcast=1)]
+    proto = model(nodes, {"x": [2, 3, 4]}, ["y"], [tensor("b", 4)], opset=6)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.ClearField("shape")
+        for size in (2, 3, 4):
+            value.type.tensor_type.shape.dim.add(dim_value=size)
+    graph = import_onnx(save(proto, tmp_path))
+    assert graph.opset == 7
+    x = noise(2, 3, 4)
+    b = numpy_helper.to_array(proto.graph.initializer[0])
+    (found,) = run(to_onnx(graph), {"x": x})
+    np.testing.assert_allclose(found, x + b, rtol=1e-6)
 
 
 def test_bytes_that_do_not_fill_the_shape(tmp_path: Path) -> None:
