@@ -87,6 +87,11 @@ def bind_axes(
         symbols[name] = dims
         if given is not None:
             _bind(name, dims, given, bound, model)
+    for symbol in {dim for dims in symbols.values() for dim in dims if isinstance(dim, str)}:
+        expression = None if symbol in bound else _parsed(symbol)
+        value = None if expression is None else _calculated(expression, bound)
+        if value is not None and value > 0:
+            bound[symbol] = value
     batch_symbols = _batch_symbols(symbols)
     batches = {bound[s] for s in batch_symbols if s in bound}
     if len(batches) > 1:

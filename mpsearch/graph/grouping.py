@@ -1,22 +1,28 @@
 """Groups: layers that must share one scheme."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from mpsearch.graph.model import Group, Layer
+from mpsearch.graph.model import Group, Layer, Node
+from mpsearch.graph.operands import ShapeOf, size
+from mpsearch.graph.traversal import all_nodes
 
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _FUSED = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})
 SHARED, ONE_INPUT = "shared weight", "one input"
 _REASONS = MappingProxyType({SHARED: 0, ONE_INPUT: 1})
 
 
-def find_groups(layers: Sequence[Layer]) -> tuple[Group, ...]:
+def find_groups(
+    nodes: Sequence[Node], layers: Sequence[Layer], shape_of: ShapeOf
+) -> tuple[Group, ...]:
     """Return the partition of ``layers``, in schedule order of their first members.
 
     Layers that read one weight tensor of the file belong together, and so do Gemm and MatMul with
     weights that read the same activation along the same reduction of equal size (q/k/v, gate/up):
     runtimes fuse them. Convolutions are never joined by what they read.
     """
+    made_by = {name: node for node in all_nodes(nodes) for name in node.outputs}
     parent = list(range(len(layers)))
     reasons: dict[int, set[str]] = {}
 
@@ -28,7 +34,7 @@ def find_groups(layers: Sequence[Layer]) -> tuple[Group, ...]:
 
     seen: dict[tuple[object, ...], int] = {}
     for index, layer in enumerate(layers):
-        for key, reason in _keys(layer):
+        for key, reason in _keys(layer, made_by, shape_of):
             other = seen.setdefault(key, index)
             a, b = sorted((root(other), root(index)))
             if a != b:
@@ -49,12 +55,27 @@ def find_groups(layers: Sequence[Layer]) -> tuple[Group, ...]:
     )
 
 
-def _keys(layer: Layer) -> list[tuple[tuple[object, ...], str]]:
+def _keys(
+    layer: Layer, made_by: Mapping[str, Node], shape_of: ShapeOf
+) -> list[tuple[tuple[object, ...], str]]:
     """Return what would join ``layer`` with another that has the same."""
     keys: list[tuple[tuple[object, ...], str]] = [
         (("weight", gemm.right.source), SHARED) for gemm in layer.gemms if gemm.has_weight
     ]
     gemm = layer.gemms[0]
     if layer.op_type in _FUSED and gemm.has_weight and len(layer.gemms) == 1 and gemm.k:
-        keys.append((("input", gemm.left.value, gemm.k, gemm.left.reduction_axis), ONE_INPUT))
+        value = _unreshaped(gemm.left.value, gemm.k, made_by, shape_of)
+        along_last = gemm.left.reduction_axis in (-1, 1)
+        keys.append((("input", value, gemm.k, along_last), ONE_INPUT))
     return keys
+
+
+def _unreshaped(value: str, k: int, made_by: Mapping[str, Node], shape_of: ShapeOf) -> str:
+    """Return ``value`` before reshapes that keep its last axis: some exporters write one a layer."""
+    node = made_by.get(value)
+    while node is not None and node.op_type in _RESHAPES:
+        before = node.inputs[0]
+        if size(shape_of(before), -1) != k or size(shape_of(value), -1) != k:
+            break
+        value, node = before, made_by.get(before)
+    return value

@@ -207,7 +207,7 @@ def _understood(
         values=values,
         layers=layers,
         edges=edges,
-        groups=find_groups(layers),
+        groups=find_groups(nodes, layers, shape_of),
         coverage=find_coverage(nodes, layers, constants, shape_of, draft.originals),
         batch=binding.batch,
         opset=draft.version(""),

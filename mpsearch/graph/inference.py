@@ -12,20 +12,20 @@ from mpsearch.graph.constants import Array, Constant
 
 Types = tuple[onnx.TypeProto | None, ...]  # one a probe
 
-# Operators outside ONNX whose first output looks like their first input.
-_LIKE_FIRST_INPUT = frozenset(
-    {
-        "BiasGelu",
-        "FastGelu",
-        "FusedGelu",
-        "Gelu",
-        "QuickGelu",
-        "RotaryEmbedding",
-        "SimplifiedLayerNormalization",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-    }
-)
+# Operators outside ONNX: which of their outputs look like which of their inputs.
+_LIKE_INPUT: Mapping[str, Mapping[int, int]] = {
+    "BiasGelu": {0: 0},
+    "FastGelu": {0: 0},
+    "FusedGelu": {0: 0},
+    "Gelu": {0: 0},
+    "GroupQueryAttention": {0: 0},
+    "MultiHeadAttention": {0: 0},
+    "QuickGelu": {0: 0},
+    "RotaryEmbedding": {0: 0},
+    "SimplifiedLayerNormalization": {0: 0},
+    "SkipLayerNormalization": {0: 0, 3: 0},
+    "SkipSimplifiedLayerNormalization": {0: 0, 3: 0},
+}
 # Operators outside ONNX that infer as one of ONNX's does.
 _LIKE_ONNX = {"FusedConv": ("Conv", 11), "FusedMatMul": ("MatMul", 13), "FusedGemm": ("Gemm", 13)}
 
@@ -78,9 +78,7 @@ def infer_outputs(
     if definition is None and node.op_type in _LIKE_ONNX:
         return _as_onnx(node, input_types)
     if definition is None:
-        if node.op_type in _LIKE_FIRST_INPUT and node.input and node.output:
-            unknown[0] = input_types.get(node.input[0])
-        return unknown
+        return _outside_onnx(node, input_types)
     if any(name and name not in input_types for name in node.input):
         return unknown
     data = {name: numpy_helper.from_array(np.asarray(x)) for name, x in input_data.items()}
@@ -98,6 +96,29 @@ def infer_outputs(
     if node.op_type == "Reshape" and domain == "":
         _check_reshape(input_types.get(node.input[0]), result[0])
     return [kind if _is_sound(kind) else None for kind in result]
+
+
+def _outside_onnx(
+    node: onnx.NodeProto, input_types: Mapping[str, onnx.TypeProto]
+) -> list[onnx.TypeProto | None]:
+    """Return what is known of operators that ONNX does not define."""
+    result: list[onnx.TypeProto | None] = [None] * len(node.output)
+    for output, source in _LIKE_INPUT.get(node.op_type, {}).items():
+        if output < len(result) and source < len(node.input):
+            result[output] = input_types.get(node.input[source])
+    x = input_types.get(node.input[0]) if node.input else None
+    shape = sizes(x)
+    if x is None or shape is None or not shape:
+        return result
+    width: int | None = None
+    if node.op_type == "MatMulNBits":
+        width = next((a.i for a in node.attribute if a.name == "N"), None)
+    elif node.op_type == "Attention" and len(node.input) > 1:
+        weight = sizes(input_types.get(node.input[1]))
+        width = weight[1] // 3 if weight and len(weight) == 2 and weight[1] else None
+    if width:
+        result[0] = tensor_type(x.tensor_type.elem_type, (*shape[:-1], width))
+    return result
 
 
 def _check_reshape(before: onnx.TypeProto | None, after: onnx.TypeProto | None) -> None:

@@ -19,25 +19,10 @@ from mpsearch.graph.operands import (
 
 def attention(node: Node, shape_of: ShapeOf, constants: Mapping[str, Constant]) -> tuple[Gemm, ...]:
     """Return Q·Kᵀ and P·V of ONNX's Attention, whose operands are activations."""
-    q, k, v = (shape_of(input_name(node, index)) for index in range(3))
-    past = size(shape_of(input_name(node, 4)), -2) or 0
     heads = whole(node.attributes.get("q_num_heads"), 0)
     kv_heads = whole(node.attributes.get("kv_num_heads"), heads)
-    if q is not None and len(q) == 4:
-        heads = q[1] or 0
-        head, value_head = size(q, 3), size(v, 3)
-    else:
-        head, value_head = _split(q, heads), _split(v, kv_heads)
-    return _scores(
-        node,
-        constants,
-        size(q, 0),
-        heads,
-        size(q, -2),
-        _longer(size(k, -2), past),
-        head,
-        value_head,
-    )
+    past = size(shape_of(input_name(node, 4)), -2) or 0
+    return _separate(node, shape_of, constants, heads, kv_heads, past)
 
 
 def multi_head_attention(
@@ -46,11 +31,49 @@ def multi_head_attention(
     """Return Q·Kᵀ and P·V of onnxruntime's MultiHeadAttention with separate 3-D operands."""
     if not all(input_name(node, index) for index in range(3)):
         return ()
-    q, k, v = (shape_of(input_name(node, index)) for index in range(3))
     heads = whole(node.attributes.get("num_heads"), 0)
-    keys = size(k, -2)
-    return _scores(
-        node, constants, size(q, 0), heads, size(q, 1), keys, _split(q, heads), _split(v, heads)
+    return _separate(node, shape_of, constants, heads, heads, 0)
+
+
+def _separate(
+    node: Node,
+    shape_of: ShapeOf,
+    constants: Mapping[str, Constant],
+    heads: int,
+    kv_heads: int,
+    past: int,
+) -> tuple[Gemm, ...]:
+    """Return both products of operands [batch, heads, tokens, head] or [batch, tokens, width]."""
+    q, k, v = (shape_of(input_name(node, index)) for index in range(3))
+    flat = q is None or len(q) != 4  # heads lie side by side in the last axis
+    if not flat:
+        heads, kv_heads = size(q, 1) or 0, size(k, 1) or 0
+    head = _split(q, heads) if flat else size(q, 3)
+    value_head = _split(v, kv_heads) if flat else size(v, 3)
+    length = size(k, -2)
+    keys = product((None if length is None else length + past,))
+    calls = product((size(q, 0), heads))
+    return (
+        Gemm(
+            m=product((size(q, -2),)),
+            n=keys,
+            k=product((head,)),
+            left=operand(node, 0, constants, reduction=-1, groups=heads if flat else 1),
+            right=operand(node, 1, constants, reduction=-1, groups=kv_heads if flat else 1),
+            has_weight=False,
+            calls=calls,
+            batch_in_m=False,
+        ),
+        Gemm(
+            m=product((size(q, -2),)),
+            n=product((value_head,)),
+            k=keys,
+            left=internal(-1),
+            right=operand(node, 2, constants, reduction=-2),
+            has_weight=False,
+            calls=calls,
+            batch_in_m=False,
+        ),
     )
 
 
@@ -102,42 +125,3 @@ def fused_attention(
 def _split(shape: Shape, heads: int) -> int | None:
     width = size(shape, -1)
     return None if width is None or heads <= 0 else width // heads
-
-
-def _longer(length: int | None, past: int) -> int | None:
-    return None if length is None else length + past
-
-
-def _scores(
-    node: Node,
-    constants: Mapping[str, Constant],
-    batch: int | None,
-    heads: int,
-    queries: int | None,
-    keys: int | None,
-    head: int | None,
-    value_head: int | None,
-) -> tuple[Gemm, ...]:
-    calls = product((batch, heads))
-    return (
-        Gemm(
-            m=product((queries,)),
-            n=product((keys,)),
-            k=product((head,)),
-            left=operand(node, 0, constants, reduction=-1),
-            right=operand(node, 1, constants, reduction=-1),
-            has_weight=False,
-            calls=calls,
-            batch_in_m=False,
-        ),
-        Gemm(
-            m=product((queries,)),
-            n=product((value_head,)),
-            k=product((keys,)),
-            left=internal(-1),
-            right=operand(node, 2, constants, reduction=-2),
-            has_weight=False,
-            calls=calls,
-            batch_in_m=False,
-        ),
-    )

@@ -215,3 +215,23 @@ def test_slices_of_one_stored_weight_share_a_group(tmp_path: Path) -> None:
     graph = imported(tmp_path, nodes, {"x": ["n", 4]}, ["y"], tensors)
     assert groups(graph) == [(["a", "b"], "shared weight")]
     assert graph.coverage.parameters == 32
+
+
+def test_a_reshape_a_layer_hides_no_shared_input(tmp_path: Path) -> None:
+    nodes = [
+        node("Reshape", ["x", "flat"], ["x1"]),
+        node("MatMul", ["x1", "w1"], ["a"], name="a"),
+        node("Reshape", ["x", "flat"], ["x2"]),
+        node("MatMul", ["x2", "w2"], ["b"], name="b"),
+        node("Reshape", ["x", "narrow"], ["x3"]),
+        node("MatMul", ["x3", "w3"], ["c"], name="c"),
+    ]
+    tensors = [
+        integers("flat", [-1, 8]),
+        integers("narrow", [-1, 4]),
+        tensor("w1", 8, 3),
+        tensor("w2", 8, 5),
+        tensor("w3", 4, 5),
+    ]
+    graph = imported(tmp_path, nodes, {"x": ["n", 6, 8]}, ["a", "b", "c"], tensors)
+    assert groups(graph) == [(["a", "b"], "one input"), (["c"], "single")]

@@ -338,3 +338,44 @@ def test_opsets_from_seven_to_twenty_five_come_in(tmp_path: Path, opset: int) ->
     assert {n.version for n in graph.nodes} == {opset}
     assert [(layer.m, layer.n, layer.k) for layer in graph.layers] == [(16, 4, 27), (1, 2, 4)]
     assert_same_outputs(proto, graph, {"x": noise(2, 3, 6, 6)})
+
+
+def test_sizes_that_are_sums_of_others(tmp_path: Path) -> None:
+    """A decoder step: the mask is as long as the cache and the new tokens together."""
+    nodes = [
+        node("MatMul", ["x", "wk"], ["k"], name="key"),
+        node("Concat", ["past", "k"], ["all"], axis=1),
+        node("Transpose", ["all"], ["allt"], perm=[0, 2, 1]),
+        node("MatMul", ["x", "allt"], ["s"], name="scores"),
+        node("Add", ["s", "mask"], ["sm"]),
+        node("Softmax", ["sm"], ["p"]),
+        node("MatMul", ["p", "all"], ["c"], name="values"),
+        node("MatMul", ["c", "wo"], ["y"], name="out"),
+    ]
+    inputs = {
+        "x": ["batch", "new", 8],
+        "past": ["batch", "past", 8],
+        "mask": ["batch", 1, "past + new"],
+    }
+    proto = model(nodes, inputs, ["y", "all"], [tensor("wk", 8, 8), tensor("wo", 8, 8)])
+    graph = import_onnx(save(proto, tmp_path))
+    assert graph.unbound == ("x[1]", "past[1]", "mask[2]")
+    assert [layer.role for layer in graph.layers] == [
+        "attention.kv",
+        "attention.scores",
+        "attention.values",
+        "attention.out",
+    ]
+    assert graph.values["y"].shape == (1, None, 8)
+    shapes = {"x": (1, 2, 8), "past": (1, 5, 8)}
+    bound = import_onnx(save(proto, tmp_path), shapes=shapes)
+    assert bound.unbound == ()
+    assert [(la.m, la.n, la.k) for la in bound.layers] == [
+        (2, 8, 8),
+        (2, 7, 8),
+        (2, 8, 7),
+        (2, 8, 8),
+    ]
+    feeds = {"x": noise(3, 2, 8), "past": noise(3, 5, 8), "mask": noise(3, 1, 7)}
+    assert_same_outputs(proto, bound, feeds)
+    assert_same_outputs(proto, graph, feeds)
