@@ -1,7 +1,5 @@
 """The search problem as arrays: what each group costs at each scheme, and what must hold."""
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,13 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mpsearch.constraints import Forbidden as Forbidden
+from mpsearch.constraints import LinearConstraint as LinearConstraint
+from mpsearch.constraints import Tie as Tie
+from mpsearch.constraints import read_constraint
 from mpsearch.errors import ProblemError
 from mpsearch.tables import Bools, Costs, Estimate, Floats, Ints, Table
 
 Check = Callable[[Ints], Bools]
 """A constraint as code: assignments [P, G] to whether each one meets it [P]."""
-
-_SLACK = 1e-9  # of a limit's scale: what rounding may add to a sum that meets it
 
 
 class Evaluator(Protocol):
@@ -29,59 +29,6 @@ class Evaluator(Protocol):
     def loss_and_gradient(self, probabilities: Floats) -> tuple[Estimate, Floats]:
         """Return the loss of scheme ``probabilities`` [G, S], and its gradient [G, S]."""
         ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LinearConstraint:
-    """``lower <= sum of coefficients[g, s_g] + sum of pair_coefficients[e, s_i, s_j] <= upper``.
-
-    Attributes:
-        text: The user's words.
-        quantity: What is limited: an objective, ``effective_bits`` or ``count(scheme)``.
-        coefficients: [G, S].
-        pair_coefficients: [E, S, S] along the problem's edges, or None.
-        constant: What no decision changes; part of the quantity.
-        lower: Least value, or -inf.
-        upper: Greatest value, or inf.
-    """
-
-    text: str
-    quantity: str
-    coefficients: Floats
-    pair_coefficients: Floats | None
-    constant: float
-    lower: float
-    upper: float
-
-    @property
-    def slack(self) -> float:
-        """What rounding may add to the quantity."""
-        scale = float(np.abs(self.coefficients).max(axis=1).sum()) + abs(self.constant)
-        return _SLACK * scale
-
-    def holds(self, value: Floats) -> Bools:
-        """Return whether each ``value`` [P] of the quantity is within the limits."""
-        within: Bools = (value >= self.lower - self.slack) & (value <= self.upper + self.slack)
-        return within
-
-
-@dataclass(frozen=True, slots=True)
-class Forbidden:
-    """Two groups that may not take these two schemes at once; all four are indices."""
-
-    text: str
-    group: int
-    scheme: int
-    other: int
-    other_scheme: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tie:
-    """Groups (indices) that must take one scheme."""
-
-    text: str
-    members: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
@@ -204,7 +151,7 @@ class Problem:
         }
         for field, content in values.items():
             object.__setattr__(self, field, content)
-        read = [_read(self, text) for text in constraints if isinstance(text, str)]
+        read = [read_constraint(self, text) for text in constraints if isinstance(text, str)]
         object.__setattr__(
             self, "linear", tuple(c for c in read if isinstance(c, LinearConstraint))
         )
@@ -401,79 +348,3 @@ def _total(rows: Ints, table: Floats, edges: Ints, pairs: Floats | None) -> Floa
             value += np.ascontiguousarray(linked).sum(axis=1)
         total[start : start + chunk] = value
     return total
-
-
-_LIMIT = re.compile(r"^\s*(?P<what>[^<>=]+?)\s*(?P<sign><=|>=|==|=<|=>|<|>|=)\s*(?P<value>\S+)\s*$")
-_CALL = re.compile(r"^\s*(?P<name>tie|forbid)\s*\((?P<inside>.*)\)\s*$", re.DOTALL)
-_NAME = r"(?:'[^']*'|[^,'=]+)"
-
-
-def _read(problem: Problem, text: str) -> LinearConstraint | Forbidden | Tie:
-    """Understand one constraint in words."""
-    call = _CALL.match(text)
-    if call:
-        parts = [p for p in re.findall(rf"{_NAME}(?:\s*={_NAME})?", call["inside"]) if p.strip()]
-        if call["name"] == "tie":
-            members = tuple(_index(text, "group", part, problem.groups) for part in parts)
-            if len(set(members)) < 2:
-                raise ProblemError(f"{text!r}: a tie needs two groups or more")
-            return Tie(text, members)
-        sides = [[side.strip() for side in part.rsplit("=", 1)] for part in parts]
-        if len(sides) != 2 or any(len(side) != 2 for side in sides):
-            raise ProblemError(f"{text!r}: must read like forbid(group=scheme, other=scheme)")
-        (g, s), (h, t) = (
-            (_index(text, "group", a, problem.groups), _index(text, "scheme", b, problem.schemes))
-            for a, b in sides
-        )
-        if g == h:
-            raise ProblemError(f"{text!r}: must name two different groups")
-        return Forbidden(text, g, s, h, t)
-    match = _LIMIT.match(text)
-    if not match or match["sign"] not in ("<=", ">=", "=="):
-        raise ProblemError(
-            f"{text!r}: a constraint must read like 'latency_us <= 120' (signs: <=, >=, ==), "
-            "'tie(a, b)' or 'forbid(a=nvfp4, b=fp8)'"
-        )
-    try:
-        limit = float(match["value"])
-    except ValueError:
-        raise ProblemError(f"{text!r}: {match['value']!r} must be a number") from None
-    if not math.isfinite(limit):
-        raise ProblemError(f"{text!r}: the limit must be finite")
-    what = match["what"]
-    lower = -math.inf if match["sign"] == "<=" else limit
-    upper = math.inf if match["sign"] == ">=" else limit
-    if what in problem.objectives:
-        return LinearConstraint(
-            text,
-            what,
-            problem.objectives[what],
-            problem.pair_terms.get(what),
-            problem.constants.get(what, 0.0),
-            lower,
-            upper,
-        )
-    if what == "effective_bits":
-        total = float(problem.parameters.sum())
-        if "weight_bytes" not in problem.objectives or not total:
-            raise ProblemError(f"{text!r}: needs the objective weight_bytes and the parameters")
-        bits = problem.objectives["weight_bytes"] * (8.0 / total)
-        return LinearConstraint(text, what, bits, None, 0.0, lower, upper)
-    counted = re.fullmatch(r"count\((.+)\)", what)
-    if counted:
-        scheme = _index(text, "scheme", counted[1], problem.schemes)
-        ones = np.zeros((problem.n_groups, problem.n_schemes))
-        ones[:, scheme] = 1.0
-        return LinearConstraint(text, what, ones, None, 0.0, lower, upper)
-    raise ProblemError(
-        f"{text!r}: what is limited must be one of {', '.join(problem.objectives)}, effective_bits, "
-        f"count(scheme); got {what!r}"
-    )
-
-
-def _index(text: str, what: str, name: str, names: tuple[str, ...]) -> int:
-    name = name.strip().strip("'")
-    if name not in names:
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise ProblemError(f"{text!r}: the {what} must be one of {shown}; got {name!r}")
-    return names.index(name)

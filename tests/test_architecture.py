@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mpsearch"
 ROWS = (
     ("errors", "formats", "schemes", "registry"),
     ("artifacts",),
-    ("tables", "pareto", "problem"),
+    ("tables", "pareto", "constraints", "problem"),
     ("search",),
     ("graph",),
     ("numerics",),

@@ -8,6 +8,7 @@ from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.elimination import Additive, Eliminated, additive, eliminate
+from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.lagrange import sweep_hull
 from mpsearch.search.measure import measured_only
 from mpsearch.search.points import check_objectives, make_front, make_points
@@ -64,6 +65,8 @@ def search(
         found = eliminate(whole, eps=eps, deadline=deadline, progress=progress)
     assignments = reduced.expand(found.rows)
     assignments = assignments[problem.feasible(assignments)]
+    if not len(assignments):
+        raise infeasible_error(problem)
     front = make_front(
         problem,
         make_points(problem, assignments, method="exact"),

@@ -6,6 +6,7 @@ from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.elimination import Additive, eliminate
+from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.lagrange import Hull, sweep_hull
 from mpsearch.search.linear import limit_bounds, make_program, solve
 from mpsearch.search.measure import measured_only
@@ -65,6 +66,8 @@ def search(
         rows = _by_price(reduced, min(count, _PRICES), time_limit_s, progress)
     assignments = reduced.expand(rows)
     assignments = assignments[problem.feasible(assignments)]
+    if not len(assignments):
+        raise infeasible_error(problem)
     front = make_front(
         problem,
         make_points(problem, assignments, method="hull"),

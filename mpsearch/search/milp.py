@@ -9,6 +9,7 @@ import numpy as np
 from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
+from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.linear import Bound, Program, Solution, limit_bounds, make_program, solve
 from mpsearch.search.measure import measured_only
 from mpsearch.search.points import check_objectives, make_front, make_points
@@ -96,6 +97,8 @@ def search(
         )
         if good
     ]
+    if not made:
+        raise infeasible_error(problem)
     worst = max((distance for _, distance in proofs), default=0.0)
     out_of_time = deadline is not None and time.monotonic() > deadline
     whole = not goal and not out_of_time and worst <= 1e-8

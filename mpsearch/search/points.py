@@ -75,7 +75,7 @@ def make_front(
         InfeasibleError: There are no points.
     """
     if not points:
-        raise InfeasibleError("no assignment meets " + describe(problem))
+        raise InfeasibleError(f"no assignment meets {describe(problem)}")
     whole = Front(tuple(points), names, problem.schemes, problem.groups)
     values = whole.objectives
     keep = np.flatnonzero(non_dominated(values))

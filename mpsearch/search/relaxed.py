@@ -102,7 +102,8 @@ def _descend(
         return
     low, high = ends[0].value, -ends[1].value
     archive.evaluate(np.stack([ends[0].row, ends[1].row]))
-    span = max(high - low, 1e-300)
+    flat = high - low <= 1e-12 * max(abs(low), abs(high))
+    span = 1.0 if flat else high - low
     steps = max(4, int((archive.left / targets - 1) / _GRADIENT_COST))
     logits = 0.01 * rng.standard_normal(reduced.allowed.shape)
     for target in np.linspace(high, low, targets + 1)[:-1]:
@@ -114,8 +115,8 @@ def _descend(
             archive.charge(_GRADIENT_COST)
             loss, slope = gradient(probabilities)
             value, cost_slope = expected_cost(reduced, probabilities, 0)
-            over = max(0.0, (value - target) / span)
-            size = max(abs(loss), 1e-12)
+            over = 0.0 if flat else max(0.0, (value - target) / span)
+            size = max(abs(loss), 1e-3 * float(np.ptp(slope, axis=1).sum())) or 1.0
             total = slope / size + 2 * _WEIGHT * over * cost_slope / span
             inner = (total * probabilities).sum(axis=1, keepdims=True)
             logits = state.step(probabilities * (total - inner) / temperature)

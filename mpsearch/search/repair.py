@@ -6,6 +6,7 @@ import numpy as np
 
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem import Problem
+from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.linear import limit_bounds, make_program, solve
 from mpsearch.search.points import describe
 from mpsearch.search.reduce import Reduced
@@ -90,7 +91,9 @@ def make_repairer(problem: Problem, reduced: Reduced, *, measures: bool, seed: i
         draws = draw_allowed(reduced.allowed, _DRAWS if problem.checks else 1, rng)
         rows = draws[bare.feasible(draws)][:8]
     if not len(rows):
-        raise InfeasibleError(f"no assignment was found that meets {describe(problem)}")
+        if problem.checks:
+            raise InfeasibleError(f"no assignment was found that meets {describe(problem)}")
+        raise infeasible_error(problem)
     return Repairer(problem, reduced, measures, np.unique(rows, axis=0))
 
 
