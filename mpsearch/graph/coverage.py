@@ -104,6 +104,8 @@ def _reason(node: Node, index: int, is_layer: bool, constant: Constant) -> str:
         return f"already quantised: {node.op_type} is not searchable"
     if is_layer or (node.op_type == "Add" and len(constant.shape) == 1):
         return "bias: kept in the base format"
+    if node.op_type in ("Add", "Sub"):
+        return "offset or position table: added, not multiplied"
     if node.op_type in _GATHERS:
         return "embedding table: rows are looked up, not multiplied"
     if node.op_type in _NORMS:
