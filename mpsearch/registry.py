@@ -21,6 +21,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "sqnr": "mpsearch.sensitivity.sqnr:score",
             "perturbation": "mpsearch.sensitivity.perturbation:score",
             "fisher": "mpsearch.sensitivity.fisher:score",
+            "calibrated": "mpsearch.sensitivity.calibrated:score",
             "output_perturbation": "mpsearch.sensitivity.output_perturbation:score",
             "gradient": "mpsearch.sensitivity.gradient:score",
             "hessian": "mpsearch.sensitivity.hessian:score",

@@ -78,13 +78,13 @@ def score(
 def _add_layer(simulator: Simulator, done: Pass, index: int, gradient: Tensor, out: Floats) -> None:
     """Add one layer's terms to ``out`` [n, S]."""
     layer = simulator.graph.layers[index]
-    _, step = simulator._layer_steps[index]
+    program, step = simulator._layer_steps[index]
     base = simulator.space.index(simulator.space.base)
     group = next(g for g, x in enumerate(simulator.graph.groups) if index in x.layers)
     names = [*step.node.inputs]
     tensors: list[Tensor | None] = []
     for slot, name in zip(step.inputs, names, strict=False):
-        tensors.append(done.inputs.get(name, simulator._program.constants.get(slot)))
+        tensors.append(done.inputs.get(name, program.constants.get(slot)))
     reads = [read for read in read_operands(layer) if tensors[read.index] is not None]
     weights = weight_inputs(layer)
     leaves = {}
