@@ -62,9 +62,9 @@ class Operand:
     """One operand of a GEMM: where its reduction runs.
 
     Attributes:
-        value: Name of the value in the folded graph.
+        value: Name of the value in the folded graph; "" inside an operator (a recurrent state).
         source: For a weight, name of the initialiser (or Constant's output) in the user's file; else "".
-        input_index: Which input of the node it is.
+        input_index: Which input of the node it is; -1 inside an operator.
         reduction_axis: Axis along which blocks and sparse groups run (channels of a convolution,
             K of a GEMM); may be negative.
         channel_axes: Axes that together index output channels (weights); () for activations. All
@@ -85,7 +85,8 @@ class Gemm:
     """One matrix product of a layer, at the graph's own batch size.
 
     Attributes:
-        m: Rows (batch × output positions, or batch × tokens).
+        m: Rows (batch × output positions, or batch × tokens; of ConvTranspose, input positions).
+            0, as any size here, where an unbound dynamic axis leaves it unknown.
         n: Columns: output channels of all convolution groups together.
         k: Reduction: kernel positions × channels of one group.
         positions: Kernel positions inside ``k`` (1 for a GEMM); channels of a group are k / positions.
@@ -247,8 +248,8 @@ class ModelGraph:
         name: The model's file name.
         nodes: All nodes in topological order, after folding.
         constants: Value name to array; read on demand.
-        inputs: What the user feeds.
-        outputs: What the model returns.
+        inputs: What the user feeds; sizes are None where the folded graph takes any (the batch).
+        outputs: What the model returns; sizes are None where they follow the inputs'.
         values: Name to shape and type of every value that inference reached.
         layers: In schedule order.
         edges: Dataflow between layers.
