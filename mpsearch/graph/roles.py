@@ -139,16 +139,12 @@ def _stems(
     followed = {edge.source for edge in edges}
     for index, layer in enumerate(around.layers):
         value = layer.gemms[0].left.value
-        looked_up = any(
+        first = reached.get(value) and not around.producers.get(value)
+        if not (first and layer.has_weight and index in followed):
+            continue
+        if not any(
             node.op_type == "Gather" and node.inputs[0] in around.constants
             for node in around.before(value, lambda node: not around.is_layer(node))
-        )
-        if (
-            layer.has_weight
-            and index in followed
-            and not looked_up
-            and reached.get(value)
-            and not around.producers.get(value)
         ):
             yield index, "stem"
 
