@@ -1,0 +1,126 @@
+
+import numpy as np
+import pytest
+from small_models import SPARSE, mlp_simulator, random_weights
+
+from mpsearch.execute.simulator import Simulator
+from mpsearch.sensitivity import fisher, perturbation
+from mpsearch.sensitivity.calibrated import correct_entries, plan_factors, score
+from mpsearch.sensitivity.ranking import predict
+from mpsearch.tables import Table
+
+
+def synthetic(seed: int, *, groups: int = 40, law: float = 0.3) -> tuple[Table, np.ndarray]:
+    """A prior that is a power law of the truth with an offset a scheme and log-normal scatter."""
+    rng = np.random.default_rng(seed)
+    truth = np.exp(rng.normal(-5, 2, (groups, 3)))
+    offsets = np.array([0.0, 0.7, -0.5])
+    prior = np.exp(0.9 * np.log(truth) + offsets + law * rng.standard_normal(truth.shape))
+    truth[:, 0] = prior[:, 0] = 0
+    names = tuple(f"g{i}" for i in range(groups))
+    table = Table(
+        "fisher",
+        "nats",
+        names,
+        ("fp16", "fp8", "nvfp4"),
+        prior,
+        np.zeros_like(prior),
+        np.ones_like(prior, np.bool_),
+    )
+    return table, truth
+
+
+def corrected(seed: int, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    prior, truth = synthetic(seed)
+    rng = np.random.default_rng([seed, 1])
+    entries = np.ones_like(prior.allowed)
+    entries[:, 0] = False
+    known = entries & (rng.random(truth.shape) < share)
+    errors = 0.1 * truth * known
+    measured = (truth + errors * rng.standard_normal(truth.shape)) * known
+    values, stderr = correct_entries(prior, measured, errors, known, entries)
+    return values, stderr, truth, known
+
+
+def test_a_law_learnt_from_some_entries_corrects_the_others() -> None:
+    prior, truth = synthetic(0)
+    values, _, _, known = corrected(0, 0.4)
+    rest = ~known & (truth > 0)
+
+    def off(x: np.ndarray) -> float:
+        return float(np.std(np.log(x[rest] / truth[rest])))
+
+    assert off(values) < 0.8 * off(prior.values)
+    assert (values[:, 0] == 0).all()
+
+
+def test_error_bars_cover_the_truth_as_often_as_they_say() -> None:
+    inside = []
+    for seed in range(20):
+        values, stderr, truth, _ = corrected(seed, 0.4)
+        inside.append((np.abs(values - truth) < 1.96 * stderr)[:, 1:].mean())
+    assert 0.88 <= np.mean(inside) <= 0.99
+
+
+def test_measurements_that_are_sure_are_kept_and_doubtful_ones_drawn_to_the_law() -> None:
+    prior, truth = synthetic(1)
+    known = prior.values > 0
+    sure, _ = correct_entries(prior, truth, 1e-6 * truth, known, known)
+    np.testing.assert_allclose(sure, truth, rtol=1e-3)
+    rng = np.random.default_rng(0)
+    errors = 0.8 * truth
+    noisy = np.maximum(truth + errors * rng.standard_normal(truth.shape), 1e-3 * truth)
+    doubtful, _ = correct_entries(prior, noisy * known, errors, known, known)
+
+    def off(x: np.ndarray) -> float:
+        return float(np.abs(np.log(x[known] / truth[known])).mean())
+
+    assert off(doubtful) < off(noisy)
+
+
+def test_nothing_measured_leaves_the_prior() -> None:
+    prior, _ = synthetic(2)
+    none = np.zeros_like(prior.allowed)
+    values, _ = correct_entries(
+        prior, np.zeros_like(prior.values), np.zeros_like(prior.values), none, prior.values > 0
+    )
+    np.testing.assert_allclose(values, prior.values)
+
+
+def test_plans_correct_what_sums_get_wrong() -> None:
+    prior, _ = synthetic(3, law=0.0)
+    rng = np.random.default_rng(3)
+    plans = rng.integers(0, 3, (80, 40))
+    truth = prior.values * np.array([1.0, 1.6, 0.7])
+    losses = truth[np.arange(40), plans].sum(axis=1)
+    factors = plan_factors(prior, plans[:60], losses[:60])
+    held_out = (prior.values * factors)[np.arange(40), plans[60:]].sum(axis=1)
+    before = predict(prior, plans[60:])
+    assert (
+        np.abs(np.log(held_out / losses[60:])).mean()
+        < 0.3 * np.abs(np.log(before / losses[60:])).mean()
+    )
+    assert (plan_factors(prior, plans[:0], losses[:0]) == 1).all()
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
+    weights = random_weights(20, 20, 20, 20, 20, 20, 20, 6)
+    return mlp_simulator(tmp_path_factory.mktemp("deep"), weights, schemes=SPARSE, n=48)
+
+
+def test_a_budget_is_kept_and_a_full_one_measures_every_entry(simulator: Simulator) -> None:
+    prior = fisher.score(simulator).cost_plans
+    some, full = score(simulator, budget=12), score(simulator, budget=60)
+    assert some.cost_plans <= prior + 12
+    assert 4 <= some.details["measured"].sum() < 12
+    assert full.details["measured"].sum() == (simulator.allowed[:, 1:]).sum()
+    np.testing.assert_array_equal(some.details["prior"], fisher.score(simulator).values)
+
+
+def test_a_full_budget_stays_near_what_was_measured(simulator: Simulator) -> None:
+    entries = int(simulator.allowed[:, 1:].sum())
+    truth = perturbation.score(simulator).values
+    found = score(simulator, budget=entries + 1).values
+    kept = truth > 0
+    assert np.abs(np.log(found[kept] / truth[kept])).mean() < 0.3
