@@ -64,14 +64,30 @@ def quantize_input(x: Tensor, spec: Spec, read: Read, ranges: Ranges, layer: str
     """Return an activation as ``spec`` holds it, in its own element type."""
     if spec.is_cast and (rounded := _cast(x, spec.format)) is not None:
         return rounded
-    return quantize_activation(
-        x,
-        spec,
-        reduction_axis=read.axis,
-        groups=read.groups,
-        range=ranges.get((read.value, spec)),
-        name=f"{layer}: {read.value}",
+    axis, groups = read.axis, read.groups
+    name = f"{layer}: {read.value}"
+    known = ranges.get((read.value, spec))
+    if groups == x.shape[axis] and spec.granularity == "block":
+        # depthwise: every element is a block of its own, in whatever order they lie
+        dense = x if x.is_contiguous() else x.permute(0, 2, 3, 1) if _is_channels_last(x) else x
+        flat = dense.reshape(1, 1, -1)
+        rounded = quantize_activation(flat, spec, reduction_axis=1, range=known, name=name)
+        shaped = rounded.reshape(dense.shape).to(x.dtype)
+        return shaped.permute(0, 3, 1, 2) if dense is not x else shaped
+    turned = _is_channels_last(x)
+    view = x.permute(0, 2, 3, 1) if turned else x  # as it lies in memory: no copy
+    if turned:
+        axis = (0, 3, 1, 2)[axis % 4]
+    rounded = quantize_activation(
+        view, spec, reduction_axis=axis, groups=groups, range=known, name=name
     ).to(x.dtype)
+    return rounded.permute(0, 3, 1, 2) if turned else rounded
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return (
+        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    )
 
 
 _HARDWARE = {"fp16": torch.float16, "bf16": torch.bfloat16}

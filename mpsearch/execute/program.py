@@ -17,6 +17,7 @@ from torch import Tensor
 from mpsearch.errors import ModelError, MpsearchError, UnsupportedOperatorError
 from mpsearch.execute.control import Body, find_control, free_names
 from mpsearch.execute.fallback import build_fallback
+from mpsearch.execute.fusion import fuse_nodes
 from mpsearch.execute.operators.kernel import Kernel
 from mpsearch.execute.operators.table import find_builder
 from mpsearch.execute.tensors import to_tensor
@@ -147,8 +148,13 @@ def compile_graph(graph: ModelGraph, device: torch.device | str = "cpu") -> Prog
     """
     layers = {layer.name: index for index, layer in enumerate(graph.layers)}
     dtypes = {name: value.dtype for name, value in graph.values.items()}
+    kept = {value.name for value in graph.outputs}
+    for layer in graph.layers:
+        kept.add(layer.output)
+        kept.update(gemm.left.value for gemm in layer.gemms)
+    kept.update(name for node in graph.nodes for name in free_names(node))
     return compile_nodes(
-        graph.nodes,
+        fuse_nodes(graph.nodes, graph.constants, kept),
         inputs=[value.name for value in graph.inputs],
         outputs=[value.name for value in graph.outputs],
         constants=graph.constants,

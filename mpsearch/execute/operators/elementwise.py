@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import reduce
+from math import isclose
 from typing import Any
 
 import torch
@@ -51,9 +52,18 @@ def _clip(node: Node) -> Kernel:
         return lambda x: torch.clamp(x, low, min(high, 3.4028234663852886e38))
 
     def kernel(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-        if low is not None:
-            x = torch.maximum(x, low)
-        return x if high is None else torch.minimum(x, high)
+        if any(edge is not None and edge.requires_grad for edge in (low, high)):
+            x = x if low is None else torch.maximum(x, low)
+            return x if high is None else torch.minimum(x, high)
+        if low is None and high is None:
+            return x
+        if (
+            x.dtype == torch.float16 and x.device.type == "cpu"
+        ):  # scalars would not be rounded to it
+            return torch.clamp(x, low, high)
+        return torch.clamp(
+            x, None if low is None else low.item(), None if high is None else high.item()
+        )
 
     return kernel
 
@@ -110,6 +120,8 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
 
 def _hard_sigmoid(node: Node) -> Kernel:
     alpha, beta = number(node, "alpha", 0.2), number(node, "beta", 0.5)
+    if isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+        return F.hardsigmoid
     return lambda x: torch.clamp(alpha * x + beta, 0, 1)
 
 
