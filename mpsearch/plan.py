@@ -5,7 +5,7 @@ calibrated ranges with it, and says which model it is for by digests. So it outl
 file and this version's defaults.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 
 from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import NumericsError, PlanError
+from mpsearch.execute.calibration import activation_inputs
 from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.numerics.ranges import Range
@@ -147,17 +148,22 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
         costs: Says which device and batch the latencies are for.
 
     Raises:
-        PlanError: The point is not one of this model and space.
+        PlanError: The point is not one of this model and space, or takes what is not allowed.
     """
     graph, space = simulator.graph, simulator.space
     if len(point.assignment) != len(graph.groups):
         raise PlanError(
             f"a point of {graph.name} must assign {len(graph.groups)} groups, got {len(point.assignment)}"
         )
-    if not all(0 <= s < len(space.schemes) for s in point.assignment):
-        raise PlanError(
-            f"a point must choose among the {len(space.schemes)} schemes of {space.name}"
-        )
+    for g, s in enumerate(point.assignment):
+        if not 0 <= s < len(space.schemes):
+            raise PlanError(
+                f"a point must choose among the {len(space.schemes)} schemes of {space.name}, got {s}"
+            )
+        if not simulator.allowed[g, s]:
+            key = simulator.groups[g], space.names[s]
+            reason = simulator.reasons.get(key, "the space forbids it")
+            raise PlanError(f"{key[0]!r} may not take {key[1]}: {reason}")
     chosen = {
         layer: space.schemes[s]
         for group, s in zip(graph.groups, point.assignment, strict=True)
@@ -179,7 +185,7 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
         base=space.base,
         schemes={name: schemes[name] for name in sorted(schemes)},
         decisions=decisions,
-        ranges=tuple(_used_ranges(graph, chosen, simulator)),
+        ranges=_used_ranges(graph, chosen, simulator),
         coverage=_coverage(graph, chosen),
         predicted=dict(point.predicted),
         measured=dict(point.measured),
@@ -431,18 +437,12 @@ def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Covered:
 
 def _used_ranges(
     graph: ModelGraph, chosen: Mapping[int, Scheme], simulator: "Simulator"
-) -> Iterator[CalibratedRange]:
+) -> tuple[CalibratedRange, ...]:
     """The ranges of static specs that the chosen schemes read, each once."""
-    seen = set()
-    for i, scheme in chosen.items():
-        spec = scheme.activation
-        if spec.is_cast or spec.range != "static":
-            continue
-        for gemm in graph.layers[i].gemms:
-            operands = (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right)
-            for operand in operands:
-                if (operand.value, spec) not in seen:
-                    seen.add((operand.value, spec))
-                    yield CalibratedRange(
-                        operand.value, spec, simulator.ranges[operand.value, spec]
-                    )
+    used = {
+        (value, scheme.activation): simulator.ranges[value, scheme.activation]
+        for i, scheme in chosen.items()
+        for value, _, _ in activation_inputs(graph.layers[i]).values()
+        if not scheme.activation.is_cast and scheme.activation.range == "static"
+    }
+    return tuple(CalibratedRange(value, spec, found) for (value, spec), found in used.items())

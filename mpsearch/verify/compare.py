@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
@@ -83,7 +84,7 @@ def verify_plan(
         if any(gemm.left.input_index < 0 for gemm in layer.gemms)
     }
     nodes = {node.name: node for node in graph.nodes}
-    readers = {node.name: node for node in load_model(path).graph.node}
+    readers = _layer_nodes(load_model(path), plan, path.name)
     layers = [
         _Compared(i, nodes[layer.name], tuple(readers[layer.name].input), layer, schemes[i])
         for i, layer in enumerate(graph.layers)
@@ -127,6 +128,24 @@ def verify_plan(
         unproven,
         session.note,
     )
+
+
+def _layer_nodes(model: onnx.ModelProto, plan: Plan, name: str) -> dict[str, onnx.NodeProto]:
+    """The export's nodes by name.
+
+    Raises:
+        PlanError: It is not an export of this plan.
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    for decision in plan.decisions:
+        node = nodes.get(decision.site.node)
+        props = {} if node is None else {p.key: p.value for p in node.metadata_props}
+        if props.get("mpsearch.scheme") != decision.scheme:
+            raise PlanError(
+                f"{name} must be the export of this plan, with {decision.site.node!r} in "
+                f"{decision.scheme}, got {props.get('mpsearch.scheme', 'no such layer')}"
+            )
+    return nodes
 
 
 @dataclass(frozen=True, slots=True)
