@@ -18,7 +18,8 @@ from mpsearch.sensitivity.backward import draw_losses, iterate_passes, layer_gra
 from mpsearch.sensitivity.single import mean_estimate
 from mpsearch.tables import Costs, Floats, Progress, Table
 
-DRAWS = 4
+MAX_DRAWS = 4
+_ENOUGH = 256  # draws over all samples
 
 
 def score(
@@ -34,7 +35,8 @@ def score(
     Args:
         simulator: The model and its data.
         costs: Not needed.
-        budget: Not needed: about one evaluation is spent for each scheme, and two for each draw.
+        budget: Not needed: about one evaluation is spent for each scheme, and two for each drawn label
+            a sample, of which there are 4, and fewer from 128 samples on.
         seed: Seed of the drawn labels.
         progress: Told the batches that are done.
 
@@ -42,9 +44,10 @@ def score(
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
     n_batches = len(simulator._targets)
+    n_draws = min(MAX_DRAWS, max(1, -(-_ENOUGH // simulator.n_samples)))
     parts: list[Floats] = []
     independent = np.zeros(simulator.allowed.shape)
-    for b, (changes, squares) in enumerate(responses(simulator, n_draws=DRAWS, seed=seed)):
+    for b, (changes, squares) in enumerate(responses(simulator, n_draws=n_draws, seed=seed)):
         parts.append(0.5 * np.square(changes).mean(axis=1))
         independent += 0.5 * squares.sum(axis=0) / simulator.n_samples
         if progress is not None:
@@ -63,12 +66,12 @@ def score(
         allowed=simulator.allowed,
         reasons=simulator.reasons,
         details={"independent_errors": independent},
-        cost_plans=float(len(simulator.space.schemes) + 2 * DRAWS),
+        cost_plans=float(len(simulator.space.schemes) + 2 * n_draws),
     )
 
 
 def responses(
-    simulator: Simulator, *, n_draws: int = DRAWS, seed: int = 0
+    simulator: Simulator, *, n_draws: int = MAX_DRAWS, seed: int = 0
 ) -> Iterator[tuple[Floats, Floats]]:
     """Yield, for each batch, what the local errors do to the loss.
 
