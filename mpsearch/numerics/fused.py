@@ -6,7 +6,7 @@ Nothing of numba is imported before the first tensor comes. Results are the same
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +48,7 @@ def can_run(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and load_kernels() is not None
 
 
+@cache
 def can_scale(spec: Spec) -> bool:
     """Whether a kernel chooses the scales of ``spec`` from a live tensor."""
     scale = find_format(str(spec.scale_format))
@@ -170,6 +171,7 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
     return mask
 
 
+@cache
 def _pack(grid: Grid) -> tuple[Any, ...]:
     return (
         np.int32(grid.shift),
@@ -180,6 +182,7 @@ def _pack(grid: Grid) -> tuple[Any, ...]:
     )
 
 
+@lru_cache(maxsize=4096)
 def _rule(spec: Spec, g: float) -> tuple[Any, ...]:
     kernels = _kernels()
     unit = np.float32(spec.element.max_value) * np.float32(g)

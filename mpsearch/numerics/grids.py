@@ -8,6 +8,7 @@ the same grid with its whole range below the smallest normal.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Grid:
     flush: float
 
 
+@cache
 def find_grid(format: Format, *, subnormals: bool = True) -> Grid:
     """Return the grid of an integer format, or of a float format of at most 5 exponent bits.
 

@@ -6,6 +6,7 @@ Blocks and sparse groups run along channels and never cross a position.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from torch import Tensor
@@ -49,6 +50,7 @@ class Layout:
         return permuted.permute(back).reshape(self.shape).contiguous()
 
 
+@lru_cache(maxsize=4096)
 def find_layout(
     shape: tuple[int, ...],
     *,
