@@ -95,6 +95,7 @@ class Plan:
         model: File name of the model.
         structure_digest: SHA-256 of the model's graph without weights.
         weights_digest: SHA-256 of its weights.
+        shapes: Input name to the sizes that ranges and costs hold for; None is a free axis.
         base: Scheme of what no decision covers; layers' outputs are rounded to its format.
         schemes: Name to definition of every scheme that a decision names, and the base.
         decisions: One a layer, in schedule order.
@@ -116,6 +117,7 @@ class Plan:
     model: str
     structure_digest: str
     weights_digest: str
+    shapes: Mapping[str, tuple[int | None, ...]]
     base: str
     schemes: Mapping[str, Scheme]
     decisions: tuple[Decision, ...]
@@ -172,16 +174,14 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
     schemes = {s.name: s for s in chosen.values()} | {
         space.base: space.schemes[space.index(space.base)]
     }
-    decisions = tuple(
-        Decision(site_of(layer), chosen[i].name)
-        for i, layer in enumerate(graph.layers)
-        if i in chosen
-    )
+    layers = enumerate(graph.layers)
+    decisions = tuple(Decision(site_of(layer), chosen[i].name) for i, layer in layers)
     recovers = any(scheme.recovery != "none" for scheme in schemes.values())
     return Plan(
         model=graph.name,
         structure_digest=graph.structure_digest,
         weights_digest=digest_weights(graph),
+        shapes={v.name: tuple(v.shape) for v in graph.inputs if v.shape is not None},
         base=space.base,
         schemes={name: schemes[name] for name in sorted(schemes)},
         decisions=decisions,
@@ -375,6 +375,7 @@ class PlanContent(Content):
     model: _FileName
     structure_digest: _Digest
     weights_digest: _Digest
+    shapes: dict[str, tuple[Annotated[int, Field(ge=0)] | None, ...]]
     base: str
     schemes: dict[str, Scheme]
     decisions: tuple[Decision, ...]

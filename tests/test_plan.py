@@ -41,6 +41,7 @@ def plan(**changes: Any) -> Plan:
         model="net.onnx",
         structure_digest=STRUCTURE,
         weights_digest=WEIGHTS,
+        shapes={"x": (None, 10)},
         base="fp16",
         schemes={name: find_scheme(name) for name in ("fp16", "nvfp4")},
         decisions=(
@@ -194,6 +195,8 @@ def _set(path: str, value: Any) -> Any:
         ("content.base", "nvfp4"),
         ("content.base", "int9"),
         ("content.batch", -1),
+        ("content.shapes", {"x": [-1]}),
+        ("content.shapes", {"x": ["n"]}),
         ("content.structure_digest", "xyz"),
         ("content.decisions", [{"site": {"node": "fc1", "weights": []}, "scheme": "fp9"}]),
         ("content.decisions", [{"site": {"node": "fc1"}, "scheme": "fp16"}] * 2),

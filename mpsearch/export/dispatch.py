@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.data import Batches
-from mpsearch.errors import OutputExistsError, PlanError
+from mpsearch.errors import ModelError, OutputExistsError, PlanError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.export.canonical import Weights
 from mpsearch.graph.importer import import_onnx
@@ -53,9 +53,8 @@ def export_plan(
     export = find("exporters", target)
     folder = Path(out_dir)
     check_replaceable(folder)
-    graph = import_onnx(model)
+    graph = import_planned(plan, model)
     schemes = plan_schemes(plan, graph)
-    check_weights(plan, graph)
     if any(scheme.recovery != "none" for scheme in schemes):
         weights = _recovered_weights(plan, graph, batches)
     else:
@@ -73,6 +72,23 @@ def export_plan(
             folder.replace(Path(name) / "old")
         made.replace(folder)
     return [folder / path.relative_to(made) for path in written] + [folder / "plan.json"]
+
+
+def import_planned(plan: Plan, model: str | Path) -> ModelGraph:
+    """Return the model of ``plan``, its free axes bound as the plan's ranges and figures hold for.
+
+    Raises:
+        ModelError: The file cannot be read.
+        PlanError: It is another model, or has other weights.
+    """
+    try:
+        graph = import_onnx(model, shapes=plan.shapes or None)
+    except ModelError:
+        plan_schemes(plan, import_onnx(model))  # another model is the likelier reason
+        raise
+    plan_schemes(plan, graph)
+    check_weights(plan, graph)
+    return graph
 
 
 def check_replaceable(folder: Path) -> None:

@@ -19,9 +19,9 @@ from mpsearch.execute.heads import Head, Meaning, choose_heads, read_heads
 from mpsearch.execute.losses import Target, sample_losses
 from mpsearch.execute.program import compile_graph
 from mpsearch.execute.simulator import Simulator
-from mpsearch.graph.importer import import_onnx
+from mpsearch.export.dispatch import import_planned
 from mpsearch.graph.model import Layer, ModelGraph, Node
-from mpsearch.plan import Plan, check_weights, plan_assignment, plan_schemes, plan_space
+from mpsearch.plan import Plan, plan_assignment, plan_schemes, plan_space
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
 from mpsearch.tables import Floats, Progress
@@ -64,9 +64,8 @@ def verify_plan(
     """
     path = find_model(exported)
     session: Session = find("runtimes", runtime)(path)
-    graph = import_onnx(model)
+    graph = import_planned(plan, model)
     schemes = plan_schemes(plan, graph)
-    check_weights(plan, graph)
     check_batches(batches, graph)
     recovers = any(scheme.recovery != "none" for scheme in schemes)
     chosen = batches if samples is None else batches.take(samples)
