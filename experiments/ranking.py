@@ -93,7 +93,7 @@ def rank_metrics(
         table = score_sensitivity(fresh, metric=metric, budget=budget, seed=seed)
         spent = time.perf_counter() - started
         ranking = rank_agreement(predict(table, plans), losses, seed=seed)
-        rows.append(Row(folder.name, setting, label, ranking, spent, table.cost_plans))
+        rows.append(Row(folder.resolve().name, setting, label, ranking, spent, table.cost_plans))
         print(" | ".join(rows[-1].cells()), flush=True)
     return rows
 

@@ -29,6 +29,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "eigenvalue": "mpsearch.sensitivity.hessian:score_eigenvalue",
             "information": "mpsearch.sensitivity.information:score",
             "interactions": "mpsearch.sensitivity.interactions:score",
+            "cross_terms": "mpsearch.sensitivity.cross_terms:score",
             "kl": "mpsearch.sensitivity.kl:score",
             "weight_only": "mpsearch.sensitivity.weight_only:score",
         },

@@ -1,10 +1,11 @@
 """Calibrated: a cheap table corrected by measurements, with error bars that the measurements justify.
 
-A prior (``fisher``) ranks all entries for the price of a few evaluations. Some entries are then measured
-one at a time, spread over the prior's range; a power law in the prior with an offset a scheme,
-shrunk towards the prior itself, corrects the rest, and the held-out residuals of that law are their
-standard errors. Whole plans that are not saturated correct what adding up gets wrong: a factor a
-scheme and a smaller one an entry, both shrunk towards 1.
+A prior (``fisher``) ranks all entries for the price of a few evaluations. Then some entries are measured
+one at a time, most of them where the prior is largest, the others spread over its range. What is
+measured is kept; a power law in the prior, shrunk towards the prior itself, corrects the rest, and
+the held-out residuals of that law are their standard errors. Whole plans that are not saturated
+correct what adding up gets wrong: a factor a scheme and a smaller one an entry, both shrunk
+towards 1.
 """
 
 from dataclasses import replace
@@ -26,12 +27,14 @@ from mpsearch.tables import Bools, Costs, Floats, Ints, Progress, Table
 
 PRIOR = "fisher"
 _SHARE_OF_PLANS = 0.4
-_OFFSET_SPREAD = 1.0  # of a scheme's offset, in logarithms
-_SLOPE_SPREAD = 0.3
+_SHARE_OF_LARGEST = 0.7  # of the measured entries; the rest are spread over the prior's range
+_OFFSET_SPREAD = 1.0  # of the law's offset, in logarithms
+_SCHEME_SPREAD = 0.2  # of a scheme's own offset
+_SLOPE_SPREAD = 0.1
 _LEAST_SPREAD = 0.05  # no law is better than this
 _FACTOR_SPREAD = 0.3  # of a scheme's factor in whole plans
 _ENTRY_SPREAD = 0.1
-_NOISE_SPREAD = 0.15  # of a plan's loss about the sum
+_NOISE_SPREAD = 0.3  # of a plan's loss about the sum
 
 
 def score(
@@ -63,7 +66,7 @@ def score(
     complete = total >= len(entries) + 1
     n_single = len(entries) if complete else round((1 - _SHARE_OF_PLANS) * (total - 1))
     n_plans = total - 1 - n_single
-    chosen = _spread(prior, entries, n_single)
+    chosen = _choose(prior, entries, n_single)
     measured, errors = np.zeros_like(prior.values), np.zeros_like(prior.values)
     known = np.zeros(prior.values.shape, np.bool_)
     base = base_assignment(simulator)
@@ -102,9 +105,10 @@ def correct_entries(
 ) -> tuple[Floats, Floats]:
     """Return [G, S] values and standard errors from a prior and measurements of some entries.
 
-    In logarithms: measured = offset(scheme) + slope · prior, fitted by ridge regression towards 0 and 1;
-    the spread of its leave-one-out residuals is the error of the entries that were not measured. A
-    measured entry keeps its measurement, drawn towards the law as far as its own error is large.
+    In logarithms: measured = offset + offset(scheme) + slope · prior, fitted by ridge regression towards
+    0, 0 and 1; the spread of its leave-one-out residuals is the error of the entries that were not
+    measured. A measured entry keeps its measurement and that one's error: samples that all plans share do
+    not disorder them.
 
     Args:
         prior: Table of the cheap metric.
@@ -125,11 +129,8 @@ def correct_entries(
     stderr = np.where(
         entries, np.hypot(guess * spread, prior.stderr * guess / _above(prior.values)), 0.0
     )
-    weight = np.square(guess * spread) / _above(np.square(guess * spread) + np.square(errors))
-    weight[measured <= floor] = 1.0
-    blended = weight * measured + (1 - weight) * guess
-    values = np.where(known, blended, values)
-    stderr = np.where(known, np.sqrt(np.maximum(weight, 1e-12)) * errors, stderr)
+    values = np.where(known, measured, values)
+    stderr = np.where(known, errors, stderr)
     return values, stderr
 
 
@@ -186,8 +187,8 @@ def _fit_law(x: Floats, measured: Floats, usable: Bools) -> tuple[Floats, float]
     centre = float(x[groups, schemes].mean())
 
     def design(g: Ints, s: Ints) -> Floats:
-        offsets = np.eye(n_schemes)[s] * _OFFSET_SPREAD
-        both = np.full((len(s), 1), 2 * _OFFSET_SPREAD)
+        offsets = np.eye(n_schemes)[s] * _SCHEME_SPREAD
+        both = np.full((len(s), 1), _OFFSET_SPREAD)
         return np.hstack([offsets, both, (x[g, s] - centre)[:, None] * _SLOPE_SPREAD])
 
     rows = design(groups, schemes)
@@ -205,23 +206,15 @@ def _fit_law(x: Floats, measured: Floats, usable: Bools) -> tuple[Floats, float]
     return x + correction, noise
 
 
-def _spread(prior: Table, entries: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """``count`` entries spread evenly over the prior's order within each scheme, the largest first."""
+def _choose(prior: Table, entries: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """``count`` entries: mostly where the prior is largest, the others spread over its order."""
     if count >= len(entries):
         return entries
-    by_scheme: dict[int, list[tuple[int, int]]] = {}
-    for g, s in sorted(entries, key=lambda e: -prior.values[e]):
-        by_scheme.setdefault(s, []).append((g, s))
-    queues = list(by_scheme.values())
-    quotas = np.floor(np.array([len(q) for q in queues]) * count / len(entries)).astype(int)
-    for q in range(count - int(quotas.sum())):
-        quotas[q % len(queues)] += 1
-    chosen = []
-    for queue, quota in zip(queues, quotas.tolist(), strict=True):
-        quota = min(quota, len(queue))
-        steps = np.linspace(0, len(queue) - 1, quota).round().astype(np.int64).tolist()
-        chosen += [queue[step] for step in dict.fromkeys(steps)]
-    return chosen
+    ordered = sorted(entries, key=lambda entry: -prior.values[entry])
+    largest = round(_SHARE_OF_LARGEST * count)
+    rest = ordered[largest:]
+    steps = np.linspace(0, len(rest) - 1, count - largest).round().astype(np.int64).tolist()
+    return ordered[:largest] + [rest[step] for step in dict.fromkeys(steps)]
 
 
 def _measure_plans(

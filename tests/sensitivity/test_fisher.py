@@ -5,8 +5,9 @@ import pytest
 import torch
 from small_models import mlp_simulator, random_weights
 
-from mpsearch.sensitivity.fisher import responses, score
+from mpsearch.sensitivity.fisher import score
 from mpsearch.sensitivity.perturbation import score as perturb
+from mpsearch.sensitivity.responses import responses
 
 
 def test_a_linear_model_with_one_output_is_exact(tmp_path: Path) -> None:
