@@ -35,6 +35,10 @@ def search(
     measure: Annotated[
         int | None, typer.Option("--measure", min=0, help="Points of the front to measure.")
     ] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option("--refine", min=0, help="Measurements spent on better points to choose."),
+    ] = None,
     max_latency_us: opt.MaxLatency = None,
     max_weight_bytes: opt.MaxBytes = None,
     max_effective_bits: opt.MaxBits = None,
@@ -72,6 +76,7 @@ def search(
         "samples": samples,
         "budget": budget,
         "measure": measure,
+        "refine": refine,
         "max_latency_us": max_latency_us,
         "max_weight_bytes": max_weight_bytes,
         "max_effective_bits": max_effective_bits,

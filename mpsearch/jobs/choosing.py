@@ -1,6 +1,7 @@
 """Choosing plans by measured losses, with few measurements."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,10 +9,178 @@ import numpy as np
 from mpsearch.artifacts import digest_json
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import Front, Point
-from mpsearch.problem import Evaluator, Problem
+from mpsearch.problem import Evaluator, build_problem
 from mpsearch.search.choose import choose_point
 from mpsearch.search.front import find_front
-from mpsearch.tables import Estimate, Progress
+from mpsearch.tables import Costs, Estimate, Progress, Table
+
+_LOSS_RANGE = 4.0  # of the rival's loss: where better points are looked for
+_FAST = {"latency_us": 0.84, "weight_bytes": 1.0}  # shares of the rival's values
+_SMALL = {"weight_bytes": 0.62, "latency_us": 1.0}
+_SAFE = {"loss": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A plan that was chosen, and by which rule.
+
+    Attributes:
+        name: Name of its file in ``plans/``.
+        label: What tables call it.
+        rule: The rule in words.
+        point: The point, measured.
+    """
+
+    name: str
+    label: str
+    rule: str
+    point: Point
+
+
+def choose_plans(
+    table: Table,
+    costs: Costs,
+    front: Front,
+    evaluator: Evaluator,
+    *,
+    limits: Mapping[str, float],
+    rivals: Mapping[str, Point],
+    budget: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[tuple[Choice, ...], Front]:
+    """Choose plans by measured loss, the main one first.
+
+    With a limit on ``loss``: the fastest plan that keeps it. With other limits: the plan of least loss.
+    Without limits, against the least lossy of ``rivals``: the plan of least loss that is 16 % faster
+    (and no larger), the one that is 38 % smaller (and no slower), and the fastest that loses no more;
+    without rivals the knee.
+
+    Args:
+        table: Sensitivities.
+        costs: Costs on the device.
+        front: Front over ``latency_us`` and ``loss``, under all limits but that on ``loss``.
+        evaluator: Measures losses.
+        limits: Quantity to its greatest value.
+        rivals: Label to measured point of the uniform plans to beat.
+        budget: Measurements that may be spent on better points near the rival's loss.
+        seed: Seed of that.
+        progress: Called while measuring.
+
+    Returns:
+        The choices, and the front with all that was measured on the way.
+
+    Raises:
+        InfeasibleError: No measured point keeps the limit on ``loss``.
+    """
+    words = " and ".join(f"{name} <= {value:g}" for name, value in limits.items())
+    if "loss" in limits:
+        point, front = cheapest_within(
+            front, "latency_us", limits["loss"], evaluator, progress=progress
+        )
+        return (Choice("mixed", "mixed", f"fastest with {words}", point),), front
+    if limits:
+        point, front = least_loss(front, evaluator)
+        return (Choice("mixed", "mixed", f"least loss with {words}", point),), front
+    if rivals:
+        label, rival = min(rivals.items(), key=lambda item: item[1].measured["loss"].mean)
+        bound = _LOSS_RANGE * rival.measured["loss"].mean
+        found = refined_points(
+            table, costs, bound, evaluator, budget=budget, seed=seed, progress=progress
+        )
+        front = with_points(front, found)
+        choices = _against(label, rival, front)
+        if choices:
+            return choices, front
+    point = measure_point(choose_point(front, knee=True), evaluator)
+    return (Choice("mixed", "mixed", "knee of the front", point),), front
+
+
+def _against(label: str, rival: Point, front: Front) -> tuple[Choice, ...]:
+    """The best measured points of ``front`` against ``rival``; a rule that none meets gives none."""
+    pool = [point for point in front.points if "loss" in point.measured]
+
+    def best(shares: Mapping[str, float], goal: str) -> Point | None:
+        inside = [
+            point
+            for point in pool
+            if all(
+                point.value(k).mean <= share * rival.value(k).mean for k, share in shares.items()
+            )
+        ]
+        return min(inside, key=lambda point: point.value(goal).mean, default=None)
+
+    faster, smaller = (
+        f"{1 - share:.0%}" for share in (_FAST["latency_us"], _SMALL["weight_bytes"])
+    )
+    rules = (
+        ("fast", f"least loss at {faster} less latency than {label}, no larger", _FAST, "loss"),
+        ("small", f"least loss at {smaller} less size than {label}, no slower", _SMALL, "loss"),
+        ("safe", f"fastest that loses no more than {label}", _SAFE, "latency_us"),
+    )
+    choices = []
+    for name, rule, shares, goal in rules:
+        point = best(shares, goal)
+        if point is not None:
+            same = f" (= {label})" if point.assignment == rival.assignment else ""
+            choices.append(Choice(name, f"mixed, {name}{same}", rule, point))
+    return tuple(choices)
+
+
+def refined_points(
+    table: Table,
+    costs: Costs,
+    bound: float,
+    evaluator: Evaluator,
+    *,
+    budget: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Point]:
+    """Return measured points of loss up to ``bound``: half of the budget for latency, half for size.
+
+    The table is corrected by what is measured, so these points are better than predicted ones, in
+    the range of losses that plans are chosen from.
+    """
+    half = budget // 2
+    if half < 1 or bound <= 0:
+        return []
+    problem = build_problem(table, costs, constraints=(f"loss <= {bound!r}",))
+    found: list[Point] = []
+    for before, goal in ((0, "latency_us"), (half, "weight_bytes")):
+
+        def told(done: int, total: int, text: str, before: int = before) -> None:
+            if progress:
+                progress(before + done, 2 * half, text)
+
+        with suppress(InfeasibleError, ProblemError):
+            # as measured no plan keeps the bound, or the edges are too entangled for this search
+            found += find_front(
+                problem,
+                method="refine",
+                objectives=(goal, "loss"),
+                evaluator=evaluator,
+                budget=half,
+                seed=seed,
+                progress=told,
+            ).points
+    if progress:
+        progress(2 * half, 2 * half, "")
+    return found
+
+
+def with_points(front: Front, points: Sequence[Point]) -> Front:
+    """Return ``front`` with measured ``points`` added, by the first objective; its own stay."""
+    known = {point.assignment: point for point in front.points}
+    for point in points:
+        if point.assignment not in known:
+            known[point.assignment] = point
+        elif "loss" not in known[point.assignment].measured:
+            own = known[point.assignment]
+            known[point.assignment] = replace(own, measured=point.measured)
+    goal = front.names[0]
+    ordered = sorted(known.values(), key=lambda point: point.value(goal).mean)
+    return replace(front, points=tuple(ordered))
 
 
 def measure_point(point: Point, evaluator: Evaluator) -> Point:
@@ -75,7 +244,7 @@ def cheapest_within(
         if progress:
             best = points[high].value(goal).mean if high < len(points) else float("nan")
             progress(done, max(done, total), f"{goal} {best:.4g} so far")
-    measured = replace(front, points=_in_order_of(front, points))
+    measured = with_points(front, points)
     within = [p for p in points if "loss" in p.measured and p.measured["loss"].mean <= loss_limit]
     if not within:
         least = min(p.measured["loss"].mean for p in points if "loss" in p.measured)
@@ -115,84 +284,3 @@ def with_measured(front: Front, losses: Mapping[tuple[int, ...], Estimate]) -> F
         for point in front.points
     ]
     return replace(front, points=tuple(points))
-
-
-def _in_order_of(front: Front, points: Sequence[Point]) -> tuple[Point, ...]:
-    """``points`` in the order in which ``front`` has the same assignments."""
-    by_assignment = {point.assignment: point for point in points}
-    return tuple(by_assignment[point.assignment] for point in front.points)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A plan that was chosen, and by which rule.
-
-    Attributes:
-        name: Name of its file in ``plans/``.
-        label: What tables call it.
-        rule: The rule in words.
-        point: The point, measured.
-    """
-
-    name: str
-    label: str
-    rule: str
-    point: Point
-
-
-def choose_plans(
-    problem: Problem,
-    front: Front,
-    evaluator: Evaluator,
-    *,
-    limits: Mapping[str, float],
-    rivals: Mapping[str, Point],
-    progress: Progress | None = None,
-) -> tuple[tuple[Choice, ...], Front]:
-    """Choose plans from ``front`` by measured loss, the main one first.
-
-    With a limit on ``loss``: the fastest plan that keeps it. With other limits: the plan of least loss.
-    Without limits: the fastest and the smallest plan that lose no more than the least lossy of
-    ``rivals``; without rivals the knee.
-
-    Args:
-        problem: The tables, under all limits but that on ``loss``.
-        front: Front of ``problem`` over ``latency_us`` and ``loss``.
-        evaluator: Measures losses.
-        limits: Quantity to its greatest value.
-        rivals: Label to measured point of the uniform plans to beat.
-        progress: Called while measuring.
-
-    Returns:
-        The choices, and the front with all losses that were measured on the way.
-
-    Raises:
-        InfeasibleError: No measured point keeps the limit on ``loss``.
-    """
-    words = " and ".join(f"{name} <= {value:g}" for name, value in limits.items())
-    if "loss" in limits:
-        point, front = cheapest_within(
-            front, "latency_us", limits["loss"], evaluator, progress=progress
-        )
-        return (Choice("mixed", "mixed", f"fastest with {words}", point),), front
-    if limits:
-        point, front = least_loss(front, evaluator)
-        return (Choice("mixed", "mixed", f"least loss with {words}", point),), front
-    if not rivals:
-        point = measure_point(choose_point(front, knee=True), evaluator)
-        return (Choice("mixed", "mixed", "knee of the front", point),), front
-    label, rival = min(rivals.items(), key=lambda item: item[1].measured["loss"].mean)
-    limit = rival.measured["loss"].mean
-    point, front = cheapest_within(front, "latency_us", limit, evaluator, progress=progress)
-    choices = [Choice("fast", "mixed, fastest", f"fastest that loses no more than {label}", point)]
-    try:
-        small = find_front(problem, method="exact", objectives=("weight_bytes", "loss"))
-    except ProblemError:
-        return tuple(choices), front  # edges too entangled for a proof; one choice is enough
-    known = {p.assignment: p.measured["loss"] for p in front.points if "loss" in p.measured}
-    point, _ = cheapest_within(
-        with_measured(small, known), "weight_bytes", limit, evaluator, progress=progress
-    )
-    rule = f"smallest that loses no more than {label}"
-    choices.append(Choice("small", "mixed, smallest", rule, point))
-    return tuple(choices), front

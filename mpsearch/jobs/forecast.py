@@ -53,7 +53,7 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     entries = int(simulator.allowed.sum()) - n_groups
     scoring = entries + 1 if job.metric == "perturbation" else min(entries, 2 * n_schemes)
     searching = job.measure if job.method == "exact" else job.budget or 100
-    choosing = ceil(log2(_FRONT_POINTS)) * (1 if job.limits.given() else 2)
+    choosing = ceil(log2(_FRONT_POINTS)) if job.limits.given() else job.refine
     evaluations = (job.budget or scoring) + searching + choosing + n_schemes
     narrow = [name for name in prepared.space.names if name != prepared.space.base]
     plan = uniform(

@@ -63,6 +63,7 @@ class Job(Content):
         samples: Calibration samples that are used at most; 0 uses all.
         budget: Whole-plan measurements that the metric and the search may spend; 0 leaves it to them.
         measure: Points of a predicted front that are measured.
+        refine: Measurements that are spent on better points near the uniform plan to beat.
         seed: Seed of everything that draws.
         threads: Threads of the simulator; 0 takes what the machine has.
         limits: What the chosen plan must keep to.
@@ -87,6 +88,7 @@ class Job(Content):
     samples: Annotated[int, Field(ge=0)] = 128
     budget: Annotated[int, Field(ge=0)] = 0
     measure: Annotated[int, Field(ge=0)] = 12
+    refine: Annotated[int, Field(ge=0)] = 60
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
     limits: Limits = Limits()

@@ -114,7 +114,7 @@ def make_notes(
 ) -> tuple[str, ...]:
     """Return what a reader of the run's table must know."""
     graph, space = prepared.graph, prepared.space
-    notes = [f"{choice.label}: {choice.rule} (measured)." for choice in choices]
+    notes = [f"{choice.label}: {choice.rule}, as measured." for choice in choices]
     limited = [
         f"{name} for {int(column.sum())} of {len(graph.groups)} groups"
         for name, column in zip(space.names, simulator.allowed.T, strict=True)

@@ -172,12 +172,15 @@ def _run_stages(bench: Bench) -> Outcome:
             uniforms[label] = measure_point(point, simulator)
         told(len(uniforms), len(uniforms), "")
         choices, chosen_from = choose_plans(
-            problem,
+            table,
+            costs,
             front,
             simulator,
             limits=limits,
             rivals={k: p for k, p in uniforms.items() if k != f"uniform {space.base}"},
-            progress=bench.watch("choose"),
+            budget=job.refine,
+            seed=job.seed,
+            progress=bench.watch("refine" if not limits else "choose"),
         )
     if chosen_from != front:
         seconds = folder.record.stages["front"].seconds
