@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 import onnx
-from onnx import TensorProto, helper, version_converter
+from onnx import helper, version_converter
 
 from mpsearch.errors import PlanError
 
@@ -63,13 +63,3 @@ def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     for name in ("opset_import", "metadata_props", "functions"):
         getattr(bare, name).extend(getattr(model, name))
     return bare
-
-
-def is_float_tensor(data_type: int) -> bool:
-    """Whether an ONNX element type is one that layers compute in."""
-    return data_type in (
-        TensorProto.FLOAT,
-        TensorProto.FLOAT16,
-        TensorProto.BFLOAT16,
-        TensorProto.DOUBLE,
-    )
