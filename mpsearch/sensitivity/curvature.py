@@ -40,6 +40,7 @@ def hessian_traces(
     for sample in samples:
         signs = [_signs(p, rng) for p in params]
         products = _products(grads, params, signs)
+        _check_finite(dict(zip(weights, products, strict=True)))
         sample[:] = torch.stack(
             [(v * hv).double().sum() for v, hv in zip(signs, products, strict=True)]
         )
@@ -103,7 +104,9 @@ def largest_eigenvalues(
         start = torch.empty_like(weight).normal_(generator=rng)
 
         def product(v: Tensor, grad: Tensor = grad, weight: Tensor = weight) -> Tensor:
-            return _products([grad], [weight], [v.to(weight.dtype)])[0]
+            (found,) = _products([grad], [weight], [v.to(weight.dtype)])
+            _check_finite({name: found})  # noqa: B023 - called before the loop goes on
+            return found
 
         result[name] = _lanczos(product, start.detach(), n_steps)
     return result
@@ -165,9 +168,10 @@ def _check_probes(n_probes: int) -> None:
         raise ValueError(f"`n_probes >= 2` must hold for a standard error, got {n_probes=}")
 
 
-def _check_finite(grads: Mapping[str, Tensor]) -> None:
-    for name, grad in grads.items():
-        if not torch.isfinite(grad).all():
+def _check_finite(derivatives: Mapping[str, Tensor]) -> None:
+    for name, tensor in derivatives.items():
+        if not torch.isfinite(tensor).all():
             raise NumericsError(
-                f"the gradient of {name!r} holds NaN or Inf on the calibration data"
+                f"derivatives must be finite, but those of {name!r} hold NaN or Inf on the "
+                "calibration data"
             )

@@ -34,11 +34,11 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     population = rng.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 40_000)
     truth = stats.spearmanr(population).statistic
     inside = 0
-    for _ in range(50):
+    for _ in range(40):
         rows = population[rng.integers(0, len(population), 80)]
-        found = rank_agreement(rows[:, 0], rows[:, 1], n_draws=100).spearman
+        found = rank_agreement(rows[:, 0], rows[:, 1], n_draws=40).spearman
         inside += found.low <= truth <= found.high
-    assert inside >= 42
+    assert inside >= 32
 
 
 def test_predictions_without_order_correlate_with_nothing() -> None:

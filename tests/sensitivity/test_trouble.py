@@ -1,0 +1,70 @@
+"""What goes wrong is named: gradients without end, schemes that overflow, budgets that do not reach."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from small_models import mlp_simulator, random_weights, space_of
+
+from mpsearch.data import make_batches
+from mpsearch.errors import NumericsError
+from mpsearch.execute.simulator import Simulator
+from mpsearch.graph.importer import import_onnx
+from mpsearch.sensitivity.score import score_sensitivity
+
+BACKWARD = ("fisher", "gradient", "hessian", "gauss_newton", "eigenvalue", "calibrated")
+
+
+def square_root_simulator(folder: Path) -> Simulator:
+    """The root of a square: at zero an infinite slope times none, in every second unit."""
+    first, second = random_weights(8, 8, 3)
+    first[:, ::2] = 0
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["a"], "first"),
+        helper.make_node("Mul", ["a", "a"], ["r"], "square"),
+        helper.make_node("Sqrt", ["r"], ["s"], "root"),
+        helper.make_node("MatMul", ["s", "w1"], ["b"], "second"),
+        helper.make_node("Softmax", ["b"], ["y"], "softmax", axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "root",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate((first, second))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "root.onnx")
+    x = np.random.default_rng(0).standard_normal((12, 8), dtype=np.float32)
+    space = space_of("fp32", "fp8", "nvfp4")
+    graph_value = import_onnx(folder / "root.onnx")
+    return Simulator(graph_value, space, make_batches({"x": x}), device="cpu")
+
+
+@pytest.mark.parametrize("metric", BACKWARD)
+def test_a_gradient_that_is_not_finite_names_its_layer_or_weight(
+    metric: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NumericsError, match=r"first|w0") as error:
+        score_sensitivity(square_root_simulator(tmp_path), metric=metric)
+    assert "\n" not in str(error.value)
+
+
+def test_metrics_without_gradients_score_such_a_model(tmp_path: Path) -> None:
+    simulator = square_root_simulator(tmp_path)
+    for metric in ("perturbation", "sqnr", "output_perturbation"):
+        assert (score_sensitivity(simulator, metric=metric).values[:, 1:] > 0).all()
+
+
+@pytest.mark.parametrize("metric", ["perturbation", "fisher", "sqnr", "calibrated"])
+def test_a_scheme_that_overflows_is_not_scored_and_says_where(metric: str, tmp_path: Path) -> None:
+    first, second = random_weights(16, 8, 3)
+    weights = [first * np.float32(1e6), second * np.float32(1e-6)]
+    simulator = mlp_simulator(tmp_path, weights, schemes=("fp32", "fp16", "fp8"))
+    table = score_sensitivity(simulator, metric=metric)
+    assert table.allowed.tolist() == [[True, False, True], [True, False, True]]
+    assert (table.values[:, 1] == 0).all()
+    assert "fc0" in table.reasons["fc0", "fp16"]
+    assert (table.values[:, 2] > 0).all()
