@@ -45,7 +45,8 @@ class Device(Content):
         weight_only: Formats that weights may be stored in while computing in 16 bits.
         sparsity: Pattern to the operand formats that have sparse kernels.
         sparse_gain: Gain of a sparse kernel over the dense one, compute-bound.
-        efficiency: Share of the peak that kernels of a rate reach; 1 where it says nothing.
+        efficiency: Share of the peak that kernels of a rate reach; 1 where it says nothing. Sparse kernels
+            have their own under ``RATE_sparse``, since they come from another library.
         memory_efficiency: Share of the bandwidth that kernels reach.
         launch_us: Time of an empty kernel, ``c``.
         roofline_power: ``p`` of (tc^p + tm^p)^(1/p); None is the plain maximum.

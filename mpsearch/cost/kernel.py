@@ -143,9 +143,11 @@ def _dense_gemm_us(device: Device, scheme: Scheme, out: Spec, m: int, n: int, k:
 
 
 def _compute_us(device: Device, scheme: Scheme, gemm: Gemm) -> float:
-    rate = device.peak_tflops[scheme.rate] * device.efficiency.get(scheme.rate, 1.0)
+    rate, efficiency = device.peak_tflops[scheme.rate], device.efficiency.get(scheme.rate, 1.0)
     if scheme.sparsity is not None:
         rate *= device.sparse_gain
+        efficiency = device.efficiency.get(f"{scheme.rate}_sparse", efficiency)
+    rate *= efficiency
     filling = (1 + device.half_m / gemm.m) * (1 + device.half_n / gemm.n)
     filling *= 1 + device.half_k / _executed_k(scheme, gemm)
     return 2 * executed_macs(scheme, gemm) * filling / (rate * 1e6)

@@ -67,6 +67,15 @@ def test_a_sparse_kernel_gains_what_the_device_says_never_two() -> None:
     assert dense / sparse == pytest.approx(1.6)
 
 
+def test_efficiency_belongs_to_dense_and_sparse_kernels_apart() -> None:
+    size = 8192
+    full = gemm_latency(device(), "fp8", size, size, size).mean
+    board = device(efficiency={"fp8": 0.5, "fp8_sparse": 0.25})
+    assert gemm_latency(board, "fp8", size, size, size).mean == pytest.approx(2 * full)
+    sparse = gemm_latency(board, "fp8_2of4", size, size, size).mean
+    assert sparse == pytest.approx(4 * full / 1.6)
+
+
 def test_weight_only_computes_at_the_rate_of_the_activations() -> None:
     size = 4096
     assert gemm_latency(device(), "w4a16", size, size, size).mean == pytest.approx(
