@@ -9,7 +9,7 @@ import torch
 
 from mpsearch.cost.device import Device, read_device
 from mpsearch.data import Batches, check_batches, read_batches
-from mpsearch.errors import JobError, SpaceError, UnknownNameError
+from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
 from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
@@ -109,12 +109,21 @@ def check_names(job: Job) -> None:
 
 
 def read_model(path: Path, job: Job, batches: Batches | None) -> ModelGraph:
-    """Import the model, its dynamic axes bound by the job or else by the data."""
-    shapes: dict[str, tuple[int | None, ...]] = {}
-    if batches is not None:
-        shapes = {name: (None, *array.shape[1:]) for name, array in batches.arrays.items()}
-    shapes |= {name: tuple(size or None for size in sizes) for name, sizes in job.shapes.items()}
-    return import_onnx(path, shapes=shapes or None)
+    """Import the model, its dynamic axes bound by the job or else by the data.
+
+    Raises:
+        ModelError: The model cannot be read, or the job's shapes do not fit it.
+        DataError: The data do not fit it.
+    """
+    given = {name: tuple(size or None for size in sizes) for name, sizes in job.shapes.items()}
+    if batches is None:
+        return import_onnx(path, shapes=given or None)
+    of_data = {name: (None, *array.shape[1:]) for name, array in batches.arrays.items()}
+    try:
+        return import_onnx(path, shapes=of_data | given)
+    except ModelError:
+        check_batches(batches, import_onnx(path, shapes=given or None))  # if data are to blame
+        raise
 
 
 def default_space(device: Device) -> str:
