@@ -6,7 +6,7 @@ Run: python experiments/bench/numerics.py [--size 4096] [--threads 2] [--repeats
 import argparse
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -16,15 +16,16 @@ from mpsearch.numerics.sparsity import prune
 from mpsearch.schemes import SCHEMES
 
 
-def best_time(run: Callable[[], object], repeats: int) -> float:
-    """Return the shortest of ``repeats`` wall times in milliseconds, after one warm-up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+def best_times(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the shortest wall time of each run in milliseconds: taken in turns, so that all meet the same load."""
+    times = [[float("inf")] for _ in runs]
+    for turn in range(repeats + 1):
+        for run, taken in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            if turn:  # the first one warms up
+                taken.append(time.perf_counter() - start)
+    return [1000 * min(taken) for taken in times]
 
 
 def main() -> None:
@@ -42,28 +43,33 @@ def main() -> None:
         return quantize_weight(x, spec, reduction_axis=1, channel_axes=(0,))
 
     def calibrate() -> None:
-        RangeObserver().observe(x)
+        RangeObserver(histogram=False).observe(x)
 
-    clone = best_time(lambda: x.clone(), options.repeats)
-    extremes = best_time(lambda: (x.min(), x.max()), options.repeats)
-    rows: list[tuple[str, Callable[[], object], float, str, float | None]] = [
-        ("e4m3 per channel", lambda: weight("fp8"), clone, "clone", 5),
-        ("nvfp4", lambda: weight("nvfp4"), clone, "clone", 5),
-        ("mxfp4", lambda: weight("mxfp4"), clone, "clone", 5),
-        ("int8 per channel", lambda: weight("int8"), clone, "clone", 5),
-        ("int8 per tensor", lambda: fake_quantize(x, "int8"), clone, "clone", 5),
-        ("nvfp4 along axis 0", lambda: fake_quantize(x, "nvfp4", axis=0), clone, "clone", None),
-        ("fp16 cast", lambda: fake_quantize(x, "fp16"), clone, "clone", None),
-        ("2:4 by magnitude", lambda: prune(x, "2:4"), clone, "clone", 6),
-        ("4:8 paired", lambda: prune(x, "4:8_paired"), clone, "clone", None),
-        ("amax calibration", calibrate, extremes, "min, max", 3),
+    def clone() -> None:
+        x.clone()
+
+    def extremes() -> None:
+        x.min(), x.max()  # timed, not used
+
+    rows: list[tuple[str, Callable[[], object], Callable[[], object], float | None]] = [
+        ("e4m3 per channel", lambda: weight("fp8"), clone, 5),
+        ("nvfp4", lambda: weight("nvfp4"), clone, 5),
+        ("mxfp4", lambda: weight("mxfp4"), clone, 5),
+        ("int8 per channel", lambda: weight("int8"), clone, 5),
+        ("int8 per tensor", lambda: fake_quantize(x, "int8"), clone, 5),
+        ("nvfp4 along axis 0", lambda: fake_quantize(x, "nvfp4", axis=0), clone, None),
+        ("fp16 cast", lambda: fake_quantize(x, "fp16"), clone, None),
+        ("2:4 by magnitude", lambda: prune(x, "2:4"), clone, 6),
+        ("4:8 paired", lambda: prune(x, "4:8_paired"), clone, None),
+        ("amax calibration", calibrate, extremes, 3),
+        ("histogram calibration", lambda: RangeObserver().observe(x), extremes, None),
     ]
     print(f"{options.size} x {options.size} fp32, {options.threads} threads, {platform.machine()}")
-    print(f"clone {clone:.1f} ms, min and max {extremes:.1f} ms")
-    for name, run, unit, what, limit in rows:
-        ratio = best_time(run, options.repeats) / unit
+    for name, run, reference, limit in rows:
+        taken, unit = best_times((run, reference), options.repeats)
         goal = f"goal {limit:.0f}" if limit else ""
-        print(f"{name:20s} {ratio:6.2f} x {what:9s} {goal}")
+        against = "clone" if reference is clone else "min, max"
+        print(f"{name:22s} {taken:7.1f} ms = {taken / unit:5.2f} x {against:9s} {goal}")
 
 
 if __name__ == "__main__":
