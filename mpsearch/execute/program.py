@@ -20,7 +20,7 @@ from mpsearch.execute.fallback import build_fallback
 from mpsearch.execute.fusion import fuse_nodes
 from mpsearch.execute.operators.kernel import Kernel
 from mpsearch.execute.operators.table import find_builder
-from mpsearch.execute.tensors import to_tensor
+from mpsearch.execute.placement import place_constant, place_kernel
 from mpsearch.graph.model import ModelGraph, Node, Subgraph
 
 ABSENT = -1
@@ -209,7 +209,7 @@ def compile_nodes(
             Step(
                 index,
                 node,
-                kernel,
+                place_kernel(kernel, node.op_type, device),
                 tuple(slots[name] if name else ABSENT for name in read),
                 tuple(slots[name] if name else ABSENT for name in node.outputs),
                 layers.get(node.name, -1),
@@ -225,7 +225,7 @@ def compile_nodes(
     return Program(
         tuple(steps),
         slots,
-        {slots[name]: to_tensor(constants[name], device) for name in constants},
+        {slots[name]: place_constant(constants[name], device) for name in constants},
         tuple(inputs),
         tuple(outputs),
         device,
