@@ -33,8 +33,9 @@ MEMBER = "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
 SHA256 = "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c"
 DEVICE = "npu_200tops"
 BATCH = 16
-CALIBRATION_LINES = 160
+CALIBRATION_LINES = 192
 HELD_OUT_LINES = 800
+REFINE = 80
 _PROOFS = (("openvino", 16), ("reference", 2))  # runtime and how many lines it runs
 _LARGEST_MODEL = 64 * 2**20
 
@@ -137,6 +138,7 @@ def run_demo(
         device=DEVICE,
         batch=BATCH,
         samples=0,
+        refine=REFINE,
         seed=seed,
     )
     prepared = prepare(job, sources)
