@@ -29,6 +29,7 @@ _PUBLIC = {
     "find_front": "mpsearch.search.front",
     "gemm_latency": "mpsearch.cost.kernel",
     "import_onnx": "mpsearch.graph.importer",
+    "import_torch": "mpsearch.graph.torch_export",
     "make_plan": "mpsearch.plan",
     "plot_front": "mpsearch.report.figures",
     "prune": "mpsearch.numerics.sparsity",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from mpsearch.export.dispatch import export_plan as export_plan
     from mpsearch.graph.importer import import_onnx as import_onnx
     from mpsearch.graph.model import ModelGraph as ModelGraph
+    from mpsearch.graph.torch_export import import_torch as import_torch
     from mpsearch.numerics.quantize import fake_quantize as fake_quantize
     from mpsearch.numerics.sparsity import prune as prune
     from mpsearch.pareto import Front as Front

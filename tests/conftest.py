@@ -1,4 +1,8 @@
-"""Threads are fixed, so that results do not depend on the machine that runs the tests."""
+"""Threads are fixed, so that results do not depend on the machine; idle ones sleep, so that it can be shared."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP
 
 import torch
 

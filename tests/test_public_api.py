@@ -9,6 +9,7 @@ import mpsearch as mp
 
 PARAMETERS = {
     "import_onnx": ["path", "shapes"],
+    "import_torch": ["module", "example_inputs"],
     "read_space": ["name_or_path", "target", "base"],
     "read_device": ["name_or_path"],
     "read_batches": ["path", "limit"],
