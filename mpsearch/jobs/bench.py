@@ -104,6 +104,7 @@ def front_inputs(bench: Bench) -> dict[str, str]:
                 "method": job.method,
                 "budget": job.budget,
                 "measure": job.measure,
+                "refine": job.refine,
                 "seed": job.seed,
                 "limits": job.limits.given(),
             }

@@ -38,15 +38,11 @@ class Choice:
 
 
 def choose_plans(
-    table: Table,
-    costs: Costs,
     front: Front,
     evaluator: Evaluator,
     *,
     limits: Mapping[str, float],
     rivals: Mapping[str, Point],
-    budget: int = 0,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[tuple[Choice, ...], Front]:
     """Choose plans by measured loss, the main one first.
@@ -57,14 +53,10 @@ def choose_plans(
     without rivals the knee.
 
     Args:
-        table: Sensitivities.
-        costs: Costs on the device.
         front: Front over ``latency_us`` and ``loss``, under all limits but that on ``loss``.
         evaluator: Measures losses.
         limits: Quantity to its greatest value.
         rivals: Label to measured point of the uniform plans to beat.
-        budget: Measurements that may be spent on better points near the rival's loss.
-        seed: Seed of that.
         progress: Called while measuring.
 
     Returns:
@@ -82,18 +74,16 @@ def choose_plans(
     if limits:
         point, front = least_loss(front, evaluator)
         return (Choice("mixed", "mixed", f"least loss with {words}", point),), front
-    if rivals:
-        label, rival = min(rivals.items(), key=lambda item: item[1].measured["loss"].mean)
-        bound = _LOSS_RANGE * rival.measured["loss"].mean
-        found = refined_points(
-            table, costs, bound, evaluator, budget=budget, seed=seed, progress=progress
-        )
-        front = with_points(front, found)
-        choices = _against(label, rival, front)
-        if choices:
-            return choices, front
+    choices = _against(*least_lossy(rivals), front) if rivals else ()
+    if choices:
+        return choices, front
     point = measure_point(choose_point(front, knee=True), evaluator)
     return (Choice("mixed", "mixed", "knee of the front", point),), front
+
+
+def least_lossy(rivals: Mapping[str, Point]) -> tuple[str, Point]:
+    """Return label and point of the least measured loss."""
+    return min(rivals.items(), key=lambda item: item[1].measured["loss"].mean)
 
 
 def _against(label: str, rival: Point, front: Front) -> tuple[Choice, ...]:
@@ -127,24 +117,25 @@ def _against(label: str, rival: Point, front: Front) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
-def refined_points(
+def refine_front(
+    front: Front,
     table: Table,
     costs: Costs,
-    bound: float,
+    rival: Point,
     evaluator: Evaluator,
     *,
     budget: int,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[Point]:
-    """Return measured points of loss up to ``bound``: half of the budget for latency, half for size.
+) -> Front:
+    """Return ``front`` with measured points added near the loss of ``rival``.
 
-    The table is corrected by what is measured, so these points are better than predicted ones, in
-    the range of losses that plans are chosen from.
+    Half of the budget is for latency, half for size. The table is corrected by what is measured, so
+    these points are better than predicted ones, in the range of losses that plans are chosen from.
     """
-    half = budget // 2
+    half, bound = budget // 2, _LOSS_RANGE * rival.measured["loss"].mean
     if half < 1 or bound <= 0:
-        return []
+        return front
     problem = build_problem(table, costs, constraints=(f"loss <= {bound!r}",))
     found: list[Point] = []
     for before, goal in ((0, "latency_us"), (half, "weight_bytes")):
@@ -166,7 +157,11 @@ def refined_points(
             ).points
     if progress:
         progress(2 * half, 2 * half, "")
-    return found
+    joined = with_points(front, found)
+    added = len(joined.points) - len(front.points)
+    if not added:
+        return joined
+    return replace(joined, certificate=f"{front.certificate}; {added} measured points added")
 
 
 def with_points(front: Front, points: Sequence[Point]) -> Front:

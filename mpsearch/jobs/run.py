@@ -20,7 +20,14 @@ from mpsearch.jobs.bench import (
     table_inputs,
     unwatched,
 )
-from mpsearch.jobs.choosing import Choice, choose_plans, measure_point, plan_file
+from mpsearch.jobs.choosing import (
+    Choice,
+    choose_plans,
+    least_lossy,
+    measure_point,
+    plan_file,
+    refine_front,
+)
 from mpsearch.jobs.folder import RunFolder, check_run, installed_versions, open_run
 from mpsearch.jobs.graph_file import write_graph
 from mpsearch.jobs.held_out import score_plans
@@ -38,7 +45,7 @@ from mpsearch.report.html import write_report
 from mpsearch.search.front import find_front
 from mpsearch.search.measure import measure_points, rank_correlation
 from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.tables import Costs, read_table, write_costs, write_table
+from mpsearch.tables import Costs, Table, read_table, write_costs, write_table
 
 
 class Interrupted(KeyboardInterrupt):
@@ -155,39 +162,32 @@ def _run_stages(bench: Bench) -> Outcome:
     )
     limits = job.limits.given()
     problem = build_problem(table, costs, constraints=constraints(limits))
-    inputs = front_inputs(bench)
-    front = folder.stage(
-        "front",
-        "front.json",
-        inputs,
-        compute=lambda: _search(bench, problem),
-        write=write_front,
-        read=read_front,
-    )
-    with _timed(folder, "measure"):
+    with _timed(folder, "uniform"):
         uniforms = uniform_points(problem, space, graph, table.allowed & costs.allowed)
         told = bench.watch("uniform")
         for done, (label, point) in enumerate(uniforms.items()):
             told(done, len(uniforms), label)
             uniforms[label] = measure_point(point, simulator)
         told(len(uniforms), len(uniforms), "")
-        choices, chosen_from = choose_plans(
-            table,
-            costs,
-            front,
-            simulator,
-            limits=limits,
-            rivals={k: p for k, p in uniforms.items() if k != f"uniform {space.base}"},
-            budget=job.refine,
-            seed=job.seed,
-            progress=bench.watch("refine" if not limits else "choose"),
-        )
-    if chosen_from != front:
+    rivals = {label: point for label, point in uniforms.items() if label != f"uniform {space.base}"}
+    inputs = front_inputs(bench)
+    found = folder.stage(
+        "front",
+        "front.json",
+        inputs,
+        compute=lambda: _search(bench, table, problem, rivals),
+        write=write_front,
+        read=read_front,
+    )
+    choices, front = choose_plans(
+        found, simulator, limits=limits, rivals=rivals, progress=bench.watch("choose")
+    )
+    if front != found:
         seconds = folder.record.stages["front"].seconds
-        digest = write_front(chosen_from, folder.file("front.json"), inputs)
+        digest = write_front(front, folder.file("front.json"), inputs)
         folder.note("front", digest=digest, inputs=inputs, seconds=seconds)
     with _timed(folder, "plans"):
-        _write_plans(bench, chosen_from, choices, uniforms)
+        _write_plans(bench, front, choices, uniforms)
     with _timed(folder, "held-out"):
         rows = _score_rows(bench, choices, uniforms)
     outcome = Outcome(
@@ -195,9 +195,9 @@ def _run_stages(bench: Bench) -> Outcome:
         rows,
         make_notes(bench.prepared, simulator, choices),
         table,
-        chosen_from,
+        front,
         choices,
-        rank_correlation(chosen_from),
+        rank_correlation(front),
         simulator.unit,
     )
     results = make_results(bench.prepared, simulator, outcome)
@@ -208,7 +208,7 @@ def _run_stages(bench: Bench) -> Outcome:
     return outcome
 
 
-def _search(bench: Bench, problem: Problem) -> Front:
+def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, Point]) -> Front:
     """The front: an exact one is predicted, then measured here and there; any other is measured."""
     job, simulator = bench.prepared.job, bench.simulator
     told = bench.watch("search")
@@ -222,7 +222,20 @@ def _search(bench: Bench, problem: Problem) -> Front:
             progress=told,
         )
     front = find_front(problem, method="exact", seed=job.seed, progress=told)
-    return measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
+    front = measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
+    if job.limits.given() or not rivals:
+        return front
+    _, rival = least_lossy(rivals)
+    return refine_front(
+        front,
+        table,
+        bench.costs,
+        rival,
+        simulator,
+        budget=job.refine,
+        seed=job.seed,
+        progress=bench.watch("refine"),
+    )
 
 
 def _write_plans(

@@ -8,6 +8,7 @@ from mpsearch.jobs.choosing import (
     cheapest_within,
     choose_plans,
     least_loss,
+    refine_front,
     with_points,
 )
 from mpsearch.jobs.limits import check_limits
@@ -109,7 +110,7 @@ def test_least_loss_measures_the_best_predictions() -> None:
 def test_choices_keep_their_rules_against_the_least_lossy_uniform_plan() -> None:
     measured = with_points(FRONT, [])
     _, measured = least_loss(measured, Truth(), candidates=len(FRONT.points))
-    choices, _ = choose_plans(TABLE, COSTS, measured, Truth(), limits={}, rivals=rivals())
+    choices, _ = choose_plans(measured, Truth(), limits={}, rivals=rivals())
     by_name = {choice.name: choice.point for choice in choices}
     rival = rivals()["uniform fp8"]
     assert [choice.name for choice in choices] == ["fast", "small", "safe"]
@@ -124,8 +125,9 @@ def test_choices_keep_their_rules_against_the_least_lossy_uniform_plan() -> None
 
 def test_refinement_adds_measured_points_within_its_budget() -> None:
     truth = Truth()
-    _, front = choose_plans(TABLE, COSTS, FRONT, truth, limits={}, rivals=rivals(), budget=16)
-    assert 0 < len(truth.measured) <= 17  # one more where the knee is measured
+    rival = rivals()["uniform fp8"]
+    front = refine_front(FRONT, TABLE, COSTS, rival, truth, budget=16)
+    assert 0 < len(truth.measured) <= 16
     measured = {p.assignment for p in front.points if p.measured}
     assert measured <= set(truth.measured)
     latencies = [p.predicted["latency_us"].mean for p in front.points]
@@ -133,7 +135,7 @@ def test_refinement_adds_measured_points_within_its_budget() -> None:
 
 
 def test_without_rivals_the_knee_is_chosen() -> None:
-    choices, _ = choose_plans(TABLE, COSTS, FRONT, Truth(), limits={}, rivals={})
+    choices, _ = choose_plans(FRONT, Truth(), limits={}, rivals={})
     assert [choice.rule for choice in choices] == ["knee of the front"]
     assert "loss" in choices[0].point.measured
 
