@@ -46,6 +46,10 @@ BatchSize = Annotated[
 Samples = Annotated[
     int | None, typer.Option("--samples", min=0, help="Calibration samples at most; 0: all.")
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option("--loss", help="kl, nll or mse; kl:OUTPUT chooses outputs. Else as data say."),
+]
 Metric = Annotated[
     str | None, typer.Option("--metric", help="Sensitivity; see `mpsearch list metrics`.")
 ]

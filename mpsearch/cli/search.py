@@ -24,6 +24,7 @@ def search(
     base: opt.Base = None,
     runtime: opt.Runtime = None,
     shape: opt.Shapes = None,
+    loss: opt.Loss = None,
     metric: opt.Metric = None,
     method: Annotated[
         str | None, typer.Option("--method", help="Search; see `mpsearch list searchers`.")
@@ -69,6 +70,7 @@ def search(
         "base": base,
         "target": runtime,
         "shapes": shape or None,
+        "loss": loss,
         "metric": metric,
         "method": method,
         "batch": batch,

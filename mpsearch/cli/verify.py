@@ -19,7 +19,12 @@ def verify(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="The plan; default: the copy in the folder.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=0, help="Samples; 0: all.")] = 8,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", min=0, help="Samples; 0: all; default: 8 in reference, else 128."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run an export, each layer fed the runtime's own inputs; exit code 1 where it differs."""
@@ -31,6 +36,8 @@ def verify(
     if not exported.is_dir():
         raise PlanError(f"{exported.name}: must be a folder that `mpsearch export` wrote")
     batches = read_batches(data)
+    if samples is None:
+        samples = 8 if runtime == "reference" else 128  # the reference evaluator is slow
     with progress_bars() as watch:
         found = verify_plan(
             read_plan(plan if plan is not None else exported / "plan.json"),

@@ -36,7 +36,7 @@ BATCH = 16
 CALIBRATION_LINES = 192
 HELD_OUT_LINES = 800
 REFINE = 80
-_PROOFS = (("openvino", 16), ("reference", 2))  # runtime and how many lines it runs
+_PROOFS = (("openvino", 128), ("reference", 2))  # runtime and how many lines it runs
 _LARGEST_MODEL = 64 * 2**20
 
 
