@@ -68,8 +68,12 @@ def search(
     repairer = make_repairer(problem, archive.reduced, measures=True, seed=seed)
     rng = np.random.default_rng([seed, 7])
     with suppress(Exhausted):
-        start = predicted_plans(archive, min(_FIRST, max(2, archive.budget // 3)))
-        archive.evaluate(repairer.repair(start, rng) if len(start) else repairer.draw(_FIRST, rng))
+        start = predicted_plans(archive, _FRONT)
+        start = repairer.repair(start, rng) if len(start) else repairer.draw(_FRONT, rng)
+        first = min(_FIRST, max(2, archive.budget // 3))
+        ends = archive.totals(start)
+        archive.evaluate(start[thin(ends, max(2, first // 3))])
+        archive.evaluate(start[_spread(archive, start, first - max(2, first // 3))])
         while True:
             archive.evaluate(_propose(archive, repairer, rng))
     return archive.front(method="refine")
@@ -104,6 +108,20 @@ def _propose(archive: Archive, repairer: Repairer, rng: np.random.Generator) -> 
         chosen.append(best)
         believed = np.concatenate([believed, [[cost[best], mean[best]]]])
     return candidates[chosen]
+
+
+def _spread(archive: Archive, plans: Ints, count: int) -> Ints:
+    """Return the indices of ``count`` of ``plans`` [P, V], spread as their losses are now expected.
+
+    Sums overestimate the losses of aggressive plans, which saturate: spread by sums, most of a few
+    measurements would go where all plans are as bad as each other.
+    """
+    rows, values, _ = archive.evaluated
+    loss, known = _columns(archive.names)
+    mean, _ = correct_table(archive.reduced, loss, rows, values[:, loss]).predict(plans)
+    totals = archive.totals(plans)
+    fresh = np.flatnonzero([not archive.known(row) for row in plans])
+    return fresh[thin(np.stack([totals[:, known], mean], axis=1)[fresh], max(1, count))]
 
 
 def _columns(names: tuple[str, ...]) -> tuple[int, int]:
