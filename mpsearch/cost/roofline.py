@@ -17,7 +17,7 @@ from mpsearch.cost.lowering import (
     sum_groups,
     sum_pairs,
 )
-from mpsearch.graph.model import ModelGraph
+from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.schemes import Spec
 from mpsearch.space import SearchSpace
 from mpsearch.tables import Costs, Floats
@@ -35,13 +35,14 @@ def estimate(
 
     A layer writes its result in the base format. Where the reader takes a narrower activation, a
     conversion pass is charged to the edge, unless writer and reader take the same static spec: then
-    the writer's epilogue does it. A tensor that several layers of one group read is converted once,
-    a sum of several layers' results too; readers in different groups convert for themselves.
+    the writer's epilogue does it. What several layers feed, a residual sum say, was merged in the base
+    format: its conversion is the reader's own. A tensor that several layers of one group read is
+    converted once; readers in different groups convert for themselves.
     """
     mask, reasons = mask_schemes(graph, space, device)
     layers = lower(graph, batch=batch, tokens=tokens)
     latency = sum_groups(graph, layer_latencies(device, space, layers, mask))
-    latency += sum_groups(graph, _entries(graph, space, device, layers))
+    latency += sum_groups(graph, _reads(graph, space, device, layers))
     latency[~mask] = 0.0
     stored, parameters = group_weights(graph, space.schemes, mask)
     edges, pairs = sum_pairs(_conversions(graph, space, device, layers), len(space.schemes))
@@ -63,40 +64,45 @@ def estimate(
     )
 
 
-def _entries(
+def _reads(
     graph: ModelGraph, space: SearchSpace, device: Device, layers: Sequence[Sequence[Kernel]]
 ) -> Floats:
-    """[L, S] conversion of what the network itself is given: charged to its first readers."""
+    """[L, S] conversion that the reader alone decides: of what the network is given, and of merged results.
+
+    What several layers feed (a residual sum) is written in the base format by the operator that merges
+    it, whatever those layers run in. Layers of one group that read one tensor pay once.
+    """
     base = space.schemes[space.index(space.base)].activation
-    fed = {edge.target for edge in graph.edges}
+    group_of, sources = group_of_layers(graph), Counter(edge.target for edge in graph.edges)
     result = np.zeros((len(graph.layers), len(space.schemes)))
+    paid = set()
     for i, kernels in enumerate(layers):
-        if i not in fed:
-            n = sum(kernel.input_elements for kernel in kernels)
-            result[i] = [
-                _conversion_us(device, base, base, scheme.activation, n) for scheme in space.schemes
-            ]
+        key = (group_of[i], graph.layers[i].gemms[0].left.value)
+        if 0 < sources[i] <= _operands(graph.layers[i]) or key in paid:
+            continue
+        paid.add(key)
+        n = sum(kernel.input_elements for kernel in kernels)
+        result[i] = [
+            _conversion_us(device, base, base, scheme.activation, n) for scheme in space.schemes
+        ]
     return result
 
 
 def _conversions(
     graph: ModelGraph, space: SearchSpace, device: Device, layers: Sequence[Sequence[Kernel]]
 ) -> Iterator[tuple[int, int, Floats]]:
-    """Yield (group, group, [S, S] microseconds) of each dataflow edge between two groups."""
+    """Yield (group, group, [S, S] microseconds) of each edge that one layer alone feeds."""
     base = space.schemes[space.index(space.base)].activation
-    group_of = group_of_layers(graph)
-    sources = Counter(edge.target for edge in graph.edges)
+    group_of, sources = group_of_layers(graph), Counter(edge.target for edge in graph.edges)
     seen = set()
     for edge in graph.edges:
         writer, reader = group_of[edge.source], group_of[edge.target]
-        gemm = graph.layers[edge.target].gemms[0]
-        key = (edge.source, reader, gemm.left.value)
-        if writer == reader or key in seen:
+        target = graph.layers[edge.target]
+        key = (edge.source, reader, target.gemms[0].left.value)
+        if writer == reader or key in seen or sources[edge.target] > _operands(target):
             continue
         seen.add(key)
-        operands = 1 if gemm.has_weight else 2
-        share = min(1.0, operands / sources[edge.target])
-        own = max(1, graph.layers[edge.target].input_elements)
+        own = max(1, target.input_elements)
         n = edge.elements * sum(k.input_elements for k in layers[edge.target]) / own
         yield (
             writer,
@@ -104,13 +110,18 @@ def _conversions(
             np.array(
                 [
                     [
-                        share * _conversion_us(device, base, a.activation, b.activation, n)
+                        _conversion_us(device, base, a.activation, b.activation, n)
                         for b in space.schemes
                     ]
                     for a in space.schemes
                 ]
             ),
         )
+
+
+def _operands(layer: Layer) -> int:
+    """Activations that a layer multiplies."""
+    return 1 if layer.gemms[0].has_weight else 2
 
 
 def _conversion_us(device: Device, base: Spec, writer: Spec, reader: Spec, n: float) -> float:

@@ -127,7 +127,8 @@ class Archive:
         self._check_time()
         if len(batch) < len(fresh):
             raise Exhausted
-        return np.stack([self._values[self._index[key]] for key in keys])
+        values = [self._values[self._index[key]] for key in keys]
+        return np.stack(values) if values else np.zeros((0, len(self.names)))
 
     def excess(self, rows: Ints) -> Floats:
         """Return by how much evaluated assignments [P, V] miss limits on measured losses [P]; 0: none.

@@ -158,11 +158,12 @@ def test_readers_of_one_tensor_in_one_group_share_its_conversion() -> None:
     assert costs.pair_terms["latency_us"][0, 0, 1] == pytest.approx(1 + 8 * 16 * 3 / 100e3)
 
 
-def test_a_sum_of_two_results_is_converted_once() -> None:
+def test_a_sum_of_two_results_is_converted_once_by_its_reader() -> None:
     layers = [linear(name, 8, 16, 16) for name in "abc"]
-    graph = graph_of(layers, edges=[(0, 2, 128), (1, 2, 128)])
-    costs = estimate_costs(graph, TWO, board())
-    assert costs.pair_terms["latency_us"][:, 0, 1].sum() == pytest.approx(1 + 8 * 16 * 3 / 100e3)
+    costs = estimate_costs(graph_of(layers, edges=[(0, 2, 128), (1, 2, 128)]), TWO, board())
+    alone = gemm_latency(board(), TWO.names[1], 8, 16, 16).mean
+    assert len(costs.edges) == 0
+    assert costs.objectives["latency_us"][2, 1] == pytest.approx(alone + 1 + 8 * 16 * 3 / 100e3)
 
 
 def test_batches_multiply_rows_or_calls_and_leave_weights_alone() -> None:
