@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from mpsearch.cost.network import estimate_costs
+from mpsearch.errors import ProblemError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import (
     Bench,
@@ -45,7 +46,9 @@ from mpsearch.report.html import write_report
 from mpsearch.search.front import find_front
 from mpsearch.search.measure import measure_points, rank_correlation
 from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.tables import Costs, Table, read_table, write_costs, write_table
+from mpsearch.tables import Costs, Progress, Table, read_table, write_costs, write_table
+
+_PROVEN_POINTS = 40  # of a front whose edges are too entangled to be solved whole
 
 
 class Interrupted(KeyboardInterrupt):
@@ -221,7 +224,7 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
             seed=job.seed,
             progress=told,
         )
-    front = find_front(problem, method="exact", seed=job.seed, progress=told)
+    front = _predict(problem, told)
     front = measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
     if job.limits.given() or not rivals:
         return front
@@ -236,6 +239,14 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
         seed=job.seed,
         progress=bench.watch("refine"),
     )
+
+
+def _predict(problem: Problem, told: Progress) -> Front:
+    """The whole front; where edges are too entangled for that, points that are each proven optimal."""
+    try:
+        return find_front(problem, method="exact", progress=told)
+    except ProblemError:
+        return find_front(problem, method="milp", budget=_PROVEN_POINTS, progress=told)
 
 
 def _write_plans(
