@@ -18,6 +18,7 @@ _LOSS_RANGE = 4.0  # of the rival's loss: where better points are looked for
 _FAST = {"latency_us": 0.84, "weight_bytes": 1.0}  # shares of the rival's values
 _SMALL = {"weight_bytes": 0.62, "latency_us": 1.0}
 _SAFE = {"loss": 1.0}
+_BEST = 4  # best predictions that are measured for a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,13 @@ def _against(label: str, rival: Point, front: Front) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
+def _within(point: Point, rival: Point, shares: Mapping[str, float]) -> bool:
+    """Whether each value of ``point`` is at most its share of the rival's."""
+    return all(
+        point.value(name).mean <= share * rival.value(name).mean for name, share in shares.items()
+    )
+
+
 def refine_front(
     front: Front,
     table: Table,
@@ -128,21 +136,22 @@ def refine_front(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Front:
-    """Return ``front`` with measured points added near the loss of ``rival``.
+    """Return ``front`` with measured points added where plans are chosen against ``rival``.
 
-    Half of the budget is for latency, half for size. The table is corrected by what is measured, so
-    these points are better than predicted ones, in the range of losses that plans are chosen from.
+    Half of the budget goes to a search for latency, half to one for size, at up to four times the rival's
+    loss: the table is corrected by what is measured, so that these points are better than predicted ones.
+    Beyond the budget the best predictions for each rule are measured, about 20 at most.
     """
-    half, bound = budget // 2, _LOSS_RANGE * rival.measured["loss"].mean
-    if half < 1 or bound <= 0:
+    half, limit = budget // 2, rival.measured["loss"].mean
+    if half < 1 or limit <= 0:
         return front
-    problem = build_problem(table, costs, constraints=(f"loss <= {bound!r}",))
+    problem = build_problem(table, costs, constraints=(f"loss <= {_LOSS_RANGE * limit!r}",))
     found: list[Point] = []
     for before, goal in ((0, "latency_us"), (half, "weight_bytes")):
 
         def told(done: int, total: int, text: str, before: int = before) -> None:
             if progress:
-                progress(before + done, 2 * half, text)
+                progress(min(before + done, 2 * half - 1), 2 * half, text)
 
         with suppress(InfeasibleError, ProblemError):
             # as measured no plan keeps the bound, or the edges are too entangled for this search
@@ -155,13 +164,30 @@ def refine_front(
                 seed=seed,
                 progress=told,
             ).points
+    found += _best_predicted(front, rival, _FAST, evaluator)
+    with suppress(ProblemError):  # edges too entangled for a proof
+        small = find_front(
+            build_problem(table, costs), method="exact", objectives=("weight_bytes", "loss")
+        )
+        found += _best_predicted(small, rival, _SMALL, evaluator)
+    joined = with_points(front, found)
+    with suppress(InfeasibleError):  # then the rival itself is the safest
+        _, joined = cheapest_within(joined, "latency_us", limit, evaluator)
     if progress:
         progress(2 * half, 2 * half, "")
-    joined = with_points(front, found)
     added = len(joined.points) - len(front.points)
     if not added:
         return joined
     return replace(joined, certificate=f"{front.certificate}; {added} measured points added")
+
+
+def _best_predicted(
+    front: Front, rival: Point, shares: Mapping[str, float], evaluator: Evaluator
+) -> list[Point]:
+    """The points of least predicted loss within ``shares`` of the rival's values, measured."""
+    inside = [point for point in front.points if _within(point, rival, shares)]
+    inside.sort(key=lambda point: point.predicted["loss"].mean)
+    return [measure_point(point, evaluator) for point in inside[:_BEST]]
 
 
 def with_points(front: Front, points: Sequence[Point]) -> Front:
