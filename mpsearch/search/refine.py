@@ -11,12 +11,15 @@ from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Archive, Exhausted
 from mpsearch.search.correction import correct_table
 from mpsearch.search.improvement import expected_improvement
+from mpsearch.search.link import Link
+from mpsearch.search.racing import Race
 from mpsearch.search.repair import Repairer, draw_allowed, make_repairer
 from mpsearch.search.seeds import predicted_plans
 from mpsearch.tables import Floats, Ints, Progress
 
 _FIRST = 12  # plans measured before the first refit
 _BATCH = 4  # plans measured between refits
+_FIELD = 8  # plans that race for the places of a batch
 _FRONT = 250  # points kept of each predicted front
 _DRAWS = 2  # fronts of tables drawn from the posterior
 _NEIGHBOURS = 400
@@ -32,6 +35,7 @@ def search(
     seed: int = 0,
     progress: Progress | None = None,
     time_limit_s: float | None = None,
+    fraction: float = 1.0,
 ) -> Front:
     """Return the measured front of plans that a corrected table proposes.
 
@@ -48,6 +52,8 @@ def search(
         seed: Of all chance.
         progress: Called after every measurement.
         time_limit_s: Stop then.
+        fraction: Below 1, twice as many plans race on this part of the data, which counts towards the
+            budget, and those that still promise most are measured on all of it.
 
     Raises:
         InfeasibleError: No assignment meets the constraints.
@@ -67,6 +73,7 @@ def search(
     )
     repairer = make_repairer(problem, archive.reduced, measures=True, seed=seed)
     rng = np.random.default_rng([seed, 7])
+    race = Race(fraction) if fraction < 1 else None
     with suppress(Exhausted):
         start = predicted_plans(archive, _FRONT)
         start = repairer.repair(start, rng) if len(start) else repairer.draw(_FRONT, rng)
@@ -75,19 +82,24 @@ def search(
         archive.evaluate(start[thin(ends, max(2, first // 3))])
         archive.evaluate(start[_spread(archive, start, first - max(2, first // 3))])
         while True:
-            archive.evaluate(_propose(archive, repairer, rng))
+            rows = _propose(archive, repairer, race, rng)
+            losses = archive.evaluate(rows)[:, archive.names.index("loss")]
+            if race is not None:
+                race.learn(rows, losses)
     return archive.front(method="refine")
 
 
-def _propose(archive: Archive, repairer: Repairer, rng: np.random.Generator) -> Ints:
+def _propose(
+    archive: Archive, repairer: Repairer, race: Race | None, rng: np.random.Generator
+) -> Ints:
     """Return the next assignments of variables to measure."""
     reduced = archive.reduced
     rows, values, feasible = archive.evaluated
     loss, known = _columns(archive.names)
     fit = correct_table(reduced, loss, rows, values[:, loss])
     measured = values[feasible][:, [known, loss]]
-    pool = [_solve(archive, fit.table)]
-    pool += [_solve(archive, fit.draw(rng)) for _ in range(_DRAWS)]
+    pool = [_solve(archive, fit.table, fit.link)]
+    pool += [_solve(archive, fit.draw(rng), fit.link) for _ in range(_DRAWS)]
     pool.append(_neighbours(archive, rng))
     candidates = np.unique(np.concatenate(pool), axis=0)
     fresh = np.array([not archive.known(row) for row in candidates], np.bool_)
@@ -99,15 +111,27 @@ def _propose(archive: Archive, repairer: Repairer, rng: np.random.Generator) -> 
     cost = archive.totals(candidates)[:, known]
     everything = np.concatenate([measured, np.stack([cost, mean], axis=1)])
     reference = _reference(measured if len(measured) else everything, everything)
+    if race is None:
+        return candidates[_best(measured, reference, cost, mean, deviation, _BATCH)]
+    field = _best(measured, reference, cost, mean, deviation, _FIELD)
+    mean, deviation = race.look(archive, candidates[field], mean[field], deviation[field])
+    winners = _best(measured, reference, cost[field], mean, deviation, _BATCH)
+    return candidates[[field[k] for k in winners]]
+
+
+def _best(
+    measured: Floats, reference: Floats, cost: Floats, mean: Floats, deviation: Floats, count: int
+) -> list[int]:
+    """Return the ``count`` candidates that promise most, each one believed before the next is chosen."""
     chosen: list[int] = []
     believed = measured
-    for _ in range(min(_BATCH, len(candidates))):  # each choice is believed before the next one
+    for _ in range(min(count, len(cost))):
         gain = expected_improvement(believed, reference, cost, mean, deviation)
         gain[chosen] = -1.0
         best = int(gain.argmax())
         chosen.append(best)
         believed = np.concatenate([believed, [[cost[best], mean[best]]]])
-    return candidates[chosen]
+    return chosen
 
 
 def _spread(archive: Archive, plans: Ints, count: int) -> Ints:
@@ -136,7 +160,7 @@ def _reference(measured: Floats, everything: Floats) -> Floats:
     return corner
 
 
-def _solve(archive: Archive, table: Floats) -> Ints:
+def _solve(archive: Archive, table: Floats, link: Link) -> Ints:
     """Return the front of the problem with ``table`` [V, S] for losses, thinned, as rows of variables."""
     problem, member = archive.problem, archive.reduced.member
     shares = np.bincount(member)[member]
@@ -162,7 +186,10 @@ def _solve(archive: Archive, table: Floats) -> Ints:
             front = registry.find("searchers", "hull")(changed, objectives=archive.names, budget=40)
         except (ProblemError, InfeasibleError):
             return np.zeros((0, archive.reduced.n_variables), np.int64)
-    kept = thin(front.objectives, _FRONT)
+    values = front.objectives.copy()
+    loss = archive.names.index("loss")
+    values[:, loss] = link.losses(values[:, loss])  # spread as losses are, not as sums are
+    kept = thin(values, _FRONT)
     rows: Ints = archive.reduced.contract(front.assignments[kept])
     return rows
 

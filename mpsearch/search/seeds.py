@@ -3,7 +3,7 @@
 import numpy as np
 
 from mpsearch import registry
-from mpsearch.errors import ProblemError
+from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import thin
 from mpsearch.search.archive import Archive
 from mpsearch.tables import Ints
@@ -21,6 +21,10 @@ def predicted_plans(archive: Archive, count: int) -> Ints:
             front = registry.find("searchers", name)(archive.problem, objectives=archive.names)
         except ProblemError:
             continue
+        except InfeasibleError:
+            if not archive.loss_limits:
+                raise
+            break  # a limit on the loss may hold as measured where the tables say it cannot
         rows: Ints = archive.reduced.contract(front.assignments[thin(front.objectives, count)])
         return rows
     return np.zeros((0, archive.reduced.n_variables), np.int64)
