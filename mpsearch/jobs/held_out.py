@@ -36,21 +36,13 @@ def score_plans(
         scores = {name: bench.store.get(f"{context}/{name}", key) for name in _SCORES}
         known = {name: values for name, values in scores.items() if values is not None}
         if not known:
-            held_out = held_out or on_data(bench.simulator, evaluation)
+            held_out = held_out or bench.simulator.on_data(evaluation)
             known = _scores(held_out, assignment)
             for name, values in known.items():
                 bench.store.put(f"{context}/{name}", key, values)
         found.append(mean_scores(known))
     told(len(plans), len(plans), "")
     return found
-
-
-def on_data(simulator: Simulator, batches: Batches) -> Simulator:
-    """Return a simulator on other data that keeps what ``simulator`` was calibrated to."""
-    other = Simulator(simulator.graph, simulator.space, batches, seed=simulator.seed)
-    other.ranges = simulator.ranges
-    other.allowed, other.reasons = simulator.allowed, simulator.reasons
-    return other
 
 
 def _scores(simulator: Simulator, assignment: tuple[int, ...] | None) -> dict[str, Floats]:
