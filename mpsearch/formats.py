@@ -110,7 +110,7 @@ def with_bias(format: Format, bias: int) -> Format:
         raise SchemeError(
             f"a chosen bias needs a float format of at most 5 exponent bits, got {format.name!r}"
         )
-    if not (2.0**-100 <= format.min_subnormal * factor and format.max_value * factor <= 2.0**100):
+    if not (format.min_subnormal * factor >= 2.0**-100 and format.max_value * factor <= 2.0**100):
         raise SchemeError(
             f"values of {format.name} must stay within 2**-100..2**100, got bias={bias}"
         )
