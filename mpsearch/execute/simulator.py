@@ -14,10 +14,11 @@ from mpsearch.data import Batches, check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError
 from mpsearch.execute.calibration import Calibration, calibrate, find_overflows, make_ranges
 from mpsearch.execute.heads import choose_heads, read_heads
+from mpsearch.execute.layers import Ranges
 from mpsearch.execute.losses import absolute_losses, accuracies, loss_unit, sample_losses
 from mpsearch.execute.machine import default_memory, describe_device, find_device
 from mpsearch.execute.mixture import MixtureRun
-from mpsearch.execute.program import compile_graph, make_schedule, run_schedule
+from mpsearch.execute.program import Program, Step, compile_graph, make_schedule, run_schedule
 from mpsearch.execute.recovery import make_recovery, refuse_recovery
 from mpsearch.execute.runner import Runner
 from mpsearch.execute.single import capture_values, replay_layer
@@ -25,8 +26,6 @@ from mpsearch.execute.targets import find_batch_axes, make_targets
 from mpsearch.execute.tensors import to_tensor
 from mpsearch.execute.weights import WeightStore
 from mpsearch.graph.model import ModelGraph
-from mpsearch.numerics.ranges import Range
-from mpsearch.schemes import Spec
 from mpsearch.space import SearchSpace, allowed, tie_groups
 from mpsearch.tables import Bools, Estimate, Floats, Ints
 
@@ -52,8 +51,13 @@ class Simulator:
         loss_kind: ``kl``, ``nll`` or ``mse``.
         unit: Unit of the loss.
         n_samples: Samples of the data.
+        n_batches: Batches of the data; the last one may be short.
+        program: The compiled fp32 model.
+        heads: What of the outputs the loss reads.
+        targets: [n_batches] What each batch's heads are compared with.
         seed: What random choices of users of this object start from.
         device: Where it runs.
+        max_memory: Bytes that simulated weights and kept activations may take.
         fingerprint: What computed the losses; those of different ones are not mixed.
     """
 
@@ -67,6 +71,7 @@ class Simulator:
         seed: int = 0,
         device: str = "auto",
         max_memory: int | None = None,
+        ranges: Ranges | None = None,
         calibrated: "Simulator | None" = None,
     ) -> None:
         """Compile the graph, calibrate it, and find what overflows.
@@ -82,6 +87,7 @@ class Simulator:
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
             max_memory: Bytes for simulated weights and kept activations; None: a third of what is free,
                 at most 2 GiB.
+            ranges: Activation ranges to use instead of those of the data, as a plan holds them.
             calibrated: A simulator of the same graph and space whose ranges, weights and allowed schemes
                 are kept: for data that must not calibrate anything (see :meth:`on_data`).
 
@@ -96,38 +102,39 @@ class Simulator:
         self.groups = tuple(group.name for group in graph.groups)
         self.n_samples = len(batches)
         self.device = find_device(device)
-        self._program = compile_graph(graph, self.device)
-        self._layer_steps = self._program.find_layers()
+        self.program = compile_graph(graph, self.device)
+        self._layer_steps = self.program.find_layers()
         heads, self.loss_kind = choose_heads(read_heads(graph), loss, batches, graph)
         self.unit = loss_unit(self.loss_kind, heads)
-        self._n_batches = ceil(self.n_samples / batches.batch_size)
+        self.n_batches = ceil(self.n_samples / batches.batch_size)
         names = [head.value for head in heads]
-        calibration = calibrate(graph, self._program, self._feeds(), names)
+        calibration = calibrate(graph, self.program, self._feeds(), names)
         rows = min(batches.batch_size, self.n_samples)
-        self._heads = find_batch_axes(graph, heads, calibration.references[0], rows)
-        self._targets = make_targets(graph, batches, calibration.references, self.device)
+        self.heads = find_batch_axes(graph, heads, calibration.references[0], rows)
+        self.targets = make_targets(graph, batches, calibration.references, self.device)
         if self.loss_kind == "nll":  # labels that do not fit are said here, before anything runs
             self.reference_losses()
-        self._memory = default_memory() if max_memory is None else max_memory
+        self.max_memory = default_memory() if max_memory is None else max_memory
         if calibrated is None:
-            ranges = make_ranges(graph, calibration, space.schemes)
-            limit = int(self._memory * _WEIGHT_SHARE)
-            self._weights = WeightStore(graph, self._program, limit)
-            self._weights.recover = make_recovery(graph, self._program, self._feeds)
+            if ranges is None:
+                ranges = make_ranges(graph, calibration, space.schemes)
+            limit = int(self.max_memory * _WEIGHT_SHARE)
+            self._weights = WeightStore(graph, self.program, limit)
+            self._weights.recover = make_recovery(graph, self.program, self._feeds)
             self.allowed, self.reasons = self._find_allowed(calibration)
         else:
-            ranges, self._weights = dict(calibrated.ranges), calibrated._weights
+            ranges, self._weights = calibrated.ranges, calibrated._weights
             self.allowed, self.reasons = calibrated.allowed, calibrated.reasons
         self._runner = Runner(
             graph,
-            self._program,
+            self.program,
             space.schemes,
             space.index(space.base),
             ranges,
             self._weights,
-            [self._program.slots[head.value] for head in self._heads],
+            [self.program.slots[head.value] for head in self.heads],
             calibration.slot_bytes,
-            self._memory * _ANCHOR_SHARE / self._n_batches,
+            self.max_memory * _ANCHOR_SHARE / self.n_batches,
         )
         self._losses: dict[tuple[int, ...], dict[int, Floats]] = {}
         self._batches_run = 0
@@ -141,13 +148,9 @@ class Simulator:
         }
 
     @property
-    def ranges(self) -> Mapping[tuple[str, Spec], Range]:
+    def ranges(self) -> Ranges:
         """(value name, activation spec) to the calibrated range, for the static specs of the space."""
         return self._runner.ranges
-
-    @ranges.setter
-    def ranges(self, ranges: Mapping[tuple[str, Spec], Range]) -> None:
-        self._runner.ranges = ranges
 
     def on_data(self, batches: Batches) -> "Simulator":
         """Return a simulator on other data that keeps all that this one was calibrated to.
@@ -162,19 +165,19 @@ class Simulator:
             loss=self._loss,
             seed=self.seed,
             device=str(self.device),
-            max_memory=self._memory,
+            max_memory=self.max_memory,
             calibrated=self,
         )
 
     @property
     def evaluations(self) -> int:
         """Whole-plan evaluations so far; evaluations of some batches count as their share."""
-        return ceil(self._batches_run / self._n_batches)
+        return ceil(self._batches_run / self.n_batches)
 
     @property
     def n_outputs_without_gradient(self) -> int:
         """Nodes that onnxruntime computes: no gradient passes them."""
-        return len(self._program.fallbacks())
+        return len(self.program.fallbacks())
 
     # ---- whole assignments -------------------------------------------------------------------
 
@@ -187,15 +190,15 @@ class Simulator:
             DataError: An input is missing or unknown.
             NumericsError: An output is not finite; the message names the first layer that is not.
         """
-        wanted = [self._program.slots[name] for name in self._program.outputs]
-        schedule = make_schedule(self._program, wanted)
+        wanted = [self.program.slots[name] for name in self.program.outputs]
+        schedule = make_schedule(self.program, wanted)
         schemes = None if assignment is None else self._layer_schemes(assignment)
         with torch.inference_mode():
             values = self._runner.run(
                 self._tensors(inputs), schemes, schedule=schedule, check=wanted
             )
         outputs = {}
-        for name, slot in zip(self._program.outputs, wanted, strict=True):
+        for name, slot in zip(self.program.outputs, wanted, strict=True):
             tensor = values[slot]
             if tensor is not None:
                 outputs[name] = tensor
@@ -209,7 +212,7 @@ class Simulator:
             NumericsError: An output is not finite; the message names the first layer that is not.
         """
         schemes = self._layer_schemes(assignment)
-        return np.concatenate([self._batch_losses(schemes, b) for b in range(self._n_batches)])
+        return np.concatenate([self._batch_losses(schemes, b) for b in range(self.n_batches)])
 
     def loss(self, assignment: Ints) -> Estimate:
         """Return the mean loss of ``assignment`` [G] with its standard error."""
@@ -222,8 +225,8 @@ class Simulator:
         """
         if not 0 < fraction <= 1:
             raise SpaceError(f"`0 < fraction <= 1` must hold, got {fraction}")
-        count = max(1, ceil(fraction * self._n_batches - 1e-9))
-        chosen = np.unique(np.linspace(0, self._n_batches - 1, count).round().astype(int))
+        count = max(1, ceil(fraction * self.n_batches - 1e-9))
+        chosen = np.unique(np.linspace(0, self.n_batches - 1, count).round().astype(int))
         results = []
         for assignment in np.atleast_2d(np.asarray(assignments)):
             schemes = self._layer_schemes(assignment)
@@ -249,19 +252,19 @@ class Simulator:
         ]
         base = self.space.schemes[self.space.index(self.space.base)]
         needed = make_schedule(
-            self._program, [self._program.slots[head.value] for head in self._heads]
+            self.program, [self.program.slots[head.value] for head in self.heads]
         )
         total: list[Floats] = []
-        for b, target in enumerate(self._targets):
+        for b, target in enumerate(self.targets):
             run = MixtureRun(
                 self.graph, self.space.schemes, base, self.ranges, self._weights, mixture
             )
-            values = self._program.make_values()
-            for name, tensor in self._feed(b).items():
-                values[self._program.slots[name]] = tensor
+            values = self.program.make_values()
+            for name, tensor in self.feed(b).items():
+                values[self.program.slots[name]] = tensor
             run_schedule(needed, values, call=run)
             heads = self._runner.heads(values)
-            losses = sample_losses(self.loss_kind, self._heads, heads, target)
+            losses = sample_losses(self.loss_kind, self.heads, heads, target)
             if not bool(torch.isfinite(losses).all()):
                 raise NumericsError("the mixture's loss must be finite, but it is not")
             if losses.requires_grad:
@@ -277,7 +280,7 @@ class Simulator:
         Raises:
             DataError: The data hold no labels.
         """
-        parts = [absolute_losses(self._heads, t.reference, t) for t in self._targets]
+        parts = [absolute_losses(self.heads, t.reference, t) for t in self.targets]
         return torch.cat(parts).cpu().numpy()
 
     def scores(self, assignment: Ints | None) -> dict[str, Floats]:
@@ -288,14 +291,14 @@ class Simulator:
         """
         schemes = None if assignment is None else self._layer_schemes(assignment)
         nll, right = [], []
-        for b, target in enumerate(self._targets):
+        for b, target in enumerate(self.targets):
             values = target.reference
             if schemes is not None:
                 with torch.inference_mode():
-                    values = self._runner.heads(self._runner.run(self._feed(b), schemes))
-            nll.append(absolute_losses(self._heads, values, target))
-            if not self._heads[0].is_number:
-                right.append(accuracies(self._heads, values, target))
+                    values = self._runner.heads(self._runner.run(self.feed(b), schemes))
+            nll.append(absolute_losses(self.heads, values, target))
+            if not self.heads[0].is_number:
+                right.append(accuracies(self.heads, values, target))
         found = {"nll": torch.cat(nll).cpu().numpy()}
         if right:
             found["accuracy"] = torch.cat(right).cpu().numpy()
@@ -326,7 +329,7 @@ class Simulator:
             schemes = self._layer_schemes(assignment)
             start = partial(self._runner.scheme_run, schemes)
         feed = self._tensors(batch)
-        return capture_values(self.graph, self._program, layer_indices, feed, start)
+        return capture_values(self.graph, self.program, layer_indices, feed, start)
 
     def replay(
         self, layer_index: int, scheme_index: int | None, inputs: Mapping[str, Tensor]
@@ -341,11 +344,23 @@ class Simulator:
         Raises:
             DataError: An input is missing.
         """
-        program, step = self._layer_steps[layer_index]
+        program, step = self.layer_step(layer_index)
         run = None
         if scheme_index is not None:
             run = self._runner.scheme_run([scheme_index] * len(self.graph.layers), [step])
         return replay_layer(self.graph, program, step, inputs, run)
+
+    def feed(self, b: int) -> dict[str, Tensor]:
+        """Return input name to tensor of batch ``b`` of the data."""
+        start = b * self.batches.batch_size
+        rows = slice(start, start + self.batches.batch_size)
+        return {
+            name: to_tensor(array[rows], self.device) for name, array in self.batches.arrays.items()
+        }
+
+    def layer_step(self, layer_index: int) -> tuple[Program, Step]:
+        """Return the step that a layer is, and the program (or subgraph's program) that it stands in."""
+        return self._layer_steps[layer_index]
 
     # ---- inside ------------------------------------------------------------------------------
 
@@ -381,9 +396,9 @@ class Simulator:
         known = self._losses.setdefault(schemes, {})
         if b not in known:
             with torch.inference_mode():
-                values, runs = self._runner.run_batch(self._feed(b), schemes, b)
-                heads, target = self._runner.heads(values), self._targets[b]
-                losses = sample_losses(self.loss_kind, self._heads, heads, target)
+                values, runs = self._runner.run_batch(self.feed(b), schemes, b)
+                heads, target = self._runner.heads(values), self.targets[b]
+                losses = sample_losses(self.loss_kind, self.heads, heads, target)
             known[b] = losses.cpu().numpy()
             self._batches_run += runs
         return known[b]
@@ -402,14 +417,7 @@ class Simulator:
         return mask, reasons
 
     def _feeds(self) -> Iterator[dict[str, Tensor]]:
-        return (self._feed(b) for b in range(self._n_batches))
-
-    def _feed(self, b: int) -> dict[str, Tensor]:
-        start = b * self.batches.batch_size
-        rows = slice(start, start + self.batches.batch_size)
-        return {
-            name: to_tensor(array[rows], self.device) for name, array in self.batches.arrays.items()
-        }
+        return (self.feed(b) for b in range(self.n_batches))
 
     def _tensors(self, inputs: Mapping[str, NDArray[np.generic] | Tensor]) -> dict[str, Tensor]:
         known = [value.name for value in self.graph.inputs]

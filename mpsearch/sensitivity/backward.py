@@ -51,7 +51,7 @@ def iterate_passes(
         outputs: Whether gradients are wanted at the outputs of layers.
         weights: Names of the weights to be leaves of the graph.
     """
-    for b in range(len(simulator._targets)):
+    for b in range(simulator.n_batches):
         yield _run(simulator, b, outputs, weights)
 
 
@@ -62,7 +62,7 @@ def draw_losses(simulator: Simulator, done: Pass, rng: torch.Generator) -> Tenso
     sum with random signs, scaled as the relative squared error is.
     """
     total: Tensor | None = None
-    for head, value, power in zip(simulator._heads, done.heads, done.target.powers, strict=True):
+    for head, value, power in zip(simulator.heads, done.heads, done.target.powers, strict=True):
         each = _draw_head(head, value, power, done.target.mask, rng)
         total = each if total is None else total + each
     if total is None:
@@ -101,15 +101,15 @@ def layer_gradients(
 
 
 def _run(simulator: Simulator, b: int, outputs: bool, weights: Collection[str]) -> Pass:
-    program = simulator._program
-    slots = [program.slots[head.value] for head in simulator._heads]
+    program = simulator.program
+    slots = [program.slots[head.value] for head in simulator.heads]
     values = program.make_values()
     leaves = {}
     for name in weights:
         slot = program.slots[name]
         leaves[name] = program.constants[slot].detach().clone().requires_grad_()
         values[slot] = leaves[name]
-    feed = simulator._feed(b)
+    feed = simulator.feed(b)
     for name, tensor in feed.items():
         values[program.slots[name]] = tensor
     produced: dict[int, Tensor] = {}
@@ -132,7 +132,7 @@ def _run(simulator: Simulator, b: int, outputs: bool, weights: Collection[str]) 
         run_schedule(make_schedule(program, slots), values, call=call)
     heads = tuple(found for slot in slots if (found := values[slot]) is not None)
     n = len(next(iter(feed.values())))
-    return Pass(produced, read, leaves, heads, simulator._targets[b], n)
+    return Pass(produced, read, leaves, heads, simulator.targets[b], n)
 
 
 def _draw_head(

@@ -36,7 +36,7 @@ def score(
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    n_batches = len(simulator._targets)
+    n_batches = simulator.n_batches
     n_draws = enough_draws(simulator)
     parts: list[Floats] = []
     independent = np.zeros(simulator.allowed.shape)

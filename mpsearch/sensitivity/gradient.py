@@ -47,7 +47,7 @@ def score(
     shape = simulator.allowed.shape
     group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
     samples: list[Floats] = []
-    n_batches = len(simulator._targets)
+    n_batches = simulator.n_batches
     for b, done in enumerate(iterate_passes(simulator)):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + b)
         losses = draw_losses(simulator, done, rng)
@@ -78,7 +78,7 @@ def score(
 def _add_layer(simulator: Simulator, done: Pass, index: int, gradient: Tensor, out: Floats) -> None:
     """Add one layer's terms to ``out`` [n, S]."""
     layer = simulator.graph.layers[index]
-    program, step = simulator._layer_steps[index]
+    program, step = simulator.layer_step(index)
     base = simulator.space.index(simulator.space.base)
     group = next(g for g, x in enumerate(simulator.graph.groups) if index in x.layers)
     names = [*step.node.inputs]

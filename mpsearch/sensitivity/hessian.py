@@ -50,7 +50,7 @@ def score(
     n_probes = PROBES if budget is None else max(2, budget // 4)
 
     def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
-        loss = sample_losses("kl", simulator._heads, done.heads, done.target).mean()
+        loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
         return hessian_traces(loss, done.weights, n_probes=n_probes, seed=batch_seed)
 
     return _score(simulator, "hessian", measure, True, 4.0 * n_probes, seed, progress)
@@ -89,7 +89,7 @@ def score_eigenvalue(
     """Score by the largest eigenvalue of each weight's block of the Hessian; see :func:`score`."""
 
     def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
-        loss = sample_losses("kl", simulator._heads, done.heads, done.target).mean()
+        loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
         return largest_eigenvalues(loss, done.weights, n_steps=LANCZOS_STEPS, seed=batch_seed)
 
     spent = 4.0 * LANCZOS_STEPS * len(simulator.graph.layers)
@@ -109,7 +109,7 @@ def _score(
     weights = _weights(simulator)
     means = dict.fromkeys(weights, 0.0)
     variances = dict.fromkeys(weights, 0.0)
-    n_batches = len(simulator._targets)
+    n_batches = simulator.n_batches
     for b, done in enumerate(iterate_passes(simulator, outputs=False, weights=list(weights))):
         share = done.n / simulator.n_samples
         for name, (mean, stderr) in measure(done, seed * 1_000_003 + b).items():
@@ -151,7 +151,7 @@ def _weights(simulator: Simulator) -> dict[str, tuple[int, int, int]]:
     for g, group in enumerate(simulator.graph.groups):
         for i in group.layers:
             for j, gemm in enumerate(simulator.graph.layers[i].gemms):
-                outside = gemm.right.value in simulator._program.slots
+                outside = gemm.right.value in simulator.program.slots
                 if gemm.has_weight and outside:
                     found.setdefault(gemm.right.value, (g, i, j))
     return found

@@ -106,7 +106,7 @@ def _collect(
                 if s != base:
                     error = simulator.replay(i, s, tensors) - plain
                     noise.setdefault((group_of[i], i, s), []).append(_pool(error, n, axis))
-        heads = simulator._targets[done].reference
+        heads = simulator.targets[done].reference
         answers.append(np.hstack([_pool(head, n, -1) for head in heads]))
         if progress is not None:
             progress(done + 1, len(batches), "features of layers")

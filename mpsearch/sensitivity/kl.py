@@ -40,6 +40,7 @@ def score(
             loss="kl",
             seed=simulator.seed,
             device=str(simulator.device),
+            max_memory=simulator.max_memory,
         )
     measure = find("metrics", "perturbation")
     table: Table = measure(own, costs=costs, budget=budget, seed=seed, progress=progress)

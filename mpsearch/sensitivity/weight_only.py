@@ -60,4 +60,5 @@ def control_simulator(simulator: Simulator) -> Simulator:
         loss=simulator.loss_kind,
         seed=simulator.seed,
         device=str(simulator.device),
+        max_memory=simulator.max_memory,
     )

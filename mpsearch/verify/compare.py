@@ -69,8 +69,12 @@ def verify_plan(
     check_batches(batches, graph)
     recovers = any(scheme.recovery != "none" for scheme in schemes)
     chosen = batches if samples is None else batches.take(samples)
-    simulator = Simulator(graph, plan_space(plan), batches if recovers else chosen)
-    simulator.ranges = {(r.value, r.spec): r.range for r in plan.ranges}
+    simulator = Simulator(
+        graph,
+        plan_space(plan),
+        batches if recovers else chosen,
+        ranges={(r.value, r.spec): r.range for r in plan.ranges},
+    )
     assignment = plan_assignment(plan, simulator.graph, simulator.space)
     program = compile_graph(graph)
 
