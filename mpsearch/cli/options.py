@@ -60,6 +60,10 @@ Threads = Annotated[
 Budget = Annotated[
     int | None, typer.Option("--budget", min=0, help="Whole-plan measurements that may be spent.")
 ]
+Confidence = Annotated[
+    float | None,
+    typer.Option("--confidence", help="Judge by upper bounds at this level, such as 0.95."),
+]
 MaxLatency = Annotated[float | None, typer.Option("--max-latency-us", help="Limit on latency.")]
 MaxBytes = Annotated[float | None, typer.Option("--max-weight-bytes", help="Limit on size.")]
 MaxBits = Annotated[

@@ -40,6 +40,20 @@ def search(
         int | None,
         typer.Option("--refine", min=0, help="Measurements spent on better points to choose."),
     ] = None,
+    time_budget: Annotated[
+        float | None, typer.Option("--time-budget", min=0, help="Seconds for the front's search.")
+    ] = None,
+    confidence: opt.Confidence = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            "--quality", help="Score a plan must keep on held-out data: accuracy, nll, loss."
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", min=0, help="What --quality may lose, with confidence."),
+    ] = None,
     max_latency_us: opt.MaxLatency = None,
     max_weight_bytes: opt.MaxBytes = None,
     max_effective_bits: opt.MaxBits = None,
@@ -79,6 +93,10 @@ def search(
         "budget": budget,
         "measure": measure,
         "refine": refine,
+        "time_budget_s": time_budget,
+        "confidence": confidence,
+        "quality": quality,
+        "max_drop": max_drop,
         "max_latency_us": max_latency_us,
         "max_weight_bytes": max_weight_bytes,
         "max_effective_bits": max_effective_bits,

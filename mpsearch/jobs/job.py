@@ -18,6 +18,7 @@ from mpsearch.registry import DataFolder, data_file
 
 Names = tuple[str, ...]
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Limits(Content):
@@ -64,6 +65,13 @@ class Job(Content):
         budget: Whole-plan measurements that the metric and the search may spend; 0 leaves it to them.
         measure: Points of a predicted front that are measured.
         refine: Measurements that are spent on better points near the uniform plan to beat.
+        time_budget_s: Seconds after which the search of the front stops with what it has; 0: no end.
+        confidence: Limits and choices are judged by one-sided upper bounds at this level; 0: by means.
+        quality: Score of which a chosen plan may lose ``max_drop`` on held-out data: ``accuracy``,
+            ``nll``, ``loss`` or the loss's own; "" limits none.
+        max_drop: Greatest mean drop of ``quality`` against the fp32 model, in its own unit.
+        faster: Share of latency that the plan ``fast`` must save against the least lossy uniform plan.
+        smaller: Share of size that the plan ``small`` must save.
         seed: Seed of everything that draws.
         threads: Threads of the simulator; 0 takes what the machine has.
         limits: What the chosen plan must keep to.
@@ -89,6 +97,12 @@ class Job(Content):
     budget: Annotated[int, Field(ge=0)] = 0
     measure: Annotated[int, Field(ge=0)] = 12
     refine: Annotated[int, Field(ge=0)] = 60
+    time_budget_s: Annotated[float, Field(ge=0)] = 0.0
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    quality: str = ""
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    faster: Share = 0.16
+    smaller: Share = 0.38
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
     limits: Limits = Limits()
@@ -238,7 +252,7 @@ def job_text(job: Job) -> str:
             rows = [f"{_key(k)} = {_value(v)}" for k, v in value.items() if v not in (None, {})]
             if rows:
                 tables += ["", f"[{key}]", *rows]
-        elif value not in ("", []):
+        elif value not in ("", [], None):
             plain.append(f"{key} = {_value(value)}")
     return "\n".join([*plain, *tables]) + "\n"
 

@@ -94,10 +94,11 @@ def prepare(job: Job, sources: Sources) -> Prepared:
 
 
 def check_names(job: Job) -> None:
-    """Check the metric and the method of ``job`` before anything is read.
+    """Check the metric, the method and the risk of ``job`` before anything is read.
 
     Raises:
         UnknownNameError: One is unknown; the message lists the choices.
+        JobError: The confidence is out of range, or only one of quality and max_drop is given.
     """
     for kind, noun, name in (
         ("metrics", "metric", job.metric),
@@ -106,6 +107,10 @@ def check_names(job: Job) -> None:
         names = list_names(kind)  # type: ignore[arg-type]  # both are kinds
         if name and name not in names:
             raise UnknownNameError(f"{noun} must be one of {', '.join(names)}; got {name!r}")
+    if job.confidence and job.confidence < 0.5:
+        raise JobError(f"`0.5 <= confidence < 1` must hold, got {job.confidence}")
+    if bool(job.quality) != (job.max_drop is not None):
+        raise JobError("quality and max_drop must be given together, or neither")
 
 
 def read_model(path: Path, job: Job, batches: Batches | None) -> ModelGraph:
