@@ -204,15 +204,20 @@ class Simulator:
                 outputs[name] = tensor
         return outputs
 
-    def losses(self, assignment: Ints) -> Floats:
+    def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
         """Return the [n] losses of the samples under ``assignment`` [G], in the order of the data.
+
+        Args:
+            assignment: Scheme index of each group.
+            batches: Numbers of the batches to run; None runs all.
 
         Raises:
             SpaceError: The assignment has another length, or takes what is not allowed.
             NumericsError: An output is not finite; the message names the first layer that is not.
         """
         schemes = self._layer_schemes(assignment)
-        return np.concatenate([self._batch_losses(schemes, b) for b in range(self.n_batches)])
+        chosen = range(self.n_batches) if batches is None else batches
+        return np.concatenate([self._batch_losses(schemes, b) for b in chosen])
 
     def loss(self, assignment: Ints) -> Estimate:
         """Return the mean loss of ``assignment`` [G] with its standard error."""
