@@ -57,7 +57,20 @@ class Batches:
         """Return the first ``n`` samples, or all where there are fewer."""
         if n < 1:
             raise DataError(f"`n >= 1` must hold for the number of samples to take, got {n}")
-        return self if n >= len(self) else _rows(self, n)
+        return self if n >= len(self) else self.rows(0, n)
+
+    def rows(self, start: int, count: int) -> "Batches":
+        """Return ``count`` samples from number ``start`` on, or what there is of them."""
+        part = np.s_[start : start + count]
+        arrays = {name: array[part] for name, array in self.arrays.items()}
+        reserved = {
+            name: None if (array := getattr(self, name)) is None else array[part]
+            for name in RESERVED
+        }
+        present = {name: array for name, array in reserved.items() if array is not None}
+        return Batches(
+            arrays, **reserved, batch_size=self.batch_size, digest=_digest({**arrays, **present})
+        )
 
 
 def read_batches(
@@ -284,17 +297,6 @@ def _check_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> None:
             f"{path.name}: the file is damaged: {info.filename!r} claims {list(shape)} {dtype}, "
             f"but holds {info.file_size} bytes"
         )
-
-
-def _rows(batches: Batches, n: int) -> Batches:
-    arrays = {name: array[:n] for name, array in batches.arrays.items()}
-    reserved = {
-        name: None if (array := getattr(batches, name)) is None else array[:n] for name in RESERVED
-    }
-    present = {name: array for name, array in reserved.items() if array is not None}
-    return Batches(
-        arrays, **reserved, batch_size=batches.batch_size, digest=_digest({**arrays, **present})
-    )
 
 
 def _digest(arrays: Mapping[str, Array]) -> str:

@@ -111,7 +111,8 @@ class Simulator:
         calibration = calibrate(graph, self.program, self._feeds(), names)
         rows = min(batches.batch_size, self.n_samples)
         self.heads = find_batch_axes(graph, heads, calibration.references[0], rows)
-        self.targets = make_targets(graph, batches, calibration.references, self.device)
+        powers = None if calibrated is None else calibrated.targets[0].powers
+        self.targets = make_targets(graph, batches, calibration.references, self.device, powers)
         if self.loss_kind == "nll":  # labels that do not fit are said here, before anything runs
             self.reference_losses()
         self.max_memory = default_memory() if max_memory is None else max_memory

@@ -42,12 +42,14 @@ def make_targets(
     batches: Batches,
     references: Sequence[tuple[Tensor, ...]],
     device: torch.device,
+    powers: tuple[float, ...] | None = None,
 ) -> list[Target]:
-    """Return what each batch is compared with, in order."""
-    powers = []
-    for head in range(len(references[0])):
-        squares = sum(float(r[head].double().square().sum()) for r in references)
-        powers.append(squares / max(sum(r[head].numel() for r in references), 1))
+    """Return what each batch is compared with, in order.
+
+    ``powers`` are what squared errors are relative to, one a head; None takes those of ``references``.
+    """
+    if powers is None:
+        powers = tuple(map(_power, zip(*references, strict=True)))
     name = find_mask(graph, batches)
     targets = []
     for index, reference in enumerate(references):
@@ -59,7 +61,13 @@ def make_targets(
                 reference,
                 None if labels is None else to_tensor(labels[rows], device),
                 None if mask is None else to_tensor(mask, device),
-                tuple(powers),
+                powers,
             )
         )
     return targets
+
+
+def _power(parts: Sequence[Tensor]) -> float:
+    """Mean square over all elements of ``parts``."""
+    squares = sum(float(part.double().square().sum()) for part in parts)
+    return squares / max(sum(part.numel() for part in parts), 1)

@@ -68,6 +68,33 @@ def evaluation_context(prepared: Prepared, simulator: Simulator, data: str = "da
     )
 
 
+def batch_contexts(prepared: Prepared, simulator: Simulator, calibration: str) -> tuple[str, ...]:
+    """Return, for each batch of the data, the digest of all that its losses depend on.
+
+    A batch's losses do not depend on the other batches, but on what the simulator was calibrated to.
+
+    Args:
+        prepared: The job and what it names.
+        simulator: The simulator on the data.
+        calibration: Digest of the data that it was calibrated on.
+    """
+    job, data = prepared.job, simulator.batches
+    common = {
+        "model": job.digests["model"],
+        "weights": job.digests["weights"],
+        "calibration": calibration,
+        "schemes": [repr(scheme) for scheme in prepared.space.schemes],
+        "base": prepared.space.base,
+        "groups": [group.name for group in prepared.graph.groups],
+        "loss": [simulator.loss_kind, job.loss],
+        "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
+    }
+    return tuple(
+        digest_json(common | {"batch": data.rows(b * data.batch_size, data.batch_size).digest})
+        for b in range(simulator.n_batches)
+    )
+
+
 def cost_inputs(prepared: Prepared) -> dict[str, str]:
     """Return what ``costs.json`` is computed from."""
     job = prepared.job

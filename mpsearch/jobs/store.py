@@ -86,26 +86,57 @@ class EvaluationStore:
 class StoredSimulator:
     """A simulator whose losses are read from a store where they are there, and kept where not.
 
-    Everything but ``losses``, ``loss`` and ``evaluate`` is the simulator's own.
+    Everything but ``losses``, ``loss`` and ``evaluate`` is the simulator's own. Losses are kept by
+    batch, so that a run on more data of which the first batches are the same measures the new ones
+    only, and as a whole under the run's own context.
     """
 
-    __slots__ = ("_context", "_simulator", "_store")
+    __slots__ = ("_batches", "_context", "_simulator", "_store")
 
-    def __init__(self, simulator: Simulator, store: EvaluationStore, context: str) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        store: EvaluationStore,
+        context: str,
+        batches: Sequence[str] = (),
+    ) -> None:
+        """Read and keep losses.
+
+        Args:
+            simulator: Measures what is not there.
+            store: Keeps it.
+            context: What losses on all the data are kept under.
+            batches: [n_batches] What losses on each batch are kept under; () keeps none by batch.
+        """
         self._simulator = simulator
         self._store = store
         self._context = context
+        self._batches = tuple(batches)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._simulator, name)
 
-    def losses(self, assignment: Ints) -> Floats:
-        """Return the [n] losses of ``assignment`` [G]."""
+    def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
+        """Return the [n] losses of ``assignment`` [G] on all ``batches``, or some."""
         key = tuple(int(scheme) for scheme in np.asarray(assignment).ravel())
+        if batches is not None:
+            return np.concatenate([self._on_batch(key, b) for b in batches])
         known = self._store.get(self._context, key)
         if known is None:
-            known = np.asarray(self._simulator.losses(np.array(key, np.int64)), np.float64)
+            if self._batches:
+                known = np.concatenate([self._on_batch(key, b) for b in range(len(self._batches))])
+            else:
+                known = np.asarray(self._simulator.losses(np.array(key, np.int64)), np.float64)
             self._store.put(self._context, key, known)
+        return known
+
+    def _on_batch(self, key: tuple[int, ...], b: int) -> Floats:
+        context = self._batches[b] if self._batches else None
+        known = None if context is None else self._store.get(context, key)
+        if known is None:
+            known = np.asarray(self._simulator.losses(np.array(key, np.int64), [b]), np.float64)
+            if context is not None:
+                self._store.put(context, key, known)
         return known
 
     def loss(self, assignment: Ints) -> Estimate:
