@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ class LinearConstraint:
         constant: What no decision changes; part of the quantity.
         lower: Least value, or -inf.
         upper: Greatest value, or inf.
+        margin: Standard errors that are added to a mean before it is judged: 0 judges means.
     """
 
     text: str
@@ -35,6 +37,7 @@ class LinearConstraint:
     constant: float
     lower: float
     upper: float
+    margin: float = 0.0
 
     @property
     def slack(self) -> float:
@@ -44,8 +47,12 @@ class LinearConstraint:
 
     def holds(self, value: Floats) -> Bools:
         """Return whether each ``value`` [P] of the quantity is within the limits."""
-        within: Bools = (value >= self.lower - self.slack) & (value <= self.upper + self.slack)
-        return within
+        return self.excess(value) <= 0
+
+    def excess(self, value: Floats) -> Floats:
+        """Return by how much each ``value`` [P] of the quantity is beyond the limits; <= 0: within."""
+        beyond: Floats = np.maximum(value - self.upper, self.lower - value) - self.slack
+        return beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,16 @@ class Tie:
     members: tuple[int, ...]
 
 
+def rounded_outward(value: float, *, up: bool = True, digits: int = 6) -> str:
+    """Return ``value`` to so many digits, rounded up (or down), so that the printed limit is met."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    with localcontext() as context:
+        context.prec = digits
+        context.rounding = ROUND_CEILING if up else ROUND_FLOOR
+        return f"{float(+Decimal(value)):.{digits}g}"
+
+
 _LIMIT = re.compile(r"^\s*(?P<what>[^<>=]+?)\s*(?P<sign><=|>=|==|=<|=>|<|>|=)\s*(?P<value>\S+)\s*$")
 _CALL = re.compile(r"^\s*(?P<name>tie|forbid)\s*\((?P<inside>.*)\)\s*$", re.DOTALL)
 _NAME = r"(?:'[^']*'|[^,'=]+)"
@@ -77,6 +94,10 @@ class Described(Protocol):
 
     @property
     def objectives(self) -> Mapping[str, Floats]: ...  # noqa: D102
+    @property
+    def stderr(self) -> Mapping[str, Floats]: ...  # noqa: D102
+    @property
+    def z(self) -> float: ...  # noqa: D102
     @property
     def pair_terms(self) -> Mapping[str, Floats]: ...  # noqa: D102
     @property
@@ -129,14 +150,16 @@ def read_constraint(problem: Described, text: str) -> LinearConstraint | Forbidd
     lower = -math.inf if match["sign"] == "<=" else limit
     upper = math.inf if match["sign"] == ">=" else limit
     if what in problem.objectives:
+        margin = {"<=": problem.z, ">=": -problem.z, "==": 0.0}[match["sign"]]
         return LinearConstraint(
             text,
             what,
-            problem.objectives[what],
+            problem.objectives[what] + margin * problem.stderr[what],
             problem.pair_terms.get(what),
             problem.constants.get(what, 0.0),
             lower,
             upper,
+            margin,
         )
     if what == "effective_bits":
         total = float(problem.parameters.sum())

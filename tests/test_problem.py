@@ -35,9 +35,82 @@ def test_totals_add_values_pair_terms_and_constants() -> None:
     assert problem.effective_bits([[0, 0, 0], [1, 1, 1]]).tolist() == [16.0, pytest.approx(4.8)]
 
 
-def test_standard_errors_add_in_squares() -> None:
-    problem = make_problem(stderr={"loss": np.full((3, 2), 0.1)})
-    assert problem.stderrs([[0, 0, 0]])["loss"][0] == pytest.approx(0.1 * 3**0.5)
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
+def test_the_standard_error_of_a_sum_is_that_of_errors_with_the_stated_correlation(
+    correlation: float,
+) -> None:
+    own = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    problem = make_problem(stderr={"loss": own}, correlation=correlation)
+    covariance = np.outer(own[:, 1], own[:, 1]) * (
+        correlation + (1 - correlation) * np.eye(len(own))
+    )
+    assert problem.stderrs([[1, 1, 1]])["loss"][0] == pytest.approx(covariance.sum() ** 0.5)
+    assert problem.stderrs([[1, 1, 1]])["latency_us"].tolist() == [0.0]
+
+
+def test_with_confidence_a_limit_is_on_the_bound() -> None:
+    stderr = {"latency_us": np.full((3, 2), 0.5)}
+    row = [[1, 1, 1]]  # 3 µs, errors add up to 1.5
+    upper = 3 + 1.6448536269514722 * 1.5
+    for limit, fine in ((upper - 0.001, False), (upper + 0.001, True)):
+        words = [f"latency_us <= {limit}"]
+        assert make_problem(stderr=stderr, constraints=words).feasible(row)[0]
+        sure = make_problem(stderr=stderr, constraints=words, confidence=0.95)
+        assert sure.feasible(row)[0] == fine
+    lower = 3 - 1.6448536269514722 * 1.5
+    for limit, fine in ((lower - 0.001, True), (lower + 0.001, False)):
+        words = [f"latency_us >= {limit}"]
+        sure = make_problem(stderr=stderr, constraints=words, confidence=0.95)
+        assert sure.feasible(row)[0] == fine
+
+
+def test_with_confidence_a_measured_loss_is_judged_by_its_own_error() -> None:
+    problem = make_problem(constraints=["loss <= 0.5"], confidence=0.95)
+    measured = {"loss": (np.array([0.4, 0.4, 0.51]), np.array([0.05, 0.07, 0.0]))}
+    assert problem.feasible([[0, 0, 0]] * 3, measured=measured).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+def test_what_meets_a_limit_with_confidence_exceeds_it_as_seldom_as_stated(
+    correlation: float,
+) -> None:
+    rng = np.random.default_rng([4, int(10 * correlation)])
+    G, worlds = 20, 2000
+    mean, stderr = rng.uniform(0.1, 1, (G, 1)), rng.uniform(0.01, 0.2, (G, 1))
+    shared, own = rng.normal(size=(worlds, 1)), rng.normal(size=(worlds, G))
+    errors = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
+    truth = float(mean.sum())
+    drawn = errors * stderr[:, 0] + mean[:, 0]
+    exceeded = 0
+    for table in drawn:
+        sure = Problem(
+            {"loss": table[:, None]},
+            stderr={"loss": stderr},
+            constraints=[f"loss <= {truth}"],
+            confidence=0.95,
+        )
+        exceeded += bool(sure.feasible([[0] * G])[0])  # though the truth is at the limit
+    assert exceeded / worlds <= 0.065
+
+
+def test_a_changed_problem_keeps_everything_else() -> None:
+    problem = make_problem(
+        stderr={"loss": np.full((3, 2), 0.1)}, confidence=0.9, constraints=["latency_us <= 6"]
+    )
+    other = problem.changed(constraints=["latency_us <= 7"])
+    assert other.constraints == ("latency_us <= 7",)
+    assert (other.groups, other.confidence) == (problem.groups, 0.9)
+    assert other.effective_bits([[0, 0, 0]]) == problem.effective_bits([[0, 0, 0]])
+    halved = problem.changed(
+        objectives={"loss": problem.objectives["loss"] / 2}, constraints=["loss <= 1"]
+    )
+    assert halved.evaluate([[1, 1, 1]])["loss"][0] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("more", [{"confidence": 1.0}, {"confidence": 0.3}, {"correlation": 2.0}])
+def test_a_risk_out_of_range_is_refused(more: dict[str, float]) -> None:
+    with pytest.raises(ProblemError, match=next(iter(more))):
+        make_problem(**more)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +142,7 @@ def test_constraints_as_code() -> None:
 
 def test_a_measured_loss_is_judged_in_place_of_the_predicted_one() -> None:
     problem = make_problem(constraints=["loss <= 0.05"])
-    good = problem.feasible([[1, 0, 0]], measured={"loss": np.array([0.04])})
+    good = problem.feasible([[1, 0, 0]], measured={"loss": (np.array([0.04]), np.array([1.0]))})
     assert good.tolist() == [True]
 
 

@@ -47,7 +47,7 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     if prepared.batches is None:
         raise JobError("a dry run times an evaluation and needs calibration data; give --data")
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
-    check_limits(costs, job.limits.given())
+    check_limits(costs, job.limits.given(), confidence=job.confidence or None)
     simulator = calibrated_simulator(prepared, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
+from mpsearch.constraints import rounded_outward
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem import Problem
-from mpsearch.search.front import find_front
-from mpsearch.tables import Costs, Floats
+from mpsearch.search.infeasible import Relaxation, explain_infeasible
+from mpsearch.tables import Costs
 
 
 def constraints(limits: Mapping[str, float]) -> tuple[str, ...]:
@@ -15,61 +14,56 @@ def constraints(limits: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(f"{name} <= {value!r}" for name, value in limits.items() if name != "loss")
 
 
-def check_limits(costs: Costs, limits: Mapping[str, float]) -> None:
+def check_limits(
+    costs: Costs, limits: Mapping[str, float], *, confidence: float | None = None
+) -> None:
     """Check that some assignment meets all ``limits`` on costs; a limit on ``loss`` is left out.
 
     Args:
         costs: What schemes cost.
         limits: Objective or ``effective_bits`` to its greatest value.
+        confidence: Judge by upper bounds at this level; None: by means.
 
     Raises:
         InfeasibleError: None does; says the nearest feasible value of each limit.
     """
-    wanted = {name: value for name, value in limits.items() if name != "loss"}
-    if not wanted or _least(costs, "latency_us", wanted) is not None:
+    words = constraints(limits)
+    if not words:
         return
-    parts: list[str] = []
-    for name, value in wanted.items():
-        others = {other: limit for other, limit in wanted.items() if other != name}
-        nearest = _least(costs, name, others)
-        if nearest is not None and nearest > value:
-            kept = " with the other limits kept" if others else ""
-            parts.append(f"{name} <= {_rounded_up(nearest)}{kept}")
-    for name in wanted if not parts else ():
-        nearest = _least(costs, name, {})
-        parts.append(f"{name} <= {_rounded_up(nearest or 0.0)} without the other limits")
-    asked = " and ".join(f"{name} <= {value:g}" for name, value in wanted.items())
-    raise InfeasibleError(
-        f"no assignment has {asked} on {costs.device}; the nearest that is feasible: "
-        + "; ".join(parts)
-    )
-
-
-def _least(costs: Costs, goal: str, limits: Mapping[str, float]) -> float | None:
-    """Least value of ``goal`` over the assignments within ``limits``; None if there are none."""
-    objectives: dict[str, Floats] = dict(costs.objectives)
-    name = "weight_bytes" if goal == "effective_bits" else goal
     problem = Problem(
-        objectives,
+        costs.objectives,
         allowed=costs.allowed,
+        stderr=costs.stderr,
         edges=costs.edges,
         pair_terms=costs.pair_terms,
         parameters=costs.parameters,
         schemes=costs.schemes,
-        constraints=constraints(limits),
+        constraints=words,
         groups=costs.groups,
         constants=costs.constants,
+        confidence=confidence,
     )
-    try:
-        front = find_front(problem, method="exact", objectives=(name,))
-    except InfeasibleError:
-        return None
-    return front.points[0].predicted[goal].mean
+    relaxations = explain_infeasible(problem)
+    if not relaxations:
+        return
+    sure = f" at {confidence:.3g} confidence" if confidence else ""
+    raise InfeasibleError(
+        f"no assignment has {' and '.join(_short(limits))} on {costs.device}{sure}; the nearest that is "
+        "feasible: " + "; ".join(_said(relaxation, len(words)) for relaxation in relaxations)
+    )
 
 
-def _rounded_up(value: float) -> str:
-    """``value`` to 5 digits, rounded up, so that the printed limit can be met."""
-    if value <= 0:
-        return "0"
-    step = 10.0 ** (np.floor(np.log10(value)) - 4)
-    return f"{np.ceil(value / step) * step:.5g}"
+def _short(limits: Mapping[str, float]) -> list[str]:
+    return [f"{name} <= {value:g}" for name, value in limits.items() if name != "loss"]
+
+
+def _said(relaxation: Relaxation, count: int) -> str:
+    """What is nearest for each limit of a smallest set to relax, of ``count`` limits in all."""
+    names = [text.split()[0] for text in relaxation.constraints]
+    parts = []
+    for name, value in zip(names, relaxation.nearest, strict=True):
+        others = " and ".join(other for other in names if other != name)
+        kept = " with the other limits kept" if count > len(names) else ""
+        without = f" without the limit on {others}" if others else ""
+        parts.append(f"{name} <= {rounded_outward(value or 0.0, digits=5)}{without}{kept}")
+    return "; ".join(parts)

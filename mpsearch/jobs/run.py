@@ -74,7 +74,7 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Outc
     job = prepared.job
     check_run(path, job)
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
-    check_limits(costs, job.limits.given())
+    check_limits(costs, job.limits.given(), confidence=job.confidence or None)
     if prepared.batches is None:
         return _run_costs(prepared, costs, path, started)
     simulator = calibrated_simulator(prepared, watch)

@@ -139,9 +139,9 @@ class Archive:
         limits = [limit for limit in self.problem.linear if limit.quantity == "loss"]
         if self.measures and limits:
             index = [self._index[row.tobytes()] for row in np.ascontiguousarray(rows, np.int64)]
-            means = np.array([self._losses[i].mean for i in index])
+            means, stderrs = np.array([self._losses[i] for i in index]).reshape(-1, 2).T
             for limit in limits:
-                over = np.maximum(means - limit.upper, limit.lower - means) - limit.slack
+                over = limit.excess(means + limit.margin * stderrs)
                 total += np.maximum(over, 0.0) / (limit.slack or 1.0)
         return total
 

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mpsearch.constraints import LinearConstraint
+from mpsearch.constraints import LinearConstraint, rounded_outward
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem import Problem
 from mpsearch.search.linear import Bound, limit_bounds, make_program, solve
@@ -62,7 +62,7 @@ def infeasible_error(problem: Problem) -> InfeasibleError:
     options = []
     for relaxation in relaxations[:4]:
         parts = [
-            text if value is None else f"{text} (nearest feasible: {value:.6g})"
+            text if value is None else f"{text} (nearest feasible: {_said(text, value)})"
             for text, value in zip(relaxation.constraints, relaxation.nearest, strict=True)
         ]
         options.append(" and ".join(parts))
@@ -71,25 +71,14 @@ def infeasible_error(problem: Problem) -> InfeasibleError:
     )
 
 
-def _with(problem: Problem, words: list[str]) -> Problem:
-    return Problem(
-        problem.objectives,
-        allowed=problem.allowed,
-        edges=problem.edges,
-        pair_terms=problem.pair_terms,
-        parameters=problem.parameters,
-        schemes=problem.schemes,
-        groups=problem.groups,
-        constraints=words,
-        constants=problem.constants,
-    )
+def _said(text: str, value: float) -> str:
+    return f"{value:.6g}" if "==" in text else rounded_outward(value, up="<=" in text)
 
 
 def _reduced(problem: Problem, words: list[str]) -> Reduced | None:
     """Return the reduced problem; None where ties alone have no scheme in common."""
-    changed = _with(problem, words)
     try:
-        return reduce_problem(changed, tuple(problem.objectives)[:1])
+        return reduce_problem(problem.changed(constraints=words), tuple(problem.objectives)[:1])
     except InfeasibleError:
         return None
 

@@ -97,12 +97,13 @@ def describe(problem: Problem) -> str:
         text if isinstance(text, str) else getattr(text, "__name__", "a callable")
         for text in problem.constraints
     ]
-    return "; ".join(words) or "the allowed schemes"
+    bound = f" (at {problem.confidence:.3g} confidence)" if problem.z and problem.linear else ""
+    return ("; ".join(words) or "the allowed schemes") + bound
 
 
 def judge(problem: Problem, assignments: Ints, losses: Sequence[Estimate] | None) -> Bools:
     """Return which of ``assignments`` [P, G] are feasible, by their measured losses if there are any."""
     if losses is None:
         return problem.feasible(assignments)
-    means = np.array([loss.mean for loss in losses], np.float64)
-    return problem.feasible(assignments, measured={"loss": means})
+    means, stderrs = np.array(losses, np.float64).reshape(-1, 2).T
+    return problem.feasible(assignments, measured={"loss": (means, stderrs)})

@@ -168,17 +168,7 @@ def _solve(archive: Archive, table: Floats, link: Link) -> Ints:
     words = [
         c for c in problem.constraints if not (isinstance(c, str) and c in archive.loss_limits)
     ]
-    changed = Problem(
-        tables,
-        allowed=problem.allowed,
-        edges=problem.edges,
-        pair_terms=problem.pair_terms,
-        parameters=problem.parameters,
-        schemes=problem.schemes,
-        groups=problem.groups,
-        constraints=words,
-        constants=problem.constants,
-    )
+    changed = problem.changed(objectives=tables, constraints=words)
     try:
         front = registry.find("searchers", "exact")(changed, objectives=archive.names, eps=_EPS)
     except ProblemError:

@@ -9,7 +9,7 @@ from mpsearch.problem import Problem
 from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.linear import limit_bounds, make_program, solve
 from mpsearch.search.points import describe
-from mpsearch.search.reduce import Reduced
+from mpsearch.search.reduce import Reduced, reduce_problem
 from mpsearch.tables import Bools, Floats, Ints
 
 _DRAWS = 20_000
@@ -21,21 +21,18 @@ class Repairer:
     """Turns any assignment of variables into a feasible one.
 
     Attributes:
-        problem: The problem.
+        problem: The problem, without the limits that are left to measurement.
         reduced: The same with ties contracted.
-        measures: Losses are measured: limits on ``loss`` are then left to the measurement.
         anchors: [A, V] feasible assignments; none if every allowed assignment is feasible.
     """
 
     problem: Problem
     reduced: Reduced
-    measures: bool
     anchors: Ints
 
     def feasible(self, rows: Ints) -> Bools:
         """Return which assignments of variables [P, V] are feasible."""
-        ignored = {"loss": np.full(len(rows), np.nan)} if self.measures else {}
-        return _feasible(self.problem, self.reduced.expand(rows), ignored)
+        return self.problem.feasible(self.reduced.expand(rows))
 
     def repair(self, rows: Ints, rng: np.random.Generator) -> Ints:
         """Return ``rows`` [P, V], infeasible ones moved towards an anchor until they are feasible.
@@ -62,22 +59,25 @@ class Repairer:
 def make_repairer(problem: Problem, reduced: Reduced, *, measures: bool, seed: int) -> Repairer:
     """Find feasible anchors: the best of each objective, by integer programming, else by chance.
 
+    Args:
+        problem: The problem.
+        reduced: The same with ties contracted.
+        measures: Losses are measured: limits on ``loss`` are then left to the measurement.
+        seed: Of what chance finds.
+
     Raises:
         InfeasibleError: No feasible assignment was found.
     """
-    limits = [
-        group
-        for group, limit in zip(range(len(reduced.limits)), reduced.limits, strict=True)
-        if not (measures and limit.source.quantity == "loss")
-    ]
-    free = not limits and not problem.checks and bool(reduced.pair_allowed.all())
-    empty = np.zeros((0, reduced.n_variables), np.int64)
-    bare = Repairer(problem, reduced, measures, empty)
+    left = [limit.text for limit in problem.linear if measures and limit.quantity == "loss"]
+    if left:
+        problem = problem.changed(constraints=[c for c in problem.constraints if c not in left])
+        reduced = reduce_problem(problem, reduced.names)
+    free = not reduced.limits and not problem.checks and bool(reduced.pair_allowed.all())
+    bare = Repairer(problem, reduced, np.zeros((0, reduced.n_variables), np.int64))
     if free:
         return bare
     program = make_program(reduced)
-    all_bounds = limit_bounds(program, reduced)
-    bounds = [bound for group in limits for bound in all_bounds[group]]
+    bounds = [bound for group in limit_bounds(program, reduced) for bound in group]
     found: list[Ints] = []
     for k in range(len(reduced.names)):
         cost = program.column(reduced.values[:, :, k], reduced.pair_values[..., k])
@@ -94,7 +94,7 @@ def make_repairer(problem: Problem, reduced: Reduced, *, measures: bool, seed: i
         if problem.checks:
             raise InfeasibleError(f"no assignment was found that meets {describe(problem)}")
         raise infeasible_error(problem)
-    return Repairer(problem, reduced, measures, np.unique(rows, axis=0))
+    return Repairer(problem, reduced, np.unique(rows, axis=0))
 
 
 def draw_allowed(allowed: Bools, count: int, rng: np.random.Generator) -> Ints:
@@ -102,18 +102,3 @@ def draw_allowed(allowed: Bools, count: int, rng: np.random.Generator) -> Ints:
     scores: Floats = rng.random((count, *allowed.shape))
     scores[:, ~allowed] = -1.0
     return scores.argmax(axis=2)
-
-
-def _feasible(problem: Problem, assignments: Ints, ignored: dict[str, Floats]) -> Bools:
-    """Judge without the limits on quantities in ``ignored``."""
-    if not ignored:
-        return problem.feasible(assignments)
-    measured = {
-        name: np.clip(
-            np.zeros(len(assignments)),
-            max((c.lower for c in problem.linear if c.quantity == name), default=-np.inf),
-            min((c.upper for c in problem.linear if c.quantity == name), default=np.inf),
-        )
-        for name in ignored
-    }
-    return problem.feasible(assignments, measured=measured)

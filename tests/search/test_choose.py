@@ -1,10 +1,8 @@
-import numpy as np
 import pytest
 
-from mpsearch.errors import DataError, InfeasibleError, ProblemError
+from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import Front, Point
 from mpsearch.search.choose import choose_point
-from mpsearch.search.risk import judge_drop
 from mpsearch.tables import Estimate
 
 
@@ -65,46 +63,3 @@ def test_the_nearest_value_is_itself_feasible() -> None:
 def test_an_unknown_limit_is_refused() -> None:
     with pytest.raises(ProblemError, match="latency_us, loss"):
         choose_point(front(), limits={"speed": 1})
-
-
-def test_a_small_drop_is_kept_and_a_large_one_broken() -> None:
-    rng = np.random.default_rng(0)
-    scores = (rng.random(2000) < 0.9).astype(float)
-    worse = scores.copy()
-    worse[np.flatnonzero(scores)[:100]] = 0
-    assert judge_drop(scores, scores, max_drop=0.01).verdict == "kept"
-    assert judge_drop(scores, worse, max_drop=0.01).verdict == "broken"
-    assert judge_drop(scores, worse, max_drop=0.2).verdict == "kept"
-
-
-def test_few_equal_samples_decide_nothing() -> None:
-    test = judge_drop(np.ones(20), np.ones(20), max_drop=0.01)
-    assert test.verdict == "undecided"
-    assert test.samples_needed is not None
-    assert test.samples_needed > 20
-
-
-def test_the_bound_covers_the_true_drop_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        reference = (rng.random(300) < 0.9).astype(float)
-        plan = np.where(rng.random(300) < 0.05, 1 - reference, reference)
-        true_drop = 0.05 * 0.9 - 0.05 * 0.1
-        covered += judge_drop(reference, plan, max_drop=0.01).upper >= true_drop
-    assert covered / 400 >= 0.92
-
-
-def test_the_stated_number_of_samples_would_decide() -> None:
-    rng = np.random.default_rng(2)
-    difference = rng.normal(0.0, 0.2, 400) + 0.012
-    first = judge_drop(difference, np.zeros(400), max_drop=0.02)
-    assert first.verdict == "undecided"
-    assert first.samples_needed is not None
-    again = np.tile(difference, first.samples_needed // 400 + 1)
-    assert judge_drop(again, np.zeros(len(again)), max_drop=0.02).verdict == "kept"
-
-
-def test_unpaired_scores_are_refused() -> None:
-    with pytest.raises(DataError, match="equally long"):
-        judge_drop([1.0, 2.0], [1.0], max_drop=0.1)
