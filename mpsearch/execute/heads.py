@@ -8,12 +8,16 @@ import numpy as np
 
 from mpsearch.data import Batches
 from mpsearch.errors import DataError
+from mpsearch.execute.quality import ACCURACY
 from mpsearch.graph.model import ModelGraph, Node
 
 Meaning = Literal["logits", "probabilities", "log_probabilities", "odds", "chances", "numbers"]
 """Scores before a softmax; after it; its logarithm; scores before a sigmoid; after it; anything else."""
 
-LOSSES = ("kl", "nll", "mse")
+LOSSES = ("kl", "nll", "mse", "ctc", "ctc_last", "quality")
+LABELLED = ("nll", "ctc", "ctc_last")
+"""Losses against labels; ``ctc`` has its blank first, ``ctc_last`` last among the classes."""
+WORST_SLICE = "worst_slice"
 _FORWARDING = ("Identity", "Dropout", "Cast")
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
 _CLASSIFYING = ("Gemm", "MatMul", "Einsum")
@@ -126,6 +130,45 @@ def _averages_images(graph: ModelGraph, node: Node) -> bool:
     return source is not None and source.shape is not None and len(source.shape) == 4
 
 
+@dataclass(frozen=True, slots=True)
+class LossChoice:
+    """A loss as it is asked for: ``[KIND][:worst_slice][:OUTPUT,OUTPUT]`` or ``quality:…:FUNCTION``.
+
+    Attributes:
+        kind: One of ``LOSSES``; "" is read from graph and data.
+        outputs: Outputs that count; () takes all.
+        worst_slice: Whether the mean is that of the slice of the data that fares worst.
+        function: ``accuracy`` or ``module:function`` where the kind is ``quality``.
+    """
+
+    kind: str
+    outputs: tuple[str, ...] = ()
+    worst_slice: bool = False
+    function: str = ""
+
+
+def parse_loss(text: str | None) -> LossChoice:
+    """Return what ``text`` asks for; None asks for nothing.
+
+    Raises:
+        DataError: The kind is unknown, or a quality names no function.
+    """
+    kind, _, rest = (text or "").partition(":")
+    if kind and kind not in LOSSES:
+        raise DataError(
+            f"loss must be one of {', '.join(LOSSES)}, with :{WORST_SLICE} or :OUTPUT behind it; "
+            f"got {text!r}"
+        )
+    first, _, behind = rest.partition(":")
+    worst = first == WORST_SLICE
+    rest = behind if worst else rest
+    if kind == "quality":
+        if not rest:
+            raise DataError(f"loss quality must name accuracy or module:function, got {text!r}")
+        return LossChoice(kind, (), worst, rest)
+    return LossChoice(kind, tuple(rest.split(",")) if rest else (), worst)
+
+
 def choose_heads(
     heads: tuple[Head, ...], loss: str | None, batches: Batches, graph: ModelGraph
 ) -> tuple[tuple[Head, ...], str]:
@@ -133,33 +176,37 @@ def choose_heads(
 
     Args:
         heads: All that the graph has.
-        loss: None, or ``kl``, ``nll`` or ``mse``, with ``:NAME,NAME`` behind it to choose outputs.
-            None: ``nll`` with labels, else ``kl`` if any output scores classes or chances, else ``mse``.
-            Where scores count, outputs that are numbers (states, caches) do not.
-        batches: The data; their labels decide.
+        loss: What is asked for, as :func:`parse_loss` reads it. Where no kind is: ``nll`` with labels,
+            else ``kl`` if any output scores classes or chances, else ``mse``. Where scores count, outputs
+            that are numbers (states, caches) do not.
+        batches: The data; their labels and slices decide.
         graph: For messages.
 
     Raises:
-        DataError: The loss is unknown, or does not fit outputs or labels.
+        DataError: The loss is unknown, or does not fit outputs, labels or slices.
     """
-    kind, _, names = (loss or "").partition(":")
-    if loss is not None and kind not in LOSSES:
-        raise DataError(f"loss must be one of {', '.join(LOSSES)}, or LOSS:OUTPUT; got {loss!r}")
-    if names:
-        chosen = names.split(",")
-        unknown = [name for name in chosen if name not in {head.output for head in heads}]
+    choice = parse_loss(loss)
+    kind = choice.kind
+    if choice.worst_slice and batches.slice is None:
+        raise DataError(f"the data must hold an array 'slice' for {WORST_SLICE}, it has none")
+    if kind == "quality" and choice.function != ACCURACY:
+        return tuple(Head(v.name, v.name, "numbers", 0) for v in graph.outputs), kind
+    if choice.outputs:
+        unknown = [n for n in choice.outputs if n not in {head.output for head in heads}]
         if unknown:
             choices = ", ".join(head.output for head in heads)
             raise DataError(f"outputs of the loss must be of {choices}; got {unknown[0]!r}")
-        heads = tuple(head for head in heads if head.output in chosen)
+        heads = tuple(head for head in heads if head.output in choice.outputs)
     if not heads:
         raise DataError(f"{graph.name} must have an output of floating-point numbers, it has none")
     scores = tuple(head for head in heads if not head.is_number)
     if not kind:
         kind = "nll" if batches.labels is not None else "kl" if scores else "mse"
-    if kind == "nll":
+    if kind in (*LABELLED, "quality"):
         if batches.labels is None:
-            raise DataError("the data must hold an array 'labels' for the loss nll, it has none")
+            raise DataError(
+                f"the data must hold an array 'labels' for the loss {kind}, it has none"
+            )
         return _labelled(heads, batches), kind
     if kind == "mse":
         return tuple(Head(h.output, h.output, "numbers", 0) for h in heads), kind

@@ -1,16 +1,21 @@
 """Losses per sample: divergence from the fp32 model, or the increase of the loss against labels."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsearch.errors import DataError
-from mpsearch.execute.heads import Head
+from mpsearch.execute.ctc import ctc_hits, ctc_losses
+from mpsearch.execute.heads import LABELLED, Head, LossChoice
+from mpsearch.execute.quality import Arrays, Quality
+from mpsearch.tables import Estimate, Floats, estimate_mean
 
-_UNITS = {"kl": "nats", "nll": "nats", "mse": "relative MSE"}
+_UNITS = {"ctc": "nats a label", "ctc_last": "nats a label", "mse": "relative MSE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +27,44 @@ class Target:
         labels: [n, …] or None.
         mask: [n, positions] bool of the positions that count, or None.
         powers: Mean square of each head's reference over all data: what squared errors are relative to.
+        blank: Class that stands between labels where these are sequences without positions (CTC).
+        quality: The user's own measure; None where the loss is another.
+        batch: What that measure reads beside the outputs: input name or ``labels`` to array.
+        reference_quality: [n] what it says of the fp32 model.
     """
 
     reference: tuple[Tensor, ...]
     labels: Tensor | None
     mask: Tensor | None
     powers: tuple[float, ...]
+    blank: int | None = None
+    quality: Quality | None = None
+    batch: Arrays = field(default_factory=dict)
+    reference_quality: Tensor | None = None
 
 
-def loss_unit(kind: str, heads: tuple[Head, ...]) -> str:
+def loss_unit(choice: LossChoice, kind: str, heads: tuple[Head, ...]) -> str:
     """Return the unit that a loss of this kind is in."""
-    return "relative MSE" if all(head.is_number for head in heads) else _UNITS[kind]
+    if kind == "quality":
+        unit = f"drop of {choice.function.rpartition(':')[2]}"
+    elif all(head.is_number for head in heads):
+        unit = "relative MSE"
+    else:
+        unit = _UNITS.get(kind, "nats")
+    return f"{unit}, worst slice" if choice.worst_slice else unit
+
+
+def worst_slice(losses: Floats, slices: NDArray[Any]) -> tuple[Estimate, str]:
+    """Return the largest mean loss of a slice of the data, with its standard error, and its name.
+
+    Args:
+        losses: [n] losses.
+        slices: [n] names of the slice that each sample belongs to.
+    """
+    names = np.unique(slices).tolist()
+    means = [estimate_mean(losses[slices == name]) for name in names]
+    worst = max(range(len(names)), key=lambda i: means[i].mean)
+    return means[worst], str(names[worst])
 
 
 def sample_losses(
@@ -42,9 +74,13 @@ def sample_losses(
 
     ``kl``: the divergence of each head's distribution from the fp32 model's, summed over heads and
     averaged over positions. ``nll``: the increase over the fp32 model of the negative
-    log-likelihood of the labels (squared error for numbers). ``mse``: squared error relative to the mean square.
+    log-likelihood of the labels (squared error for numbers). ``ctc``: the same, of label sequences over all
+    alignments, a label. ``mse``: squared error relative to the mean square. ``quality``: the drop of
+    the user's measure below the fp32 model's, or of the accuracy; it has no gradient.
     """
-    if kind == "nll":
+    if kind == "quality":
+        return _quality_drops(heads, values, target)
+    if kind in LABELLED:
         return absolute_losses(heads, values, target) - absolute_losses(
             heads, target.reference, target
         )
@@ -55,6 +91,29 @@ def sample_losses(
         )
     ]
     return torch.stack(parts).sum(0)
+
+
+def _quality_drops(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target) -> Tensor:
+    if target.quality is None:
+        before = accuracies(heads, target.reference, target)
+        return before - accuracies(heads, values, target)
+    reference = target.reference_quality
+    assert reference is not None
+    return target.quality.sign * (quality_scores(heads, values, target) - reference)
+
+
+def quality_scores(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target) -> Tensor:
+    """Return the [n] scores that the target's own measure gives a batch.
+
+    Raises:
+        DataError: The function fails, or does not return one finite number a sample.
+    """
+    assert target.quality is not None
+    outputs = {
+        head.output: value.detach().cpu().numpy() for head, value in zip(heads, values, strict=True)
+    }
+    n = values[0].shape[heads[0].batch_axis]
+    return torch.from_numpy(target.quality.score(outputs, target.batch, n))
 
 
 def _samples_first(head: Head, value: Tensor) -> Tensor:
@@ -133,6 +192,8 @@ def absolute_losses(heads: tuple[Head, ...], values: tuple[Tensor, ...], target:
         each = F.binary_cross_entropy_with_logits(odds, wanted, reduction="none")
         return _mean_positions(each, target.mask)
     log_p = _log_probabilities(head, value)
+    if target.blank is not None:
+        return ctc_losses(log_p, labels, target.blank, target.mask)
     labels, valid = _class_labels(head, labels, log_p, target)
     each = -log_p.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     if each.ndim == 1:
@@ -141,7 +202,10 @@ def absolute_losses(heads: tuple[Head, ...], values: tuple[Tensor, ...], target:
 
 
 def accuracies(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target) -> Tensor:
-    """Return the [n] shares of positions whose label is the model's first choice."""
+    """Return the [n] shares of positions whose label is the model's first choice.
+
+    Of label sequences: 1 where the best path, repeats and blanks left out, spells the labels, else 0.
+    """
     head, value = heads[0], _samples_first(heads[0], values[0])
     labels = _labels(target)
     if head.is_number:
@@ -152,6 +216,8 @@ def accuracies(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Targ
         right = (_odds(head, value) > 0) == (wanted > 0.5)
         return _mean_positions(right.double(), target.mask)
     log_p = _log_probabilities(head, value)
+    if target.blank is not None:
+        return ctc_hits(log_p, labels, target.blank, target.mask)
     labels, valid = _class_labels(head, labels, log_p, target)
     right = (log_p.argmax(-1) == labels).double()
     return right if right.ndim == 1 else _mean_valid(right, valid)

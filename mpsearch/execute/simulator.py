@@ -12,10 +12,18 @@ from torch import Tensor
 import mpsearch
 from mpsearch.data import Batches, check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError
+from mpsearch.execute.assignments import layer_schemes
 from mpsearch.execute.calibration import Calibration, calibrate, find_overflows, make_ranges
-from mpsearch.execute.heads import choose_heads, read_heads
+from mpsearch.execute.heads import LABELLED, choose_heads, parse_loss, read_heads
 from mpsearch.execute.layers import Ranges
-from mpsearch.execute.losses import absolute_losses, accuracies, loss_unit, sample_losses
+from mpsearch.execute.losses import (
+    Target,
+    absolute_losses,
+    accuracies,
+    loss_unit,
+    sample_losses,
+    worst_slice,
+)
 from mpsearch.execute.machine import default_memory, describe_device, find_device
 from mpsearch.execute.mixture import MixtureRun
 from mpsearch.execute.program import Program, Step, compile_graph, make_schedule, run_schedule
@@ -27,7 +35,7 @@ from mpsearch.execute.tensors import to_tensor
 from mpsearch.execute.weights import WeightStore
 from mpsearch.graph.model import ModelGraph
 from mpsearch.space import SearchSpace, allowed, tie_groups
-from mpsearch.tables import Bools, Estimate, Floats, Ints
+from mpsearch.tables import Bools, Estimate, Floats, Ints, estimate_mean
 
 EVALUATION_VERSION = 1
 """Raised whenever the same assignment would get another loss than before."""
@@ -48,7 +56,8 @@ class Simulator:
         groups: [G] names of the decision variables.
         allowed: [G, S]; False: the space forbids it, or it overflows on the data.
         reasons: (group, scheme) names to why it is not allowed.
-        loss_kind: ``kl``, ``nll`` or ``mse``.
+        loss_kind: ``kl``, ``nll``, ``mse``, ``ctc``, ``ctc_last`` or ``quality``.
+        loss_given: The loss as it was asked for, None where it was not.
         unit: Unit of the loss.
         n_samples: Samples of the data.
         n_batches: Batches of the data; the last one may be short.
@@ -81,8 +90,10 @@ class Simulator:
             space: The schemes that may be chosen.
             batches: Calibration data; with labels the loss is the increase of their negative
                 log-likelihood.
-            loss: ``kl``, ``nll`` or ``mse``, with ``:OUTPUT,OUTPUT`` behind it to choose outputs; None reads
-                it from graph and data.
+            loss: ``kl``, ``nll``, ``mse``, ``ctc`` or ``ctc_last``, with ``:worst_slice`` behind it for the mean of the
+                slice that fares worst, ``:OUTPUT,OUTPUT`` to choose outputs; ``quality:accuracy`` or
+                ``quality:module:function`` for a measure of the user's own, whose drop is the loss.
+                None reads it from graph and data.
             seed: Kept for those who draw random numbers.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
             max_memory: Bytes for simulated weights and kept activations; None: a third of what is free,
@@ -98,22 +109,26 @@ class Simulator:
         """
         check_batches(batches, graph)
         self.graph = graph = tie_groups(graph, space) if space.ties else graph
-        self.space, self.batches, self.seed, self._loss = space, batches, seed, loss
+        self.space, self.batches, self.seed, self.loss_given = space, batches, seed, loss
         self.groups = tuple(group.name for group in graph.groups)
         self.n_samples = len(batches)
         self.device = find_device(device)
         self.program = compile_graph(graph, self.device)
         self._layer_steps = self.program.find_layers()
         heads, self.loss_kind = choose_heads(read_heads(graph), loss, batches, graph)
-        self.unit = loss_unit(self.loss_kind, heads)
+        choice = parse_loss(loss)
+        self._slices = batches.slice if choice.worst_slice else None
+        self.unit = loss_unit(choice, self.loss_kind, heads)
         self.n_batches = ceil(self.n_samples / batches.batch_size)
         names = [head.value for head in heads]
         calibration = calibrate(graph, self.program, self._feeds(), names)
         rows = min(batches.batch_size, self.n_samples)
         self.heads = find_batch_axes(graph, heads, calibration.references[0], rows)
         powers = None if calibrated is None else calibrated.targets[0].powers
-        self.targets = make_targets(graph, batches, calibration.references, self.device, powers)
-        if self.loss_kind == "nll":  # labels that do not fit are said here, before anything runs
+        self.targets: list[Target] = make_targets(
+            graph, batches, calibration.references, self.device, self.heads, choice, powers
+        )
+        if self.loss_kind in LABELLED:  # labels that do not fit are said here, before anything runs
             self.reference_losses()
         self.max_memory = default_memory() if max_memory is None else max_memory
         if calibrated is None:
@@ -163,7 +178,7 @@ class Simulator:
             self.graph,
             self.space,
             batches,
-            loss=self._loss,
+            loss=self.loss_given,
             seed=self.seed,
             device=str(self.device),
             max_memory=self.max_memory,
@@ -222,7 +237,15 @@ class Simulator:
 
     def loss(self, assignment: Ints) -> Estimate:
         """Return the mean loss of ``assignment`` [G] with its standard error."""
-        return estimate_mean(self.losses(assignment))
+        return self.estimate(self.losses(assignment))
+
+    def estimate(self, losses: Floats, batches: Sequence[int] | None = None) -> Estimate:
+        """Return the mean of losses of some batches (None: the first samples), or their worst slice's."""
+        if self._slices is None:
+            return estimate_mean(losses)
+        rows = np.arange(self.n_samples) // self.batches.batch_size
+        slices = self._slices if batches is None else self._slices[np.isin(rows, batches)]
+        return worst_slice(losses, slices[: len(losses)])[0]
 
     def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
         """Return the mean loss of each of ``assignments`` [P, G].
@@ -233,12 +256,11 @@ class Simulator:
             raise SpaceError(f"`0 < fraction <= 1` must hold, got {fraction}")
         count = max(1, ceil(fraction * self.n_batches - 1e-9))
         chosen = np.unique(np.linspace(0, self.n_batches - 1, count).round().astype(int))
-        results = []
-        for assignment in np.atleast_2d(np.asarray(assignments)):
-            schemes = self._layer_schemes(assignment)
-            parts = [self._batch_losses(schemes, int(b)) for b in chosen]
-            results.append(estimate_mean(np.concatenate(parts)))
-        return results
+        batches = chosen.tolist()
+        return [
+            self.estimate(self.losses(assignment, batches), batches)
+            for assignment in np.atleast_2d(np.asarray(assignments))
+        ]
 
     def loss_and_gradient(self, probabilities: Floats) -> tuple[Estimate, Floats]:
         """Return the mean loss of the mixture, and its gradient with respect to ``probabilities`` [G, S].
@@ -246,6 +268,8 @@ class Simulator:
         Each group's weights and activations are mixed over the schemes that it may take; roundings
         pass gradients straight through. What is not allowed takes no part: its gradient is 0.
         """
+        if self.loss_kind == "quality":
+            raise DataError("a quality has no gradient; take a loss such as kl for this")
         given = np.asarray(probabilities, np.float64)
         if given.shape != self.allowed.shape:
             raise SpaceError(
@@ -278,7 +302,7 @@ class Simulator:
             total.append(losses.detach().cpu().numpy())
             self._batches_run += 1
         gradient = np.zeros_like(given) if p.grad is None else p.grad.cpu().numpy()
-        return estimate_mean(np.concatenate(total)), gradient
+        return self.estimate(np.concatenate(total)), gradient
 
     def reference_losses(self) -> Floats:
         """Return the [n] losses of the fp32 model against the labels: nats, or relative squared error.
@@ -371,31 +395,8 @@ class Simulator:
     # ---- inside ------------------------------------------------------------------------------
 
     def _layer_schemes(self, assignment: Ints) -> tuple[int, ...]:
-        """Return the scheme index of each layer.
-
-        Raises:
-            SpaceError: The assignment has another length, or takes what is not allowed.
-        """
-        chosen = np.asarray(assignment)
-        if chosen.shape != (len(self.groups),) or chosen.dtype.kind not in "iu":
-            raise SpaceError(
-                f"an assignment must hold one scheme index for each of {len(self.groups)} groups, "
-                f"got {chosen.dtype} of shape {chosen.shape}"
-            )
-        if chosen.min(initial=0) < 0 or chosen.max(initial=0) >= len(self.space.schemes):
-            raise SpaceError(
-                f"scheme indices must be within [0, {len(self.space.schemes)}), got {chosen.tolist()}"
-            )
-        bad = np.flatnonzero(~self.allowed[np.arange(len(chosen)), chosen])
-        if len(bad):
-            group, scheme = self.groups[bad[0]], self.space.names[chosen[bad[0]]]
-            why = self.reasons.get((group, scheme), "the space forbids it")
-            raise SpaceError(f"group {group!r} may not take {scheme}: {why}")
-        schemes = [0] * len(self.graph.layers)
-        for g, group_value in enumerate(self.graph.groups):
-            for layer in group_value.layers:
-                schemes[layer] = int(chosen[g])
-        return tuple(schemes)
+        """Return the scheme index of each layer, once the assignment is checked."""
+        return layer_schemes(self.graph, self.space, self.allowed, self.reasons, assignment)
 
     def _batch_losses(self, schemes: tuple[int, ...], b: int) -> Floats:
         """Losses of batch ``b``, computed once."""
@@ -433,10 +434,3 @@ class Simulator:
             name: x.to(self.device) if isinstance(x, Tensor) else to_tensor(x, self.device)
             for name, x in inputs.items()
         }
-
-
-def estimate_mean(losses: Floats) -> Estimate:
-    """Return the mean and its standard error; of one sample the error is the mean itself."""
-    n = len(losses)
-    mean = float(losses.mean())
-    return Estimate(mean, float(losses.std(ddof=1) / n**0.5) if n > 1 else abs(mean))

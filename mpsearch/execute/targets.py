@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mpsearch.data import Batches
+from mpsearch.data import RESERVED, Batches
 from mpsearch.errors import DataError
-from mpsearch.execute.heads import Head, find_mask
-from mpsearch.execute.losses import Target
+from mpsearch.execute.heads import Head, LossChoice, find_mask
+from mpsearch.execute.losses import Target, quality_scores
+from mpsearch.execute.quality import ACCURACY, find_quality
 from mpsearch.execute.tensors import to_tensor
 from mpsearch.graph.model import ModelGraph
 
@@ -42,12 +45,26 @@ def make_targets(
     batches: Batches,
     references: Sequence[tuple[Tensor, ...]],
     device: torch.device,
+    heads: tuple[Head, ...],
+    choice: LossChoice,
     powers: tuple[float, ...] | None = None,
 ) -> list[Target]:
     """Return what each batch is compared with, in order.
 
-    ``powers`` are what squared errors are relative to, one a head; None takes those of ``references``.
+    Args:
+        graph: The model.
+        batches: The data.
+        references: [batches][heads] What the fp32 model gives.
+        device: Where labels and masks go.
+        heads: What the loss reads.
+        choice: The loss that was asked for.
+        powers: What squared errors are relative to, one a head; None takes those of ``references``.
+
+    Raises:
+        DataError: The user's own measure cannot be found, or fails.
     """
+    own = choice.kind == "quality" and choice.function != ACCURACY
+    quality = find_quality(choice.function) if own else None
     if powers is None:
         powers = tuple(map(_power, zip(*references, strict=True)))
     name = find_mask(graph, batches)
@@ -56,15 +73,37 @@ def make_targets(
         rows = slice(index * batches.batch_size, (index + 1) * batches.batch_size)
         labels = batches.labels
         mask = None if name is None else batches.arrays[name][rows].astype(bool)
-        targets.append(
-            Target(
-                reference,
-                None if labels is None else to_tensor(labels[rows], device),
-                None if mask is None else to_tensor(mask, device),
-                powers,
-            )
+        target = Target(
+            reference,
+            None if labels is None else to_tensor(labels[rows], device),
+            None if mask is None else to_tensor(mask, device),
+            powers,
+            _blank(choice, heads[0], reference[0], labels),
         )
+        if quality is not None:
+            batch = {name: array[rows] for name, array in batches.arrays.items()}
+            for name in RESERVED:
+                if (array := getattr(batches, name)) is not None:
+                    batch[name] = array[rows]
+            target = replace(target, quality=quality, batch=batch)
+            scores = quality_scores(heads, reference, target)
+            target = replace(target, reference_quality=scores)
+        targets.append(target)
     return targets
+
+
+def _blank(
+    choice: LossChoice, head: Head, reference: Tensor, labels: NDArray[Any] | None
+) -> int | None:
+    """The blank of label sequences: fewer labels than positions cannot be one a position."""
+    if choice.kind in ("ctc", "ctc_last"):
+        return 0 if choice.kind == "ctc" else -1
+    if labels is None or labels.ndim != 2 or labels.dtype.kind not in "iu":
+        return None
+    if not head.is_class or reference.ndim != 3 or head.axis % 3 == head.batch_axis:
+        return None
+    positions = next(i for i in range(3) if i not in (head.batch_axis, head.axis % 3))
+    return 0 if 1 < labels.shape[1] < reference.shape[positions] else None
 
 
 def _power(parts: Sequence[Tensor]) -> float:

@@ -9,7 +9,6 @@ from mpsearch.errors import MpsearchError
 from mpsearch.jobs.bench import Bench, table_inputs
 from mpsearch.jobs.choosing import with_measured
 from mpsearch.jobs.limits import constraints
-from mpsearch.jobs.store import estimate
 from mpsearch.pareto import write_front
 from mpsearch.problem import build_problem
 from mpsearch.search.front import find_front
@@ -33,7 +32,10 @@ def salvage(bench: Bench) -> str:
         problem = build_problem(
             table, bench.costs, constraints=constraints(bench.prepared.job.limits.given())
         )
-        losses = {key: estimate(values) for key, values in bench.store.items(bench.context)}
+        losses = {
+            key: bench.simulator.estimate(values)
+            for key, values in bench.store.items(bench.context)
+        }
         front = with_measured(find_front(problem, method="exact"), losses)
         measured = int(table.allowed.sum()) - len(table.groups)
         scope = (
@@ -63,7 +65,7 @@ def _table(bench: Bench) -> tuple[Table, bool]:
         changed = [g for g, s in enumerate(assignment) if s != base]
         if len(changed) == 1:
             g, s = changed[0], assignment[changed[0]]
-            value = estimate(losses if reference is None else losses - reference)
+            value = simulator.estimate(losses if reference is None else losses - reference)
             allowed[g, s], values[g, s], stderr[g, s] = True, value.mean, value.stderr
     table = Table(
         metric=bench.prepared.job.metric,

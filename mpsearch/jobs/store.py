@@ -141,19 +141,13 @@ class StoredSimulator:
 
     def loss(self, assignment: Ints) -> Estimate:
         """Return mean and standard error of the losses of ``assignment`` [G]."""
-        return estimate(self.losses(assignment))
+        return self._simulator.estimate(self.losses(assignment))
 
     def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
         """Return the loss of each of ``assignments`` [P, G]; parts of the data are not kept."""
         if fraction < 1.0:
             return self._simulator.evaluate(assignments, fraction=fraction)
         return [self.loss(row) for row in _rows(assignments)]
-
-
-def estimate(losses: Floats) -> Estimate:
-    """Return mean and standard error of per-sample ``losses`` [n]; of one sample it is as uncertain as large."""
-    n, mean = len(losses), float(losses.mean())
-    return Estimate(mean, float(losses.std(ddof=1) / n**0.5) if n > 1 else abs(mean))
 
 
 def _rows(assignments: Ints) -> Ints:

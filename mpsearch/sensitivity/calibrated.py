@@ -20,7 +20,6 @@ from mpsearch.sensitivity.selftest import draw_plans
 from mpsearch.sensitivity.single import (
     base_assignment,
     change_one,
-    mean_estimate,
     single_changes,
 )
 from mpsearch.tables import Bools, Costs, Floats, Ints, Progress, Table
@@ -75,7 +74,7 @@ def score(
         if progress is not None:
             progress(done, n_single + n_plans, f"{simulator.groups[g]} in {prior.schemes[s]}")
         change = simulator.losses(change_one(base, g, s)) - reference
-        measured[g, s], errors[g, s] = mean_estimate(change)
+        measured[g, s], errors[g, s] = simulator.estimate(change)
         known[g, s] = True
     open_entries = np.zeros(prior.values.shape, np.bool_)
     for g, s in entries:

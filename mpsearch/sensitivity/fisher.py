@@ -11,8 +11,7 @@ import numpy as np
 
 from mpsearch.execute.simulator import Simulator
 from mpsearch.sensitivity.responses import enough_draws, responses
-from mpsearch.sensitivity.single import mean_estimate
-from mpsearch.tables import Costs, Floats, Progress, Table
+from mpsearch.tables import Costs, Floats, Progress, Table, estimate_mean
 
 
 def score(
@@ -48,7 +47,7 @@ def score(
     samples = np.concatenate(parts)  # [n, G, S]
     values, stderr = np.zeros(simulator.allowed.shape), np.zeros(simulator.allowed.shape)
     for g, s in np.ndindex(*values.shape):
-        values[g, s], stderr[g, s] = mean_estimate(samples[:, g, s])
+        values[g, s], stderr[g, s] = estimate_mean(samples[:, g, s])
     return Table(
         metric="fisher",
         unit=simulator.unit,

@@ -18,8 +18,7 @@ from mpsearch.sensitivity.backward import (
     iterate_passes,
     layer_gradients,
 )
-from mpsearch.sensitivity.single import mean_estimate
-from mpsearch.tables import Costs, Floats, Progress, Table
+from mpsearch.tables import Costs, Floats, Progress, Table, estimate_mean
 
 
 def score(
@@ -61,7 +60,7 @@ def score(
     every = np.concatenate(samples)
     values, stderr = np.zeros(shape), np.zeros(shape)
     for g, s in np.ndindex(*shape):
-        values[g, s], stderr[g, s] = mean_estimate(every[:, g, s])
+        values[g, s], stderr[g, s] = estimate_mean(every[:, g, s])
     return Table(
         metric="gradient",
         unit="nats, first order",

@@ -8,12 +8,8 @@ import numpy as np
 
 from mpsearch.errors import InfeasibleError
 from mpsearch.execute.simulator import Simulator
-from mpsearch.sensitivity.single import (
-    base_assignment,
-    change_one,
-    mean_estimate,
-    single_changes,
-)
+from mpsearch.sensitivity.sampling import measure_entries
+from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Progress, Table
 
 
@@ -24,11 +20,15 @@ def score(
     budget: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    seconds: float | None = None,
+    tolerance: float | None = None,
 ) -> Table:
     """Measure each group at each scheme, paired per sample with the model all in the base format.
 
     The value is loss(one group lowered) − loss(all base) on the same samples; its standard error is
     that of the paired differences. The base column is 0 by definition. Nothing is clipped: with labels an entry may be negative.
+    An entry whose outputs are NaN or Inf is not allowed, and so is one that the time did not reach.
+    ``details`` holds the ``samples`` that each entry saw.
 
     Args:
         simulator: The model; it keeps what it has measured, so that an interrupted scoring goes on.
@@ -36,11 +36,13 @@ def score(
         budget: Evaluations that may be spent; fewer than there are entries is refused.
         seed: Nothing is drawn.
         progress: Told the entries that are done.
+        seconds: Time after which what was measured is returned; None takes all data.
+        tolerance: Expected share of discordant pairs of entries at which to stop
+            (:func:`mpsearch.sensitivity.sampling.misordered_share`); None takes all data.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
-    base = base_assignment(simulator)
     entries = single_changes(simulator)
     needed = len(entries) + 1
     if budget is not None and budget < needed:
@@ -48,16 +50,20 @@ def score(
             f"perturbation needs {needed} evaluations, one an entry; the budget is {budget}: "
             "raise it, search fewer schemes, or take a metric that needs fewer"
         )
-    values = np.zeros(simulator.allowed.shape)
-    stderr = np.zeros_like(values)
-    reference = simulator.losses(base)
-    for done, (g, s) in enumerate(entries):
-        if progress is not None:
-            progress(done, len(entries), f"{simulator.groups[g]} in {simulator.space.names[s]}")
-        difference = simulator.losses(change_one(base, g, s)) - reference
-        values[g, s], stderr[g, s] = mean_estimate(difference)
-    if progress is not None:
-        progress(len(entries), len(entries), "all entries measured")
+    found = measure_entries(
+        simulator, entries, seconds=seconds, tolerance=tolerance, progress=progress
+    )
+    shape = simulator.allowed.shape
+    values, stderr, samples = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    allowed, reasons = simulator.allowed.copy(), dict(simulator.reasons)
+    for g, s in entries:
+        if (g, s) in found.changes and (g, s) not in found.refused:
+            values[g, s], stderr[g, s] = simulator.estimate(found.changes[g, s])
+            samples[g, s] = len(found.changes[g, s])
+            continue
+        allowed[g, s] = False
+        why = found.refused.get((g, s), "not measured: the time budget ended before")
+        reasons[simulator.groups[g], simulator.space.names[s]] = why
     return Table(
         metric="perturbation",
         unit=simulator.unit,
@@ -65,7 +71,9 @@ def score(
         schemes=simulator.space.names,
         values=values,
         stderr=stderr,
-        allowed=simulator.allowed,
-        reasons=simulator.reasons,
-        cost_plans=float(needed),
+        allowed=allowed,
+        reasons=reasons,
+        details={"samples": samples},
+        cost_plans=1.0 + float(samples.sum()) / simulator.n_samples,
+        notes=found.notes,
     )

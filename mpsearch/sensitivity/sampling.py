@@ -77,7 +77,7 @@ def measure_entries(
     n = simulator.n_batches
     base = base_assignment(simulator)
     in_rounds = seconds is not None or tolerance is not None
-    rounds = [[b] for b in range(n)] if in_rounds else [list(range(n))]
+    rounds: list[list[int] | None] = [[b] for b in range(n)] if in_rounds else [None]
     parts: dict[Entry, list[Floats]] = {entry: [] for entry in entries}
     refused: dict[Entry, str] = {}
     notes: list[str] = []

@@ -1,12 +1,10 @@
 """What metrics share: which entries to score, paired differences, the empty table."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from torch import Tensor
 
 from mpsearch.execute.simulator import Simulator
-from mpsearch.tables import Estimate, Floats, Ints
+from mpsearch.tables import Estimate, Floats, Ints, estimate_mean
 
 
 def base_assignment(simulator: Simulator) -> Ints:
@@ -32,22 +30,6 @@ def change_one(assignment: Ints, group: int, scheme: int) -> Ints:
     changed = assignment.copy()
     changed[group] = scheme
     return changed
-
-
-def mean_estimate(samples: Floats) -> Estimate:
-    """Return the mean of ``samples`` [n] and its standard error; one sample is as uncertain as large."""
-    n = len(samples)
-    mean = float(samples.mean())
-    if n < 2:
-        return Estimate(mean, abs(mean))
-    return Estimate(mean, float(samples.std(ddof=1) / n**0.5))
-
-
-def group_layers(simulator: Simulator) -> Iterator[tuple[int, int]]:
-    """Yield (group, layer) of every layer."""
-    for g, group in enumerate(simulator.graph.groups):
-        for layer in group.layers:
-            yield g, layer
 
 
 class RatioSum:
@@ -78,5 +60,5 @@ class RatioSum:
         ratio = float(noise / power)
         if len(parts) < 2:
             return Estimate(ratio, ratio)
-        residual = parts[:, 0] - ratio * parts[:, 1]
-        return Estimate(ratio, float(residual.std(ddof=1) / power / len(parts) ** 0.5))
+        residual = (parts[:, 0] - ratio * parts[:, 1]) / power
+        return Estimate(ratio, estimate_mean(residual).stderr)

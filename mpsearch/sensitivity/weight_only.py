@@ -57,7 +57,7 @@ def control_simulator(simulator: Simulator) -> Simulator:
         simulator.graph,
         replace(space, schemes=schemes, ties=()),
         simulator.batches,
-        loss=simulator.loss_kind,
+        loss=simulator.loss_given,
         seed=simulator.seed,
         device=str(simulator.device),
         max_memory=simulator.max_memory,

@@ -1,13 +1,12 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mpsearch.errors import JobError
-from mpsearch.jobs.store import EvaluationStore, StoredSimulator, estimate
-from mpsearch.tables import Estimate, Floats, Ints
+from mpsearch.jobs.store import EvaluationStore, StoredSimulator
+from mpsearch.tables import Estimate, Floats, Ints, estimate_mean
 
 
 class Counting:
@@ -17,9 +16,13 @@ class Counting:
         self.calls = 0
         self.unit = "nats"
 
-    def losses(self, assignment: Ints) -> Floats:
+    def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
         self.calls += 1
-        return np.arange(3.0) + assignment.sum()
+        batch = np.arange(3.0) + assignment.sum()
+        return batch if batches is None else np.concatenate([batch + b for b in batches])
+
+    def estimate(self, losses: Floats) -> Estimate:
+        return estimate_mean(losses)
 
     def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
         self.calls += len(assignments)
@@ -74,7 +77,7 @@ def test_losses_are_measured_once_and_estimated_from_the_store(store: Evaluation
     first = stored.evaluate(np.array([[1, 2], [0, 0], [1, 2]]))
     assert simulator.calls == 2
     assert first[0] == first[2] == stored.loss(np.array([1, 2]))
-    assert first[0] == pytest.approx((4.0, 3**-0.5))
+    assert first[0] == estimate_mean(np.array([3.0, 4.0, 5.0]))
     assert StoredSimulator(simulator, store, "a").loss(np.array([0, 0])).mean == 1.0  # type: ignore[arg-type]
     assert simulator.calls == 2
     assert stored.unit == "nats"
@@ -86,15 +89,12 @@ def test_parts_of_the_data_are_not_kept(store: EvaluationStore) -> None:
     assert store.count("a") == 0
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
-def test_estimates_are_mean_and_standard_error(values: list[float]) -> None:
-    found = estimate(np.array(values))
-    n = len(values)
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-    assert found.mean == pytest.approx(mean, rel=1e-9, abs=1e-6)
-    assert found.stderr == pytest.approx((variance / n) ** 0.5, rel=1e-6, abs=1e-6)
-
-
-def test_one_sample_is_as_uncertain_as_large() -> None:
-    assert estimate(np.array([-2.0])) == Estimate(-2.0, 2.0)
+def test_a_run_on_more_data_measures_only_the_batches_that_are_new(store: EvaluationStore) -> None:
+    few, more = Counting(), Counting()
+    plan = np.array([1, 2])
+    short = StoredSimulator(few, store, "two batches", ["first", "second"]).losses(plan)  # type: ignore[arg-type]
+    whole = StoredSimulator(more, store, "three batches", ["first", "second", "third"])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(whole.losses(plan)[:6], short)
+    assert (few.calls, more.calls) == (2, 1)
+    np.testing.assert_array_equal(whole.losses(plan, [1]), short[3:])
+    assert more.calls == 1
