@@ -21,6 +21,7 @@ _PUBLIC = {
     "SearchSpace": "mpsearch.space",
     "Simulator": "mpsearch.execute.simulator",
     "Table": "mpsearch.tables",
+    "apply_plan": "mpsearch.apply",
     "build_problem": "mpsearch.problem",
     "choose_point": "mpsearch.search.choose",
     "estimate_costs": "mpsearch.cost.network",
@@ -54,6 +55,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from mpsearch.apply import apply_plan as apply_plan
     from mpsearch.cost.device import read_device as read_device
     from mpsearch.cost.kernel import gemm_latency as gemm_latency
     from mpsearch.cost.network import estimate_costs as estimate_costs

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import NumericsError, PlanError
-from mpsearch.execute.calibration import activation_inputs
+from mpsearch.execute.calibration import static_ranges
 from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.numerics.ranges import Range
@@ -440,10 +440,7 @@ def _used_ranges(
     graph: ModelGraph, chosen: Mapping[int, Scheme], simulator: "Simulator"
 ) -> tuple[CalibratedRange, ...]:
     """The ranges of static specs that the chosen schemes read, each once."""
-    used = {
-        (value, scheme.activation): simulator.ranges[value, scheme.activation]
-        for i, scheme in chosen.items()
-        for value, _, _ in activation_inputs(graph.layers[i]).values()
-        if not scheme.activation.is_cast and scheme.activation.range == "static"
-    }
-    return tuple(CalibratedRange(value, spec, found) for (value, spec), found in used.items())
+    return tuple(
+        CalibratedRange(value, spec, simulator.ranges[value, spec])
+        for value, spec in static_ranges(graph, chosen)
+    )

@@ -24,7 +24,7 @@ ROWS = (
     ("execute",),
     ("cost",),
     ("sensitivity",),
-    ("plan",),
+    ("plan", "apply"),
     ("export",),
     ("profile", "verify"),
     ("report",),

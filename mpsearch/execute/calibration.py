@@ -168,3 +168,14 @@ def make_ranges(
                 if (value, spec) not in ranges:
                     ranges[value, spec] = calibration.observers[value].finish(spec)
     return ranges
+
+
+def static_ranges(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> tuple[tuple[str, Spec], ...]:
+    """Return (value name, spec) of the ranges that layers in the schemes ``chosen`` read, each once."""
+    used = {
+        (value, scheme.activation): None
+        for i, scheme in chosen.items()
+        for value, _, _ in activation_inputs(graph.layers[i]).values()
+        if not scheme.activation.is_cast and scheme.activation.range == "static"
+    }
+    return tuple(used)

@@ -52,6 +52,7 @@ class Draft:
         originals: Floating-point tensors of the user's file.
         types: Final value name to its type in every probe.
         known: Final value name to its value in every probe.
+        sequences: Name of a sequence to its elements' names, where they are known one by one.
         quantized: Output of QuantizeLinear to what it was quantised from.
         scopes: Node name to the exporter's module name.
         removed_quantizers: Pairs of QuantizeLinear and DequantizeLinear that were taken out.
@@ -70,6 +71,7 @@ class Draft:
     originals: dict[str, Constant] = field(default_factory=dict)
     types: dict[str, Types] = field(default_factory=dict)
     known: dict[str, Known] = field(default_factory=dict)
+    sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
     quantized: dict[str, str] = field(default_factory=dict)
     scopes: dict[str, str] = field(default_factory=dict)
     removed_quantizers: int = 0

@@ -17,6 +17,7 @@ from mpsearch.graph.known import known_outputs
 from mpsearch.graph.model import Node
 from mpsearch.graph.reading import element_type, read_tensor
 from mpsearch.graph.scopes import module_name
+from mpsearch.graph.spelling import spell_out
 from mpsearch.graph.topology import label, subgraphs
 
 _LAZY_BYTES = 2**31
@@ -58,14 +59,39 @@ def _fold_node(
         original_outputs, proto = list(proto.output), renamed
     else:
         original_outputs = outputs
+    return _fold_renamed(proto, original_outputs, names, kept, path, draft)
+
+
+def _fold_renamed(
+    proto: onnx.NodeProto,
+    file_outputs: Sequence[str],
+    names: Names,
+    kept: set[str],
+    path: str,
+    draft: Draft,
+    *,
+    is_spelt: bool = False,
+) -> list[Node]:
+    """Fold a node whose inputs and outputs carry final names; ``file_outputs`` are the file's own."""
     proto = _without_like(proto, draft)
+    written = None if is_spelt else spell_out(proto, draft)
+    if written is not None:
+        in_file = dict(zip(proto.output, file_outputs, strict=True))
+        nodes = []
+        for inner in written:
+            for index, name in enumerate(inner.input):
+                inner.input[index] = names.get(name, name)
+            outside = [in_file.get(name, name) for name in inner.output]
+            nodes += _fold_renamed(inner, outside, names, kept, path, draft, is_spelt=True)
+        return nodes
+    outputs = list(proto.output)
     replaced = _passes_through(proto, draft)
     if replaced is not None and outputs[0] not in kept:
-        names[original_outputs[0]] = replaced
+        names[file_outputs[0]] = replaced
         return []
     if next(subgraphs(proto), None) is not None:
         if proto.op_type in CONTROL and proto.domain in ("", "ai.onnx"):
-            return fold_control(proto, original_outputs, names, kept, path, draft, fold_nodes)
+            return fold_control(proto, file_outputs, names, kept, path, draft, fold_nodes)
         raise ModelError(
             f"node {label(proto)!r}: {proto.op_type} holds subgraphs, which are understood only in "
             f"{', '.join(sorted(CONTROL))}"
