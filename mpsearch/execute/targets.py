@@ -81,10 +81,9 @@ def make_targets(
             _blank(choice, heads[0], reference[0], labels),
         )
         if quality is not None:
-            batch = {name: array[rows] for name, array in batches.arrays.items()}
-            for name in RESERVED:
-                if (array := getattr(batches, name)) is not None:
-                    batch[name] = array[rows]
+            batch = {key: array[rows] for key, array in batches.arrays.items()}
+            reserved = {field: getattr(batches, field) for field in RESERVED}
+            batch |= {key: array[rows] for key, array in reserved.items() if array is not None}
             target = replace(target, quality=quality, batch=batch)
             scores = quality_scores(heads, reference, target)
             target = replace(target, reference_quality=scores)

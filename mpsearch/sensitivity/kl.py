@@ -6,6 +6,7 @@ and may be negative; a divergence is neither.
 
 from dataclasses import replace
 
+from mpsearch.execute.heads import LABELLED
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.tables import Costs, Progress, Table
@@ -18,6 +19,8 @@ def score(
     budget: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    seconds: float | None = None,
+    tolerance: float | None = None,
 ) -> Table:
     """Measure the divergence with one group lowered and all others in the base format.
 
@@ -27,12 +30,14 @@ def score(
         budget: Evaluations that may be spent; fewer than there are entries is refused.
         seed: Nothing is drawn.
         progress: Told the entries that are done.
+        seconds: Time after which what was measured is returned.
+        tolerance: Expected share of discordant pairs of entries at which to stop.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
     own = simulator
-    if simulator.loss_kind == "nll":
+    if simulator.loss_kind in (*LABELLED, "quality"):
         own = Simulator(
             simulator.graph,
             replace(simulator.space, ties=()),
@@ -43,5 +48,7 @@ def score(
             max_memory=simulator.max_memory,
         )
     measure = find("metrics", "perturbation")
-    table: Table = measure(own, costs=costs, budget=budget, seed=seed, progress=progress)
+    table: Table = measure(
+        own, costs=costs, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance
+    )
     return replace(table, metric="kl")

@@ -16,6 +16,8 @@ def score(
     budget: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    seconds: float | None = None,
+    tolerance: float | None = None,
 ) -> Table:
     """Measure each group with its weights in each scheme and its activations in the base format.
 
@@ -27,21 +29,25 @@ def score(
         budget: Evaluations that may be spent; fewer than there are entries is refused.
         seed: Nothing is drawn.
         progress: Told the entries that are done.
+        seconds: Time after which what was measured is returned.
+        tolerance: Expected share of discordant pairs of entries at which to stop.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
     control = control_simulator(simulator)
     measure = find("metrics", "perturbation")
-    table: Table = measure(control, costs=costs, budget=budget, seed=seed, progress=progress)
+    table: Table = measure(
+        control, costs=costs, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance
+    )
     keep = simulator.allowed & table.allowed
     return replace(
         table,
         metric="weight_only",
         values=np.where(keep, table.values, 0.0),
         stderr=np.where(keep, table.stderr, 0.0),
-        allowed=simulator.allowed,
-        reasons=simulator.reasons,
+        allowed=keep,
+        reasons=dict(table.reasons) | dict(simulator.reasons),
     )
 
 
