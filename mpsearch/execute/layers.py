@@ -43,6 +43,33 @@ class Read:
         return self.value, spec, self.axis, self.groups
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a layer takes its operands.
+
+    Attributes:
+        reads: Its activation operands.
+        weights: (gemm index, input of the node) of its weights.
+        hidden: Whether an operand lives inside the operator.
+    """
+
+    reads: tuple[Read, ...]
+    weights: tuple[tuple[int, int], ...]
+    hidden: bool
+
+
+def find_ports(graph: ModelGraph) -> tuple[Ports, ...]:
+    """Return where each layer of ``graph`` takes its operands."""
+    return tuple(
+        Ports(
+            read_operands(layer),
+            weight_inputs(layer),
+            layer.op_type in HIDDEN and any(gemm.left.input_index < 0 for gemm in layer.gemms),
+        )
+        for layer in graph.layers
+    )
+
+
 def read_operands(layer: Layer) -> tuple[Read, ...]:
     """Return the activation operands of ``layer``."""
     return tuple(
@@ -106,7 +133,7 @@ def _cast(x: Tensor, name: str) -> Tensor | None:
 class SchemeRun:
     """Runs layers in the schemes of one assignment, over one batch; shares quantised inputs."""
 
-    __slots__ = ("_base", "_graph", "_left", "_ranges", "_schemes", "_shared", "_weights")
+    __slots__ = ("_base", "_graph", "_left", "_ports", "_ranges", "_schemes", "_shared", "_weights")
 
     def __init__(
         self,
@@ -116,25 +143,26 @@ class SchemeRun:
         ranges: Ranges,
         weights: WeightStore,
         layers: Sequence[int],
+        ports: Sequence[Ports],
     ) -> None:
         """Prepare to run ``layers``, in the scheme of each layer of the graph."""
         self._graph, self._schemes, self._base = graph, schemes, base
+        self._ports = ports
         self._ranges, self._weights = ranges, weights
         self._shared: dict[object, Tensor] = {}
         self._left = Counter(
-            read.key(schemes[layer].activation)
-            for layer in layers
-            for read in read_operands(graph.layers[layer])
+            read.key(schemes[layer].activation) for layer in layers for read in ports[layer].reads
         )
 
     def __call__(self, step: Step, inputs: list[Tensor | None]) -> object:
         """Run the step of a layer."""
         layer, scheme = self._graph.layers[step.layer], self._schemes[step.layer]
-        for read in read_operands(layer):
+        ports = self._ports[step.layer]
+        for read in ports.reads:
             inputs[read.index] = self._quantized(read, scheme.activation, inputs, layer.name)
-        for gemm, index in weight_inputs(layer):
+        for gemm, index in ports.weights:
             inputs[index] = self._weights.simulated(step.layer, scheme, gemm)
-        hidden = hidden_quantizer(layer, scheme, self._ranges)
+        hidden = hidden_quantizer(layer, scheme, self._ranges) if ports.hidden else None
         result = step.kernel(*inputs) if hidden is None else step.kernel(*inputs, hidden=hidden)
         return round_output(result, self._base)
 
@@ -156,12 +184,8 @@ class SchemeRun:
         return known
 
 
-def hidden_quantizer(
-    layer: Layer, scheme: Scheme, ranges: Ranges
-) -> Callable[[Tensor], Tensor] | None:
-    """Return what a layer's internal operand goes through, None where it has none."""
-    if layer.op_type not in HIDDEN or not any(g.left.input_index < 0 for g in layer.gemms):
-        return None
+def hidden_quantizer(layer: Layer, scheme: Scheme, ranges: Ranges) -> Callable[[Tensor], Tensor]:
+    """Return what the operand inside a layer goes through."""
     spec, read = scheme.activation, Read(-1, "", -1, 1)
     return lambda x: quantize_input(x, spec, read, ranges, f"{layer.name}: internal")
 

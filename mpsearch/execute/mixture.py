@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from mpsearch.execute.layers import (
+    Ports,
     Ranges,
     Read,
     hidden_quantizer,
     quantize_input,
-    read_operands,
     round_output,
-    weight_inputs,
 )
 from mpsearch.execute.program import Step
 from mpsearch.execute.weights import WeightStore
@@ -27,7 +26,17 @@ class MixtureRun:
     the rounding.
     """
 
-    __slots__ = ("_base", "_graph", "_groups", "_p", "_ranges", "_schemes", "_shared", "_weights")
+    __slots__ = (
+        "_base",
+        "_graph",
+        "_groups",
+        "_p",
+        "_ports",
+        "_ranges",
+        "_schemes",
+        "_shared",
+        "_weights",
+    )
 
     def __init__(
         self,
@@ -37,10 +46,11 @@ class MixtureRun:
         ranges: Ranges,
         weights: WeightStore,
         probabilities: Sequence[Sequence[tuple[int, Tensor]]],
+        ports: Sequence[Ports],
     ) -> None:
         """Mix by ``probabilities``: for each group, (scheme index, 0-d tensor) of what counts."""
         self._graph, self._schemes, self._base = graph, schemes, base
-        self._ranges, self._weights, self._p = ranges, weights, probabilities
+        self._ranges, self._weights, self._p, self._ports = ranges, weights, probabilities, ports
         self._groups = {layer: g for g, group in enumerate(graph.groups) for layer in group.layers}
         self._shared: dict[object, Tensor] = {}
 
@@ -48,17 +58,20 @@ class MixtureRun:
         """Run the step of a layer."""
         layer = self._graph.layers[step.layer]
         mixture = self._p[self._groups[step.layer]]
-        for read in read_operands(layer):
+        ports = self._ports[step.layer]
+        for read in ports.reads:
             x = inputs[read.index]
             if x is not None:
                 inputs[read.index] = self._mix_input(x, read, mixture, layer.name)
-        for gemm, index in weight_inputs(layer):
+        for gemm, index in ports.weights:
             parts = [
                 (p, self._weights.simulated(step.layer, self._schemes[s], gemm)) for s, p in mixture
             ]
             inputs[index] = _weighted(parts)
         main = max(mixture, key=lambda pair: float(pair[1].detach()))[0]
-        hidden = hidden_quantizer(layer, self._schemes[main], self._ranges)
+        hidden = (
+            hidden_quantizer(layer, self._schemes[main], self._ranges) if ports.hidden else None
+        )
         result = step.kernel(*inputs) if hidden is None else step.kernel(*inputs, hidden=hidden)
         return round_output(result, self._base)
 

@@ -4,6 +4,7 @@ A program is compiled once. What is run of it is a schedule: all of it, or only 
 anew when some layers change and other values are at hand.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsearch.errors import ModelError, MpsearchError, UnsupportedOperatorError
+from mpsearch.execute.constants import ConstantTensors, fill_in
 from mpsearch.execute.control import Body, find_control, free_names
 from mpsearch.execute.fallback import build_fallback
 from mpsearch.execute.fusion import fuse_nodes
 from mpsearch.execute.operators.kernel import Kernel
 from mpsearch.execute.operators.table import find_builder
-from mpsearch.execute.placement import place_constant, place_kernel
+from mpsearch.execute.placement import place_kernel
 from mpsearch.graph.model import ModelGraph, Node, Subgraph
 
 ABSENT = -1
 """Slot of an absent optional input; the last slot of every program, always None."""
+
+UNBOUNDED = sys.maxsize
 
 Values = list[Tensor | None]
 
@@ -76,15 +80,15 @@ class Program:
 
     steps: tuple[Step, ...]
     slots: Mapping[str, int]
-    constants: Mapping[int, Tensor]
+    constants: ConstantTensors
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     device: torch.device
 
     def make_values(self) -> Values:
-        """Return a fresh list of slots that holds the constants only."""
+        """Return a fresh list of slots that holds the constants that are at hand only."""
         values: Values = [None] * (len(self.slots) + 1)
-        for slot, tensor in self.constants.items():
+        for slot, tensor in self.constants.held.items():
             values[slot] = tensor
         return values
 
@@ -140,8 +144,16 @@ class UnsupportedNodesError(UnsupportedOperatorError):
         )
 
 
-def compile_graph(graph: ModelGraph, device: torch.device | str = "cpu") -> Program:
+def compile_graph(
+    graph: ModelGraph, device: torch.device | str = "cpu", *, max_held: int = UNBOUNDED
+) -> Program:
     """Return the program that computes ``graph``.
+
+    Args:
+        graph: What to compute.
+        device: Where.
+        max_held: Bytes of constants that may be held in memory beside those that are mapped from a file;
+            what is more is made anew for each use.
 
     Raises:
         UnsupportedOperatorError: Operators that neither torch nor onnxruntime computes, all of them named.
@@ -159,6 +171,7 @@ def compile_graph(graph: ModelGraph, device: torch.device | str = "cpu") -> Prog
         outputs=[value.name for value in graph.outputs],
         constants=graph.constants,
         device=torch.device(device),
+        max_held=max_held,
         layers=layers,
         dtypes=dtypes,
     )
@@ -171,6 +184,7 @@ def compile_nodes(
     outputs: Sequence[str],
     constants: Mapping[str, NDArray[np.generic]],
     device: torch.device,
+    max_held: int = UNBOUNDED,
     layers: Mapping[str, int] = {},
     dtypes: Mapping[str, str | None] = {},
 ) -> Program:
@@ -182,6 +196,7 @@ def compile_nodes(
     slots: dict[str, int] = {}
     for name in (*inputs, *constants):
         slots.setdefault(name, len(slots))
+    tensors = ConstantTensors(constants, slots, device, max_held, keep=outputs)
     steps: list[Step] = []
     missing: list[Node] = []
     for node in nodes:
@@ -191,7 +206,7 @@ def compile_nodes(
     for index, node in enumerate(nodes):
         bodies: tuple[Program, ...] = ()
         if any(isinstance(value, Subgraph) for value in node.attributes.values()):
-            built = _build_control(node, device, layers, missing)
+            built = _build_control(node, device, max_held, layers, missing)
             if built is None:
                 continue
             kernel, native, bodies = built
@@ -205,12 +220,13 @@ def compile_nodes(
         unknown = [name for name in read if name and name not in slots]
         if unknown:
             raise ModelError(f"node {node.name!r} reads {unknown[0]!r}, which nothing produces")
+        inputs_read = tuple(slots[name] if name else ABSENT for name in read)
         steps.append(
             Step(
                 index,
                 node,
-                place_kernel(kernel, node.op_type, device),
-                tuple(slots[name] if name else ABSENT for name in read),
+                fill_in(place_kernel(kernel, node.op_type, device), inputs_read, tensors),
+                inputs_read,
                 tuple(slots[name] if name else ABSENT for name in node.outputs),
                 layers.get(node.name, -1),
                 native,
@@ -225,7 +241,7 @@ def compile_nodes(
     return Program(
         tuple(steps),
         slots,
-        {slots[name]: place_constant(constants[name], device) for name in constants},
+        tensors,
         tuple(inputs),
         tuple(outputs),
         device,
@@ -245,7 +261,11 @@ def _build(node: Node, dtypes: Mapping[str, str | None]) -> tuple[Kernel, bool] 
 
 
 def _build_control(
-    node: Node, device: torch.device, layers: Mapping[str, int], missing: list[Node]
+    node: Node,
+    device: torch.device,
+    max_held: int,
+    layers: Mapping[str, int],
+    missing: list[Node],
 ) -> tuple[Kernel, bool, "tuple[Program, ...]"] | None:
     """Return the kernel of a node with subgraphs; what they lack is added to ``missing``."""
     build = find_control(node)
@@ -264,6 +284,7 @@ def _build_control(
                 outputs=[value.name for value in graph.outputs],
                 constants=graph.constants,
                 device=device,
+                max_held=max_held,
                 layers=layers,
                 dtypes={value.name: value.dtype for value in graph.inputs},
             )

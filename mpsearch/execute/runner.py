@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mpsearch.errors import NumericsError
 from mpsearch.execute.anchors import Anchor, choose_slots, schedule_cost, step_costs
-from mpsearch.execute.layers import Ranges, SchemeRun
+from mpsearch.execute.layers import Ports, Ranges, SchemeRun
 from mpsearch.execute.program import (
     LayerCall,
     Program,
@@ -35,6 +35,7 @@ class Runner:
         "_costs",
         "_full",
         "_graph",
+        "_ports",
         "_program",
         "_schedules",
         "_schemes",
@@ -51,6 +52,7 @@ class Runner:
         base: int,
         ranges: Ranges,
         weights: WeightStore,
+        ports: Sequence[Ports],
         slots: Sequence[int],
         slot_bytes: Mapping[int, int],
         batch_budget: float,
@@ -58,7 +60,7 @@ class Runner:
         """Prepare to compute ``slots``, keeping at most ``batch_budget`` bytes a batch."""
         self._graph, self._program, self.ranges = graph, program, ranges
         self._schemes, self._base = schemes, schemes[base]
-        self._weights, self._slots = weights, list(slots)
+        self._weights, self._ports, self._slots = weights, ports, list(slots)
         self._full = make_schedule(program, slots)
         self._costs = step_costs(program, graph, slot_bytes)
         kept = choose_slots(program, self._full, slot_bytes, self._costs, batch_budget)
@@ -74,6 +76,7 @@ class Runner:
             self.ranges,
             self._weights,
             [step.layer for step in steps if step.layer >= 0],
+            self._ports,
         )
 
     def run(

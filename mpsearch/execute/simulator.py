@@ -15,7 +15,7 @@ from mpsearch.errors import DataError, NumericsError, SpaceError
 from mpsearch.execute.assignments import layer_schemes
 from mpsearch.execute.calibration import Calibration, calibrate, find_overflows, make_ranges
 from mpsearch.execute.heads import LABELLED, choose_heads, parse_loss, read_heads
-from mpsearch.execute.layers import Ranges
+from mpsearch.execute.layers import Ranges, find_ports
 from mpsearch.execute.losses import (
     Target,
     absolute_losses,
@@ -24,7 +24,8 @@ from mpsearch.execute.losses import (
     sample_losses,
     worst_slice,
 )
-from mpsearch.execute.machine import default_memory, describe_device, find_device
+from mpsearch.execute.machine import describe_device, find_device, keep_freed_blocks
+from mpsearch.execute.memory import make_budget
 from mpsearch.execute.mixture import MixtureRun
 from mpsearch.execute.program import Program, Step, compile_graph, make_schedule, run_schedule
 from mpsearch.execute.recovery import make_recovery, refuse_recovery
@@ -39,8 +40,6 @@ from mpsearch.tables import Bools, Estimate, Floats, Ints, estimate_mean
 
 EVALUATION_VERSION = 1
 """Raised whenever the same assignment would get another loss than before."""
-
-_WEIGHT_SHARE, _ANCHOR_SHARE = 0.25, 0.5
 
 
 class Simulator:
@@ -66,7 +65,7 @@ class Simulator:
         targets: [n_batches] What each batch's heads are compared with.
         seed: What random choices of users of this object start from.
         device: Where it runs.
-        max_memory: Bytes that simulated weights and kept activations may take.
+        max_memory: Bytes of anonymous memory that the process may hold, None where nobody said.
         fingerprint: What computed the losses; those of different ones are not mixed.
     """
 
@@ -96,8 +95,9 @@ class Simulator:
                 None reads it from graph and data.
             seed: Kept for those who draw random numbers.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
-            max_memory: Bytes for simulated weights and kept activations; None: a third of what is free,
-                at most 2 GiB.
+            max_memory: Bytes of anonymous memory that the process may hold. Weights stay mapped from the
+                file, and are quantised for each use beyond what fits; kept activations share
+                what is left. None: a third of what is free, at most 2 GiB, for these.
             ranges: Activation ranges to use instead of those of the data, as a plan holds them.
             calibrated: A simulator of the same graph and space whose ranges, weights and allowed schemes
                 are kept: for data that must not calibrate anything (see :meth:`on_data`).
@@ -113,7 +113,9 @@ class Simulator:
         self.groups = tuple(group.name for group in graph.groups)
         self.n_samples = len(batches)
         self.device = find_device(device)
-        self.program = compile_graph(graph, self.device)
+        self.max_memory, budget = max_memory, make_budget(max_memory)
+        keep_freed_blocks(budget.freed)
+        self.program = compile_graph(graph, self.device, max_held=budget.held)
         self._layer_steps = self.program.find_layers()
         heads, self.loss_kind = choose_heads(read_heads(graph), loss, batches, graph)
         choice = parse_loss(loss)
@@ -130,12 +132,16 @@ class Simulator:
         )
         if self.loss_kind in LABELLED:  # labels that do not fit are said here, before anything runs
             self.reference_losses()
-        self.max_memory = default_memory() if max_memory is None else max_memory
+        slots = [self.program.slots[head.value] for head in self.heads]
+        schedule = make_schedule(self.program, slots)
+        for_weights, for_values = budget.share(
+            graph, self.program, schedule, calibration.slot_bytes, rows
+        )
+        ports = find_ports(graph)
         if calibrated is None:
             if ranges is None:
                 ranges = make_ranges(graph, calibration, space.schemes)
-            limit = int(self.max_memory * _WEIGHT_SHARE)
-            self._weights = WeightStore(graph, self.program, limit)
+            self._weights = WeightStore(graph, self.program, for_weights)
             self._weights.recover = make_recovery(graph, self.program, self._feeds)
             self.allowed, self.reasons = self._find_allowed(calibration)
         else:
@@ -148,9 +154,10 @@ class Simulator:
             space.index(space.base),
             ranges,
             self._weights,
-            [self.program.slots[head.value] for head in self.heads],
+            ports,
+            slots,
             calibration.slot_bytes,
-            self.max_memory * _ANCHOR_SHARE / self.n_batches,
+            for_values / self.n_batches,
         )
         self._losses: dict[tuple[int, ...], dict[int, Floats]] = {}
         self._batches_run = 0
@@ -284,10 +291,10 @@ class Simulator:
         needed = make_schedule(
             self.program, [self.program.slots[head.value] for head in self.heads]
         )
-        total: list[Floats] = []
+        total, ports = list[Floats](), find_ports(self.graph)
         for b, target in enumerate(self.targets):
             run = MixtureRun(
-                self.graph, self.space.schemes, base, self.ranges, self._weights, mixture
+                self.graph, self.space.schemes, base, self.ranges, self._weights, mixture, ports
             )
             values = self.program.make_values()
             for name, tensor in self.feed(b).items():

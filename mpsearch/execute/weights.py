@@ -1,6 +1,6 @@
 """Simulated weights: made once a layer and scheme, kept under a bound of bytes."""
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -14,14 +14,19 @@ from mpsearch.schemes import Scheme
 
 
 class WeightStore:
-    """Weights of all layers in all schemes; the least recently used ones are dropped first."""
+    """Weights of all layers in all schemes; of those that do not fit, the most often used are kept.
 
-    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "recover")
+    A run walks through all layers in turn: where they do not fit, keeping the most recent ones
+    would keep none until it is needed again.
+    """
+
+    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "_uses", "recover")
 
     def __init__(self, graph: ModelGraph, program: Program, limit: int) -> None:
         """Hold at most ``limit`` bytes of simulated weights."""
         self._graph, self._program, self._limit = graph, program, limit
-        self._cache: OrderedDict[object, Tensor] = OrderedDict()
+        self._cache: dict[object, Tensor] = {}
+        self._uses: Counter[object] = Counter()
         self._bytes = 0
         self.recover: Callable[[int, int, Tensor, Scheme], Tensor] | None = None
 
@@ -47,8 +52,8 @@ class WeightStore:
             right.value, right.reduction_axis, right.channel_axes, right.groups,
             scheme.weight, scheme.sparsity, scheme.recovery, layer if own else -1,
         )  # fmt: skip
+        self._uses[key] += 1
         if key in self._cache:
-            self._cache.move_to_end(key)
             return self._cache[key]
         with torch.inference_mode(False), torch.no_grad():
             weight = self._make(layer, scheme, gemm)
@@ -56,18 +61,21 @@ class WeightStore:
         return weight
 
     def _keep(self, key: object, weight: Tensor) -> None:
-        size = weight.numel() * weight.element_size()
+        size = _bytes(weight)
         if size > self._limit:
             return
+        while self._bytes + size > self._limit:
+            rarest = min(self._cache, key=self._uses.__getitem__)
+            if self._uses[rarest] >= self._uses[key]:
+                return
+            self._bytes -= _bytes(self._cache.pop(rarest))
         self._cache[key] = weight
         self._bytes += size
-        while self._bytes > self._limit:
-            _, dropped = self._cache.popitem(last=False)
-            self._bytes -= dropped.numel() * dropped.element_size()
 
     def _recovered(self, layer: int, gemm: int, weight: Tensor, scheme: Scheme) -> Tensor:
         """The pruned and recovered weight, which schemes of one pattern share."""
         key = (layer, gemm, scheme.sparsity)
+        self._uses[key] += 1
         if key not in self._cache and self.recover is not None:
             made = self.recover(layer, gemm, weight, scheme)
             self._keep(key, made)
@@ -97,6 +105,10 @@ class WeightStore:
             )
         made = made.to(weight.dtype)
         return lay_out_weight(owner, owner.gemms[gemm], made)
+
+
+def _bytes(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()
 
 
 def lay_out_weight(layer: Layer, gemm: Gemm, weight: Tensor) -> Tensor:
