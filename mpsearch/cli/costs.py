@@ -89,6 +89,7 @@ def sensitivity(
     budget: opt.Budget = None,
     seed: opt.Seed = None,
     threads: opt.Threads = None,
+    max_memory: opt.MaxMemory = None,
     model: opt.Model = None,
     out: Out = None,
     as_json: Json = False,
@@ -114,6 +115,7 @@ def sensitivity(
         "budget": budget,
         "seed": seed,
         "threads": threads,
+        "max_memory": max_memory,
     }
     job, sources = opt.make_job(target, given, model=model, data=data)
     prepared = prepare(job, sources)

@@ -57,6 +57,9 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Same seed, same
 Threads = Annotated[
     int | None, typer.Option("--threads", min=0, help="Simulator's threads; 0: the machine's.")
 ]
+MaxMemory = Annotated[
+    str | None, typer.Option("--max-memory", help="Memory the process may hold: 2GB, 512MB.")
+]
 Budget = Annotated[
     int | None, typer.Option("--budget", min=0, help="Whole-plan measurements that may be spent.")
 ]

@@ -60,6 +60,7 @@ def search(
     max_loss: opt.MaxLoss = None,
     seed: opt.Seed = None,
     threads: opt.Threads = None,
+    max_memory: opt.MaxMemory = None,
     model: opt.Model = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many evaluations, and about how long.")
@@ -103,6 +104,7 @@ def search(
         "max_loss": max_loss,
         "seed": seed,
         "threads": threads,
+        "max_memory": max_memory,
     }
     job, sources = opt.make_job(target, given, model=model, data=data, evaluation=evaluation)
     prepared = prepare(job, sources)

@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from mpsearch.artifacts import Content, read_toml, write_text
 from mpsearch.errors import JobError
+from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.registry import DataFolder, data_file
 
 Names = tuple[str, ...]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _size(text: str) -> str:
+    if text:
+        parse_bytes(text)
+    return text
 
 
 class Limits(Content):
@@ -74,6 +81,7 @@ class Job(Content):
         smaller: Share of size that the plan ``small`` must save.
         seed: Seed of everything that draws.
         threads: Threads of the simulator; 0 takes what the machine has.
+        max_memory: Anonymous memory that the process may hold, such as ``2GB``; "" takes what is free.
         limits: What the chosen plan must keep to.
         digests: What the files held, by ``model``, ``weights``, ``data``, ``eval``, ``device``, ``space``.
     """
@@ -105,6 +113,7 @@ class Job(Content):
     smaller: Share = 0.38
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
+    max_memory: Annotated[str, AfterValidator(_size)] = ""
     limits: Limits = Limits()
     digests: dict[str, str] = Field(default_factory=dict)
 
