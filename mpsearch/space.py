@@ -198,8 +198,10 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
         [G, S] mask, and (group, scheme) names to the reason of each False.
 
     Raises:
-        SpaceError: The space ties groups that ``graph`` keeps apart (see :func:`tie_groups`).
+        SpaceError: The space ties groups that ``graph`` keeps apart (see :func:`tie_groups`), or a
+            layer's reduction depends on an axis that nobody bound.
     """
+    _check_sizes(graph)
     if space.ties and tie_groups(graph, space).groups != graph.groups:
         raise SpaceError(f"groups that {space.name!r} ties must be joined first: use tie_groups")
     mask = np.ones((len(graph.groups), len(space.schemes)), np.bool_)
@@ -215,6 +217,22 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
                 mask[g, s] = False
                 reasons[group.name, scheme.name] = reason
     return mask, reasons
+
+
+def _check_sizes(graph: ModelGraph) -> None:
+    """Check that every reduction has a size, where the user can say which."""
+    if not graph.unbound:
+        return
+    for layer in graph.layers:
+        if any(gemm.k < 1 for gemm in layer.gemms):
+            axes = ", ".join(graph.unbound)
+            name = graph.unbound[0].partition("[")[0]
+            shape = next(value.shape for value in graph.inputs if value.name == name) or ()
+            sizes = ",".join("?" if size is None else str(size) for size in shape)
+            raise SpaceError(
+                f"the reduction of {layer.name!r} must have a size, but it depends on axes that nobody "
+                f"bound: {axes}; give sizes for every ? with --shape {name}={sizes} (shapes= in Python)"
+            )
 
 
 def uniform(space: SearchSpace, graph: ModelGraph, scheme_name: str, allowed: Bools) -> Ints:
@@ -306,6 +324,8 @@ def _block_fill(gemm: Gemm, scheme: Scheme) -> float:
     if shape is None:
         return 1.0
     channels = _channels(gemm)
+    if channels < 1:  # only the data know
+        return 1.0
     return channels / (ceil(channels / shape[1]) * shape[1])
 
 

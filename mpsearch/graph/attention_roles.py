@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from mpsearch.graph.model import Layer, Node
 from mpsearch.graph.surroundings import ARITHMETIC, MOVES, NONLINEAR, Surroundings
 
-_FUSED = frozenset({"Attention", "MultiHeadAttention"})
 _DENSE = frozenset({"Gemm", "MatMul", "Einsum", "FusedGemm", "FusedMatMul"})
 
 
@@ -15,8 +14,10 @@ def attention_roles(around: Surroundings) -> Iterator[tuple[int, str]]:
     Where query and key come from different tensors it is cross-attention.
     """
     for index, layer in enumerate(around.layers):
-        if layer.op_type in _FUSED:
-            operands = [gemm for gemm in layer.gemms if not gemm.has_weight]
+        if layer.op_type == "Attention" and layer.has_weight:
+            yield index, "attention.qkv"
+        elif layer.op_type == "Attention":
+            operands = layer.gemms
             q, k = operands[0].left.value, operands[0].right.value
             v = operands[1].right.value
             kind = _kind(around, q, k)

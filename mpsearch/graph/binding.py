@@ -61,7 +61,7 @@ def bind_axes(
 
     Args:
         inputs: What the user feeds.
-        shapes: Sizes that the user binds.
+        shapes: Sizes that the user binds; None leaves an axis free, 0 is empty (a cache's past).
         model: File name, for messages.
         free_sizes: What the probes try for axes that nobody bound.
         fixed_batch: Take the batch as fixed: the model runs at no other.
@@ -180,7 +180,7 @@ def _bind(
             f"{model}: input {name!r} has {len(dims)} axes {tuple(dims)}, shapes give {len(given)}"
         )
     for axis, (dim, size) in enumerate(zip(dims, given, strict=True)):
-        if size is None or size <= 0:
+        if size is None or size < 0:
             continue
         if isinstance(dim, int):
             if dim != size:

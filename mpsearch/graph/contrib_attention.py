@@ -56,7 +56,8 @@ def fused_attention(write: Writer) -> bool:
         causal = _causal(write, parts[0], parts[1], dtype)
         biases.append(causal)
     scale = write.attribute("scale", 0.0) or 1 / sqrt(head)
-    _finish(write, _Heads(*parts, tuple(biases), scale), heads * head)
+    q, k, v = parts
+    _finish(write, _Heads(q, k, v, tuple(biases), scale), heads * head)
     return True
 
 
@@ -97,7 +98,7 @@ def multi_head_attention(write: Writer) -> bool:
         v = write.call("Concat", write.input(7), v, axis=2)
     for index, x in ((1, k), (2, v)):
         if write.output(index):
-            write.call("Identity", x, to=write.output(index))
+            write.call("Identity", x, into=write.output(index))
     added = [*mask, *([write.input(5)] if write.input(5) else [])]
     if write.attribute("unidirectional", 0):
         added.append(_causal(write, q, k, dtype))
@@ -129,9 +130,9 @@ def group_query_attention(write: Writer) -> bool:
         sizes = [heads * head, kv_heads * head, kv_heads * head]
         parts = [write.draft.fresh_value(f"{write.input(0)}.{letter}") for letter in "qkv"]
         if write.draft.version("") >= 13:
-            write.call("Split", write.input(0), write.constant(sizes), to=parts, axis=2)
+            write.call("Split", write.input(0), write.constant(sizes), into=parts, axis=2)
         else:
-            write.call("Split", write.input(0), to=parts, axis=2, split=sizes)
+            write.call("Split", write.input(0), into=parts, axis=2, split=sizes)
     else:
         parts = [write.input(index) for index in range(3)]
     numbers = zip(parts, (heads, kv_heads, kv_heads), strict=True)
@@ -161,7 +162,7 @@ def group_query_attention(write: Writer) -> bool:
         v = write.call("Concat", write.input(4), v, axis=2)
     for index, x in ((1, k), (2, v)):
         if write.output(index):
-            write.call("Identity", x, to=write.output(index))
+            write.call("Identity", x, into=write.output(index))
     bias = _group_bias(write, length, past, start, ends, dtype)
     if heads != kv_heads:
         k, v = (_repeat(write, x, heads, kv_heads, head) for x in (k, v))
@@ -187,9 +188,9 @@ def _to_heads(write: Writer, x: str, heads: int, head: int) -> str:
 def _cut(write: Writer, bias: str, sizes: tuple[int, ...]) -> list[str]:
     names = [write.draft.fresh_value(f"{bias}.{letter}") for letter in "qkv"]
     if write.draft.version("") >= 13:
-        write.call("Split", bias, write.constant(list(sizes)), to=names, axis=0)
+        write.call("Split", bias, write.constant(list(sizes)), into=names, axis=0)
     else:
-        write.call("Split", bias, to=names, axis=0, split=list(sizes))
+        write.call("Split", bias, into=names, axis=0, split=list(sizes))
     return names
 
 
@@ -207,7 +208,7 @@ def _finish(write: Writer, heads: _Heads, width: int) -> None:
     p = write.call("Softmax", scores, axis=-1)
     values = write.call("MatMul", p, heads.v, part="values")
     joined = write.call("Transpose", values, perm=[0, 2, 1, 3])
-    write.call("Reshape", joined, write.constant([0, 0, width]), to=write.output(0))
+    write.call("Reshape", joined, write.constant([0, 0, width]), into=write.output(0))
 
 
 def _padding(write: Writer, mask: str, dtype: "np.dtype[np.generic]") -> tuple[str, ...] | None:

@@ -43,7 +43,7 @@ def import_onnx(
     Args:
         path: The file, opset 7 to 25.
         shapes: Input name to sizes of all its axes, which binds dynamic ones; None leaves an axis
-            free. A dynamic first axis is the batch and needs no size.
+            free, 0 is an empty one (the past of a cache). A dynamic first axis is the batch and needs no size.
 
     Raises:
         ModelError: The file cannot be read, contradicts itself, or ``shapes`` does not fit it.

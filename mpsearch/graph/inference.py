@@ -108,6 +108,8 @@ def _outside_onnx(
             result[output] = input_types.get(node.input[source])
     x = input_types.get(node.input[0]) if node.input else None
     shape = sizes(x)
+    if node.op_type == "EmbedLayerNormalization" and len(node.input) > 2:
+        return _embedded(input_types, node, shape)
     if x is None or shape is None or not shape:
         return result
     width: int | None = None
@@ -119,6 +121,20 @@ def _outside_onnx(
     if width:
         result[0] = tensor_type(x.tensor_type.elem_type, (*shape[:-1], width))
     return result
+
+
+def _embedded(
+    input_types: Mapping[str, onnx.TypeProto],
+    node: onnx.NodeProto,
+    ids: tuple[int | None, ...] | None,
+) -> list[onnx.TypeProto | None]:
+    """Return embedding, mask index and sum of ids [B, T] looked up in the table of the third input."""
+    table = input_types.get(node.input[2])
+    width = sizes(table)
+    if table is None or ids is None or len(ids) != 2 or width is None or len(width) != 2:
+        return [None] * len(node.output)
+    wide = tensor_type(table.tensor_type.elem_type, (*ids, width[1]))
+    return [wide, tensor_type(onnx.TensorProto.INT32, ids[:1]), wide][: len(node.output)]
 
 
 def _check_reshape(before: onnx.TypeProto | None, after: onnx.TypeProto | None) -> None:

@@ -15,7 +15,7 @@ from mpsearch.graph.operands import (
     size,
     whole,
 )
-from mpsearch.graph.products_attention import attention, fused_attention, multi_head_attention
+from mpsearch.graph.products_attention import attention, fused_attention
 from mpsearch.graph.products_einsum import einsum
 from mpsearch.graph.products_recurrent import recurrent
 
@@ -218,6 +218,5 @@ _PRODUCTS: Mapping[tuple[str, str], Products] = MappingProxyType(
         ("com.microsoft", "FusedGemm"): _gemm,
         ("com.microsoft", "FusedMatMul"): _matmul,
         ("com.microsoft", "Attention"): fused_attention,
-        ("com.microsoft", "MultiHeadAttention"): multi_head_attention,
     }
 )

@@ -25,16 +25,6 @@ def attention(node: Node, shape_of: ShapeOf, constants: Mapping[str, Constant]) 
     return _separate(node, shape_of, constants, heads, kv_heads, past)
 
 
-def multi_head_attention(
-    node: Node, shape_of: ShapeOf, constants: Mapping[str, Constant]
-) -> tuple[Gemm, ...]:
-    """Return Q·Kᵀ and P·V of onnxruntime's MultiHeadAttention with separate 3-D operands."""
-    if not all(input_name(node, index) for index in range(3)):
-        return ()
-    heads = whole(node.attributes.get("num_heads"), 0)
-    return _separate(node, shape_of, constants, heads, heads, 0)
-
-
 def _separate(
     node: Node,
     shape_of: ShapeOf,
@@ -80,44 +70,20 @@ def _separate(
 def fused_attention(
     node: Node, shape_of: ShapeOf, constants: Mapping[str, Constant]
 ) -> tuple[Gemm, ...]:
-    """Return the q/k/v projection, Q·Kᵀ and P·V of onnxruntime's Attention."""
+    """Return the q/k/v projection of onnxruntime's Attention, in a form that is not spelt out.
+
+    Its products of two activations exist inside the operator alone.
+    """
     x, weight = shape_of(input_name(node, 0)), shape_of(input_name(node, 1))
     if not is_weight(input_name(node, 1), constants) or weight is None or len(weight) != 2:
         return ()
-    heads = whole(node.attributes.get("num_heads"), 0)
-    width = (weight[1] or 0) // 3
-    head = width // heads if heads else None
-    batch, length = size(x, 0), size(x, 1)
-    projection = Gemm(
-        m=product((batch, length)),
-        n=weight[1] or 0,
-        k=weight[0] or 0,
-        left=operand(node, 0, constants, reduction=2),
-        right=operand(node, 1, constants, reduction=0, channels=(1,)),
-    )
-    calls = product((batch, heads))
-    tokens = product((length,))
     return (
-        projection,
         Gemm(
-            m=tokens,
-            n=tokens,
-            k=product((head,)),
-            left=internal(-1),
-            right=internal(-1),
-            has_weight=False,
-            calls=calls,
-            batch_in_m=False,
-        ),
-        Gemm(
-            m=tokens,
-            n=product((head,)),
-            k=tokens,
-            left=internal(-1),
-            right=internal(-2),
-            has_weight=False,
-            calls=calls,
-            batch_in_m=False,
+            m=product((size(x, 0), size(x, 1))),
+            n=weight[1] or 0,
+            k=weight[0] or 0,
+            left=operand(node, 0, constants, reduction=2),
+            right=operand(node, 1, constants, reduction=0, channels=(1,)),
         ),
     )
 

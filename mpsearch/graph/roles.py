@@ -30,6 +30,7 @@ def assign_roles(
     """
     reached = _reached_inputs(nodes, inputs)
     rules = (
+        _operators(around),
         attention_roles(around),
         _recurrent(around, nodes),
         _positional(around),
@@ -61,6 +62,13 @@ def _reached_inputs(nodes: Sequence[Node], inputs: Sequence[str]) -> Mapping[str
     return reached
 
 
+def _operators(around: Surroundings) -> Iterator[tuple[int, str]]:
+    """Layers whose operator says it all, whatever reads them."""
+    for index, layer in enumerate(around.layers):
+        if layer.op_type in _RECURRENT:
+            yield index, "recurrent"
+
+
 def _recurrent(around: Surroundings, nodes: Sequence[Node]) -> Iterator[tuple[int, str]]:
     inside = {
         inner.name
@@ -71,7 +79,7 @@ def _recurrent(around: Surroundings, nodes: Sequence[Node]) -> Iterator[tuple[in
     }
     weights: dict[tuple[str, ...], list[int]] = {}
     for index, layer in enumerate(around.layers):
-        if layer.op_type in _RECURRENT or layer.name in inside:
+        if layer.name in inside:
             yield index, "recurrent"
         elif layer.has_weight and layer.op_type not in _CONVOLUTIONS:
             key = tuple(gemm.right.source for gemm in layer.gemms)

@@ -34,11 +34,11 @@ def split_to_sequence(write: Writer) -> bool:
         return False
     names = [write.draft.fresh_value(f"{write.output(0)}.{i}") for i in range(len(cut))]
     if len(cut) == 1:
-        write.call("Identity", x, to=names)
+        write.call("Identity", x, into=names)
     elif write.draft.version("") >= 13:
-        write.call("Split", x, write.constant(cut), to=names, axis=axis)
+        write.call("Split", x, write.constant(cut), into=names, axis=axis)
     else:
-        write.call("Split", x, to=names, axis=axis, split=cut)
+        write.call("Split", x, into=names, axis=axis, split=cut)
     if not parts and not keep:
         names = [_squeezed(write, name, axis) for name in names]
     write.draft.sequences[write.output(0)] = tuple(names)
@@ -84,7 +84,7 @@ def sequence_at(write: Writer) -> bool:
     place = None if found is None else _index(write, write.input(1), 0)
     if found is None or place is None or place >= len(found):
         return False
-    write.call("Identity", found[place], to=write.output(0))
+    write.call("Identity", found[place], into=write.output(0))
     return True
 
 
@@ -93,7 +93,7 @@ def sequence_length(write: Writer) -> bool:
     found = write.draft.sequences.get(write.input(0))
     if found is None:
         return False
-    write.call("Identity", write.constant(np.int64(len(found))), to=write.output(0))
+    write.call("Identity", write.constant(np.int64(len(found))), into=write.output(0))
     return True
 
 
@@ -110,7 +110,7 @@ def concat_from_sequence(write: Writer) -> bool:
             names = [write.call("Unsqueeze", name, at) for name in names]
         else:
             names = [write.call("Unsqueeze", name, axes=[axis]) for name in names]
-    write.call("Concat", *names, to=write.output(0), axis=axis)
+    write.call("Concat", *names, into=write.output(0), axis=axis)
     return True
 
 

@@ -63,7 +63,7 @@ class Writer:
         op_type: str,
         *inputs: str,
         part: str = "",
-        to: str | Sequence[str] = "",
+        into: str | Sequence[str] = "",
         domain: str = "",
         **attributes: object,
     ) -> str:
@@ -73,11 +73,11 @@ class Writer:
             op_type: Operator, of a form that every supported opset shares.
             *inputs: Value names.
             part: What the node is called below the name of the one that is spelt out; "" for none.
-            to: Names of its outputs; new ones if empty.
+            into: Names of its outputs; new ones if empty.
             domain: Operator domain.
             **attributes: Of the operator.
         """
-        outputs = [to] if isinstance(to, str) else list(to)
+        outputs = [into] if isinstance(into, str) else list(into)
         outputs = [
             name or self.draft.fresh_value(f"{label(self.proto)}.{op_type}") for name in outputs
         ]

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from mpsearch.execute.operators import (
     attention,
     casting,
+    contrib,
     convolution,
     criteria,
     drawing,
@@ -42,6 +43,9 @@ _KINDS = (
 )
 OPERATORS = MappingProxyType(
     {("", name): builder for kind in _KINDS for name, builder in kind.BUILDERS.items()}
+    | {("com.microsoft", name): builder for name, builder in contrib.BUILDERS.items()}
+    # onnxruntime registers this one in ONNX's own domain
+    | {("", "SimplifiedLayerNormalization"): contrib.BUILDERS["SimplifiedLayerNormalization"]}
 )
 
 
