@@ -27,6 +27,7 @@ def choose(
     max_weight_bytes: opt.MaxBytes = None,
     max_effective_bits: opt.MaxBits = None,
     max_loss: opt.MaxLoss = None,
+    confidence: opt.Confidence = None,
     knee: Annotated[bool, typer.Option("--knee", help="Take the knee within the limits.")] = False,
     model: opt.Model = None,
     data: opt.Data = None,
@@ -50,11 +51,18 @@ def choose(
     if (model is None) != (data is None):
         raise JobError("--model and --data must be given together, or neither")
     if model is None or data is None:
-        plan = choose_written(run, out, limits=given, knee=knee)
+        plan = choose_written(run, out, limits=given, knee=knee, confidence=confidence)
     else:
         with progress_bars() as watch:
             plan = choose_measured(
-                run, out, limits=given, knee=knee, model=model, data=data, watch=watch
+                run,
+                out,
+                limits=given,
+                knee=knee,
+                confidence=confidence,
+                model=model,
+                data=data,
+                watch=watch,
             )
     if as_json:
         print_json(_plan_json(plan) | {"file": out.name})

@@ -8,6 +8,7 @@ from mpsearch.cli.console import number, print_table
 
 if TYPE_CHECKING:
     from mpsearch.jobs.outcome import Outcome
+    from mpsearch.jobs.quality import Drop
     from mpsearch.report.content import PlanRow
     from mpsearch.tables import Estimate
 
@@ -84,10 +85,26 @@ def outcome_json(outcome: "Outcome", folder: Path) -> dict[str, Any]:
             "method": front.method,
             "certificate": front.certificate,
         },
+        "quality": [drop_json(drop) for drop in outcome.drops],
         "rank_correlation": {"spearman": rho, "points": count},
         "evaluations": outcome.evaluations,
         "seconds": round(outcome.seconds, 2),
         "notes": list(outcome.notes),
+    }
+
+
+def drop_json(drop: "Drop") -> dict[str, Any]:
+    """Return a test of a plan's quality on held-out data as plain values."""
+    test = drop.test
+    return {
+        "latency_us": drop.point.value("latency_us").mean,
+        "drop": test.drop,
+        "stderr": test.stderr,
+        "lower": test.lower,
+        "upper": test.upper,
+        "verdict": test.verdict,
+        "samples": test.samples,
+        "samples_needed": test.samples_needed,
     }
 
 

@@ -17,13 +17,25 @@ from mpsearch.jobs.run import calibrated_simulator
 from mpsearch.jobs.store import EvaluationStore, StoredSimulator
 from mpsearch.pareto import read_front
 from mpsearch.plan import Plan, make_plan, read_plan, write_plan
-from mpsearch.search.choose import choose_point
+from mpsearch.search.choose import choose_point, upper
 
 
 def choose_written(
-    run: Path, out: Path, *, limits: Mapping[str, float], knee: bool = False
+    run: Path,
+    out: Path,
+    *,
+    limits: Mapping[str, float],
+    knee: bool = False,
+    confidence: float | None = None,
 ) -> Plan:
     """Choose among the points that the run measured, and write the plan to ``out``.
+
+    Args:
+        run: The run folder.
+        out: The plan file.
+        limits: Quantity to its greatest value.
+        knee: Take the knee of what is within the limits.
+        confidence: Judge by upper bounds at this level; None: by means.
 
     Raises:
         JobError: The folder is no run, or it measured no point.
@@ -42,7 +54,9 @@ def choose_written(
         raise JobError(
             f"{run.name}: measured no point of its front; give --model and --data to measure one"
         )
-    point = choose_point(replace(front, points=measured), limits=limits, knee=knee)
+    point = choose_point(
+        replace(front, points=measured), limits=limits, knee=knee, confidence=confidence
+    )
     plan = read_plan(run / "plans" / plan_file(point))
     write_plan(replace(plan, fallback=""), out)
     return plan
@@ -54,6 +68,7 @@ def choose_measured(
     *,
     limits: Mapping[str, float],
     knee: bool = False,
+    confidence: float | None = None,
     model: Path,
     data: Path,
     watch: Watch = unwatched,
@@ -65,6 +80,7 @@ def choose_measured(
         out: The plan file.
         limits: Quantity to its greatest value.
         knee: Take the knee of what is within the limits.
+        confidence: Judge by upper bounds at this level; None: by means.
         model: The model of the run.
         data: Its calibration data.
         watch: Told of progress.
@@ -92,19 +108,23 @@ def choose_measured(
             inside = tuple(
                 point
                 for point in front.points
-                if all(point.value(name).mean <= value for name, value in costly.items())
+                if all(upper(point.value(k), confidence) <= limit for k, limit in costly.items())
             )
             if not inside:
-                choose_point(predicted, limits=costly)  # says the nearest feasible values
+                choose_point(
+                    predicted, limits=costly, confidence=confidence
+                )  # says the nearest feasible values
             point, _ = cheapest_within(
                 replace(front, points=inside),
                 front.names[0],
                 limits["loss"],
                 stored,
+                confidence=confidence,
                 progress=watch("choose"),
             )
         else:
-            point = measure_point(choose_point(predicted, limits=limits, knee=knee), stored)
+            chosen = choose_point(predicted, limits=limits, knee=knee, confidence=confidence)
+            point = measure_point(chosen, stored)
     plan = make_plan(point, simulator, costs=costs)
     write_plan(plan, out)
     return plan

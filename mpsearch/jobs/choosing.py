@@ -7,18 +7,45 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpsearch.artifacts import digest_json
+from mpsearch.constraints import rounded_outward
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import Front, Point
 from mpsearch.problem import Evaluator, build_problem
-from mpsearch.search.choose import choose_point
+from mpsearch.search.choose import choose_point, upper
 from mpsearch.search.front import find_front
 from mpsearch.tables import Costs, Estimate, Progress, Table
 
 _LOSS_RANGE = 4.0  # of the rival's loss: where better points are looked for
-_FAST = {"latency_us": 0.84, "weight_bytes": 1.0}  # shares of the rival's values
-_SMALL = {"weight_bytes": 0.62, "latency_us": 1.0}
-_SAFE = {"loss": 1.0}
 _BEST = 4  # best predictions that are measured for a rule
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How plans are chosen.
+
+    Attributes:
+        faster: Share of the rival's latency that the plan ``fast`` must save.
+        smaller: Share of the rival's size that the plan ``small`` must save.
+        confidence: Losses are judged by upper bounds at this level; None: by means.
+    """
+
+    faster: float = 0.16
+    smaller: float = 0.38
+    confidence: float | None = None
+
+    @property
+    def fast(self) -> dict[str, float]:
+        """Quantity to the share of the rival's value that ``fast`` may take."""
+        return {"latency_us": 1 - self.faster, "weight_bytes": 1.0}
+
+    @property
+    def small(self) -> dict[str, float]:
+        """Quantity to the share of the rival's value that ``small`` may take."""
+        return {"weight_bytes": 1 - self.smaller, "latency_us": 1.0}
+
+    def judged(self, point: Point, name: str) -> float:
+        """Return the mean of a quantity of ``point``, or its upper bound at the confidence."""
+        return upper(point.value(name), self.confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +71,22 @@ def choose_plans(
     *,
     limits: Mapping[str, float],
     rivals: Mapping[str, Point],
+    rules: Rules = Rules(),
     progress: Progress | None = None,
 ) -> tuple[tuple[Choice, ...], Front]:
     """Choose plans by measured loss, the main one first.
 
     With a limit on ``loss``: the fastest plan that keeps it. With other limits: the plan of least loss.
-    Without limits, against the least lossy of ``rivals``: the plan of least loss that is 16 % faster
-    (and no larger), the one that is 38 % smaller (and no slower), and the fastest that loses no more;
-    without rivals the knee.
+    Without limits, against the least lossy of ``rivals``: the plan of least loss that is as much faster
+    as ``rules`` say (and no larger), the one that is as much smaller (and no slower), and the fastest
+    that loses no more; without rivals the knee.
 
     Args:
         front: Front over ``latency_us`` and ``loss``, under all limits but that on ``loss``.
         evaluator: Measures losses.
         limits: Quantity to its greatest value.
         rivals: Label to measured point of the uniform plans to beat.
+        rules: How much faster and smaller, and at which confidence.
         progress: Called while measuring.
 
     Returns:
@@ -67,18 +96,25 @@ def choose_plans(
         InfeasibleError: No measured point keeps the limit on ``loss``.
     """
     words = " and ".join(f"{name} <= {value:g}" for name, value in limits.items())
+    if rules.confidence:
+        words += f" at {rules.confidence:.3g} confidence"
     if "loss" in limits:
         point, front = cheapest_within(
-            front, "latency_us", limits["loss"], evaluator, progress=progress
+            front,
+            "latency_us",
+            limits["loss"],
+            evaluator,
+            confidence=rules.confidence,
+            progress=progress,
         )
         return (Choice("mixed", "mixed", f"fastest with {words}", point),), front
     if limits:
-        point, front = least_loss(front, evaluator)
+        point, front = least_loss(front, evaluator, confidence=rules.confidence)
         return (Choice("mixed", "mixed", f"least loss with {words}", point),), front
-    choices = _against(*least_lossy(rivals), front) if rivals else ()
+    choices = _against(*least_lossy(rivals), front, rules) if rivals else ()
     if choices:
         return choices, front
-    point = measure_point(choose_point(front, knee=True), evaluator)
+    point = measure_point(choose_point(front, knee=True, confidence=rules.confidence), evaluator)
     return (Choice("mixed", "mixed", "knee of the front", point),), front
 
 
@@ -87,41 +123,40 @@ def least_lossy(rivals: Mapping[str, Point]) -> tuple[str, Point]:
     return min(rivals.items(), key=lambda item: item[1].measured["loss"].mean)
 
 
-def _against(label: str, rival: Point, front: Front) -> tuple[Choice, ...]:
+def _against(label: str, rival: Point, front: Front, rules: Rules) -> tuple[Choice, ...]:
     """The best measured points of ``front`` against ``rival``; a rule that none meets gives none."""
     pool = [point for point in front.points if "loss" in point.measured]
-
-    def best(shares: Mapping[str, float], goal: str) -> Point | None:
-        inside = [
-            point
-            for point in pool
-            if all(
-                point.value(k).mean <= share * rival.value(k).mean for k, share in shares.items()
-            )
-        ]
-        return min(inside, key=lambda point: point.value(goal).mean, default=None)
-
-    faster, smaller = (
-        f"{1 - share:.0%}" for share in (_FAST["latency_us"], _SMALL["weight_bytes"])
-    )
-    rules = (
-        ("fast", f"least loss at {faster} less latency than {label}, no larger", _FAST, "loss"),
-        ("small", f"least loss at {smaller} less size than {label}, no slower", _SMALL, "loss"),
-        ("safe", f"fastest that loses no more than {label}", _SAFE, "latency_us"),
+    sure = f", losses at {rules.confidence:.3g} confidence" if rules.confidence else ""
+    wanted = (
+        (
+            "fast",
+            f"least loss at {rules.faster:.0%} less latency than {label}, no larger{sure}",
+            rules.fast,
+            "loss",
+        ),
+        (
+            "small",
+            f"least loss at {rules.smaller:.0%} less size than {label}, no slower{sure}",
+            rules.small,
+            "loss",
+        ),
+        ("safe", f"fastest that loses no more than {label}{sure}", {"loss": 1.0}, "latency_us"),
     )
     choices = []
-    for name, rule, shares, goal in rules:
-        point = best(shares, goal)
-        if point is not None:
+    for name, rule, shares, goal in wanted:
+        inside = [point for point in pool if _within(point, rival, shares, rules)]
+        if inside:
+            point = min(inside, key=lambda point: rules.judged(point, goal))
             same = f" (= {label})" if point.assignment == rival.assignment else ""
             choices.append(Choice(name, f"mixed, {name}{same}", rule, point))
     return tuple(choices)
 
 
-def _within(point: Point, rival: Point, shares: Mapping[str, float]) -> bool:
+def _within(point: Point, rival: Point, shares: Mapping[str, float], rules: Rules) -> bool:
     """Whether each value of ``point`` is at most its share of the rival's."""
     return all(
-        point.value(name).mean <= share * rival.value(name).mean for name, share in shares.items()
+        rules.judged(point, name) <= share * rules.judged(rival, name)
+        for name, share in shares.items()
     )
 
 
@@ -133,6 +168,7 @@ def refine_front(
     evaluator: Evaluator,
     *,
     budget: int,
+    rules: Rules = Rules(),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Front:
@@ -164,15 +200,17 @@ def refine_front(
                 seed=seed,
                 progress=told,
             ).points
-    found += _best_predicted(front, rival, _FAST, evaluator)
+    found += _best_predicted(front, rival, rules.fast, rules, evaluator)
     with suppress(ProblemError):  # edges too entangled for a proof
         small = find_front(
             build_problem(table, costs), method="exact", objectives=("weight_bytes", "loss")
         )
-        found += _best_predicted(small, rival, _SMALL, evaluator)
+        found += _best_predicted(small, rival, rules.small, rules, evaluator)
     joined = with_points(front, found)
     with suppress(InfeasibleError):  # then the rival itself is the safest
-        _, joined = cheapest_within(joined, "latency_us", limit, evaluator)
+        _, joined = cheapest_within(
+            joined, "latency_us", limit, evaluator, confidence=rules.confidence
+        )
     if progress:
         progress(2 * half, 2 * half, "")
     added = len(joined.points) - len(front.points)
@@ -182,10 +220,10 @@ def refine_front(
 
 
 def _best_predicted(
-    front: Front, rival: Point, shares: Mapping[str, float], evaluator: Evaluator
+    front: Front, rival: Point, shares: Mapping[str, float], rules: Rules, evaluator: Evaluator
 ) -> list[Point]:
     """The points of least predicted loss within ``shares`` of the rival's values, measured."""
-    inside = [point for point in front.points if _within(point, rival, shares)]
+    inside = [point for point in front.points if _within(point, rival, shares, rules)]
     inside.sort(key=lambda point: point.predicted["loss"].mean)
     return [measure_point(point, evaluator) for point in inside[:_BEST]]
 
@@ -223,6 +261,7 @@ def cheapest_within(
     loss_limit: float,
     evaluator: Evaluator,
     *,
+    confidence: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[Point, Front]:
     """Return the point of least ``goal`` whose measured loss is at most ``loss_limit``.
@@ -236,6 +275,7 @@ def cheapest_within(
         goal: An objective of the front.
         loss_limit: Greatest measured loss.
         evaluator: Measures losses.
+        confidence: Judge a measured loss by its upper bound at this level; None: by its mean.
         progress: Called with (measured, about how many, best so far).
 
     Returns:
@@ -246,10 +286,14 @@ def cheapest_within(
     """
     points = sorted(front.points, key=lambda point: point.value(goal).mean)
     total = max(1, int(np.ceil(np.log2(len(points) + 1))))
+
+    def judged(point: Point) -> float:
+        return upper(point.measured["loss"], confidence)
+
     low, high = -1, len(points)  # low: too lossy, high: within the limit (or none is)
     for index, point in enumerate(points):
         if "loss" in point.measured:
-            if point.measured["loss"].mean <= loss_limit:
+            if judged(point) <= loss_limit:
                 high = min(high, index)
                 break
             low = index
@@ -257,7 +301,7 @@ def cheapest_within(
     while high - low > 1:
         middle = (low + high) // 2
         points[middle] = measure_point(points[middle], evaluator)
-        if points[middle].measured["loss"].mean <= loss_limit:
+        if judged(points[middle]) <= loss_limit:
             high = middle
         else:
             low = middle
@@ -266,18 +310,23 @@ def cheapest_within(
             best = points[high].value(goal).mean if high < len(points) else float("nan")
             progress(done, max(done, total), f"{goal} {best:.4g} so far")
     measured = with_points(front, points)
-    within = [p for p in points if "loss" in p.measured and p.measured["loss"].mean <= loss_limit]
+    within = [p for p in points if "loss" in p.measured and judged(p) <= loss_limit]
     if not within:
-        least = min(p.measured["loss"].mean for p in points if "loss" in p.measured)
+        least = rounded_outward(min(judged(p) for p in points if "loss" in p.measured))
+        sure = f" at {confidence:.3g} confidence" if confidence else ""
         raise InfeasibleError(
-            f"no point has loss <= {loss_limit:g} as measured; feasible: loss <= {least:.6g} is the "
+            f"no point has loss <= {loss_limit:g} as measured{sure}; feasible: loss <= {least} is the "
             "nearest that was measured"
         )
     return min(within, key=lambda point: point.value(goal).mean), measured
 
 
-def least_loss(front: Front, evaluator: Evaluator, *, candidates: int = 8) -> tuple[Point, Front]:
+def least_loss(
+    front: Front, evaluator: Evaluator, *, candidates: int = 8, confidence: float | None = None
+) -> tuple[Point, Front]:
     """Return the point of least measured loss, its ``candidates`` best predictions measured.
+
+    With ``confidence`` that of the least upper bound.
 
     Returns:
         The point, and the front with all losses that were measured.
@@ -287,12 +336,14 @@ def least_loss(front: Front, evaluator: Evaluator, *, candidates: int = 8) -> tu
     """
     if not front.points:
         raise InfeasibleError("the front has no points to choose from")
-    order = np.argsort([point.value("loss").mean for point in front.points], kind="stable")
+    order = np.argsort(
+        [upper(point.value("loss"), confidence) for point in front.points], kind="stable"
+    )
     points = list(front.points)
     for index in order[:candidates]:
         points[index] = measure_point(points[index], evaluator)
     known = [point for point in points if "loss" in point.measured]
-    best = min(known, key=lambda point: point.measured["loss"].mean)
+    best = min(known, key=lambda point: upper(point.measured["loss"], confidence))
     return best, replace(front, points=tuple(points))
 
 

@@ -1,6 +1,7 @@
 """Scores of whole plans on held-out data, with the ranges that calibration data gave."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -8,15 +9,17 @@ from mpsearch.data import Batches
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import Bench, evaluation_context
 from mpsearch.jobs.rows import mean_scores
-from mpsearch.tables import Estimate, Floats
+from mpsearch.tables import Estimate, Floats, Progress
 
 _SCORES = ("nll", "accuracy", "loss")
 
 
-def score_plans(
-    bench: Bench, evaluation: Batches, plans: Sequence[tuple[str, tuple[int, ...] | None]]
-) -> list[dict[str, Estimate]]:
-    """Return the scores of each plan on ``evaluation``, read through the store.
+Scorer = Callable[[tuple[int, ...] | None], dict[str, Floats]]
+"""[G] assignment, None for the fp32 model, to its scores [n] by name."""
+
+
+def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
+    """Return what scores plans on ``evaluation`` sample by sample, read through the store.
 
     With labels: ``nll`` (or the squared error) and ``accuracy`` as the labels have it. Without: ``loss``,
     the divergence from the fp32 model.
@@ -24,24 +27,41 @@ def score_plans(
     Args:
         bench: The run; its simulator holds the ranges.
         evaluation: Held-out data.
-        plans: (label, [G] assignment; None for the fp32 model).
     """
     context = evaluation_context(bench.prepared, bench.simulator, "eval")
-    told = bench.watch("held-out")
-    held_out: Simulator | None = None
-    found = []
-    for done, (label, assignment) in enumerate(plans):
-        told(done, len(plans), label)
+
+    @cache
+    def simulator() -> Simulator:
+        return bench.simulator.on_data(evaluation)
+
+    def score(assignment: tuple[int, ...] | None) -> dict[str, Floats]:
         key = assignment or ()
         scores = {name: bench.store.get(f"{context}/{name}", key) for name in _SCORES}
         known = {name: values for name, values in scores.items() if values is not None}
         if not known:
-            held_out = held_out or bench.simulator.on_data(evaluation)
-            known = _scores(held_out, assignment)
+            known = _scores(simulator(), assignment)
             for name, values in known.items():
                 bench.store.put(f"{context}/{name}", key, values)
-        found.append(mean_scores(known))
-    told(len(plans), len(plans), "")
+        return known
+
+    return score
+
+
+def score_plans(
+    scorer: Scorer, plans: Sequence[tuple[str, tuple[int, ...] | None]], progress: Progress
+) -> list[dict[str, Estimate]]:
+    """Return mean and standard error of the scores of each plan.
+
+    Args:
+        scorer: Scores plans on held-out data.
+        plans: (label, [G] assignment; None for the fp32 model).
+        progress: Called with each label.
+    """
+    found = []
+    for done, (label, assignment) in enumerate(plans):
+        progress(done, len(plans), label)
+        found.append(mean_scores(scorer(assignment)))
+    progress(len(plans), len(plans), "")
     return found
 
 

@@ -11,6 +11,7 @@ from mpsearch.jobs.folder import Results, RunRecord, read_record
 from mpsearch.jobs.graph_file import read_graph
 from mpsearch.jobs.job import read_job
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.quality import Drop, describe
 from mpsearch.pareto import Front, read_front
 from mpsearch.report.content import PlanRow, Report
 from mpsearch.tables import Costs, Table, read_costs, read_table
@@ -29,6 +30,7 @@ class Outcome:
         choices: Plans that were written, the main one first.
         correlation: Spearman of predicted and measured losses along the front, and of how many points.
         unit: Unit of the loss.
+        drops: Plans whose quality was tested on held-out data, in order.
         evaluations: Whole assignments whose losses are kept.
         seconds: Wall time of the run.
     """
@@ -41,6 +43,7 @@ class Outcome:
     choices: tuple[Choice, ...] = ()
     correlation: tuple[float, int] = (float("nan"), 0)
     unit: str = ""
+    drops: tuple[Drop, ...] = ()
     evaluations: int = 0
     seconds: float = 0.0
 
@@ -110,11 +113,15 @@ def make_report(path: Path, record: RunRecord, results: Results) -> Report:
 
 
 def make_notes(
-    prepared: Prepared, simulator: Simulator, choices: tuple[Choice, ...]
+    prepared: Prepared,
+    simulator: Simulator,
+    choices: tuple[Choice, ...],
+    drops: tuple[Drop, ...] = (),
 ) -> tuple[str, ...]:
     """Return what a reader of the run's table must know."""
     graph, space = prepared.graph, prepared.space
     notes = [f"{choice.label}: {choice.rule}, as measured." for choice in choices]
+    notes += _quality_notes(prepared.job.quality, drops)
     limited = [
         f"{name} for {int(column.sum())} of {len(graph.groups)} groups"
         for name, column in zip(space.names, simulator.allowed.T, strict=True)
@@ -134,3 +141,17 @@ def make_notes(
     if undecided:
         notes.append(f"{len(undecided)} items are not decided by any plan; coverage lists them.")
     return tuple(notes)
+
+
+def _quality_notes(quality: str, drops: tuple[Drop, ...]) -> list[str]:
+    """What was found of the chosen plan, and of the next one, which was not kept."""
+    kept = [drop for drop in drops if drop.test.verdict == "kept"]
+    notes = [f"mixed, {quality}: {describe(drop)}." for drop in kept[-1:]]
+    for drop in drops[len(kept) :]:
+        goal, value = "latency_us", drop.point.value("latency_us").mean
+        notes.append(f"The next plan tested, of {goal} {value:.4g}, {quality}: {describe(drop)}.")
+    if drops:
+        notes.append(
+            "Held-out data took part in choosing: their scores of the chosen plan flatter it."
+        )
+    return notes

@@ -58,6 +58,8 @@ def prepare(job: Job, sources: Sources) -> Prepared:
         batches = read_batches(sources.data, limit=job.samples or None, batch_size=job.batch_size)
     if sources.evaluation is not None:
         evaluation = read_batches(sources.evaluation, batch_size=job.batch_size)
+    if job.quality and evaluation is None:
+        raise JobError("quality is judged on held-out data; give them with --eval PATH")
     graph = read_model(sources.model, job, batches)
     for data in (batches, evaluation):
         if data is not None:
@@ -111,6 +113,10 @@ def check_names(job: Job) -> None:
         raise JobError(f"`0.5 <= confidence < 1` must hold, got {job.confidence}")
     if bool(job.quality) != (job.max_drop is not None):
         raise JobError("quality and max_drop must be given together, or neither")
+    if job.quality and job.limits.loss is not None:
+        raise JobError(
+            "a limit on the loss and one on quality cannot both choose; give one of them"
+        )
 
 
 def read_model(path: Path, job: Job, batches: Batches | None) -> ModelGraph:

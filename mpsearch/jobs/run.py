@@ -23,6 +23,7 @@ from mpsearch.jobs.bench import (
 )
 from mpsearch.jobs.choosing import (
     Choice,
+    Rules,
     choose_plans,
     least_lossy,
     measure_point,
@@ -31,12 +32,15 @@ from mpsearch.jobs.choosing import (
 )
 from mpsearch.jobs.folder import RunFolder, check_run, installed_versions, open_run
 from mpsearch.jobs.graph_file import write_graph
-from mpsearch.jobs.held_out import score_plans
+from mpsearch.jobs.held_out import Scorer, held_out_scorer, score_plans
+from mpsearch.jobs.job import Job
 from mpsearch.jobs.limits import check_limits, constraints
 from mpsearch.jobs.outcome import Outcome, make_notes, make_report, make_results
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.quality import DEFAULT_CONFIDENCE, Drop, Keep, choose_by_quality
 from mpsearch.jobs.rows import cost_rows, plan_row, reference_row, uniform_points
 from mpsearch.jobs.salvage import salvage
+from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.jobs.store import EvaluationStore, StoredSimulator
 from mpsearch.pareto import Front, Point, read_front, write_front
 from mpsearch.plan import make_plan, write_plan
@@ -116,6 +120,7 @@ def calibrated_simulator(prepared: Prepared, watch: Watch = unwatched) -> Simula
         prepared.batches,
         loss=prepared.job.loss or None,
         seed=prepared.job.seed,
+        max_memory=parse_bytes(prepared.job.max_memory) if prepared.job.max_memory else None,
     )
     told(1, 1, f"{len(prepared.batches)} samples")
     return simulator
@@ -164,7 +169,8 @@ def _run_stages(bench: Bench) -> Outcome:
         read=read_table,
     )
     limits = job.limits.given()
-    problem = build_problem(table, costs, constraints=constraints(limits))
+    sure = job.confidence or None
+    problem = build_problem(table, costs, constraints=constraints(limits), confidence=sure)
     with _timed(folder, "uniform"):
         uniforms = uniform_points(problem, space, graph, table.allowed & costs.allowed)
         told = bench.watch("uniform")
@@ -182,9 +188,24 @@ def _run_stages(bench: Bench) -> Outcome:
         write=write_front,
         read=read_front,
     )
-    choices, front = choose_plans(
-        found, simulator, limits=limits, rivals=rivals, progress=bench.watch("choose")
-    )
+    evaluation = bench.prepared.evaluation
+    scorer = None if evaluation is None else held_out_scorer(bench, evaluation)
+    drops: tuple[Drop, ...] = ()
+    if job.quality and scorer is not None:
+        keep = Keep(job.quality, job.max_drop or 0.0, sure or DEFAULT_CONFIDENCE)
+        choice, front, drops = choose_by_quality(
+            found, simulator, scorer, keep, progress=bench.watch("choose")
+        )
+        choices: tuple[Choice, ...] = (choice,)
+    else:
+        choices, front = choose_plans(
+            found,
+            simulator,
+            limits=limits,
+            rivals=rivals,
+            rules=_rules(job),
+            progress=bench.watch("choose"),
+        )
     if front != found:
         seconds = folder.record.stages["front"].seconds
         digest = write_front(front, folder.file("front.json"), inputs)
@@ -192,16 +213,17 @@ def _run_stages(bench: Bench) -> Outcome:
     with _timed(folder, "plans"):
         _write_plans(bench, front, choices, uniforms)
     with _timed(folder, "held-out"):
-        rows = _score_rows(bench, choices, uniforms)
+        rows = _score_rows(bench, scorer, choices, uniforms)
     outcome = Outcome(
         costs,
         rows,
-        make_notes(bench.prepared, simulator, choices),
+        make_notes(bench.prepared, simulator, choices, drops),
         table,
         front,
         choices,
         rank_correlation(front),
         simulator.unit,
+        drops,
     )
     results = make_results(bench.prepared, simulator, outcome)
     folder.update(results=results)
@@ -223,8 +245,9 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
             budget=job.budget or None,
             seed=job.seed,
             progress=told,
+            time_limit_s=job.time_budget_s or None,
         )
-    front = _predict(problem, told)
+    front = _predict(problem, told, job.time_budget_s or None)
     front = measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
     if job.limits.given() or not rivals:
         return front
@@ -236,17 +259,28 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
         rival,
         simulator,
         budget=job.refine,
+        rules=_rules(job),
         seed=job.seed,
         progress=bench.watch("refine"),
     )
 
 
-def _predict(problem: Problem, told: Progress) -> Front:
+def _rules(job: Job) -> Rules:
+    return Rules(job.faster, job.smaller, job.confidence or None)
+
+
+def _predict(problem: Problem, told: Progress, time_limit_s: float | None) -> Front:
     """The whole front; where edges are too entangled for that, points that are each proven optimal."""
     try:
-        return find_front(problem, method="exact", progress=told)
+        return find_front(problem, method="exact", progress=told, time_limit_s=time_limit_s)
     except ProblemError:
-        return find_front(problem, method="milp", budget=_PROVEN_POINTS, progress=told)
+        return find_front(
+            problem,
+            method="milp",
+            budget=_PROVEN_POINTS,
+            progress=told,
+            time_limit_s=time_limit_s,
+        )
 
 
 def _write_plans(
@@ -265,17 +299,20 @@ def _write_plans(
 
 
 def _score_rows(
-    bench: Bench, choices: tuple[Choice, ...], uniforms: Mapping[str, Point]
+    bench: Bench,
+    scorer: Scorer | None,
+    choices: tuple[Choice, ...],
+    uniforms: Mapping[str, Point],
 ) -> tuple[PlanRow, ...]:
     """Rows of fp32, the uniform and the chosen plans; with held-out data, scored on them."""
     points = [*uniforms.items(), *((choice.label, choice.point) for choice in choices)]
-    if bench.prepared.evaluation is None:
+    if scorer is None:
         return (
             reference_row(bench.costs),
             *(plan_row(label, point) for label, point in points),
         )
     named = [("fp32", None), *((label, point.assignment) for label, point in points)]
-    scores = score_plans(bench, bench.prepared.evaluation, named)
+    scores = score_plans(scorer, named, bench.watch("held-out"))
     return (
         reference_row(bench.costs, scores[0]),
         *(

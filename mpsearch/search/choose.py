@@ -1,14 +1,21 @@
 """Choosing one point of a front."""
 
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
+from mpsearch.constraints import rounded_outward
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import Front, Point
 from mpsearch.pareto import knee as knee_of
-from mpsearch.tables import Floats
+from mpsearch.tables import Estimate, Floats
+
+
+def upper(value: Estimate, confidence: float | None) -> float:
+    """Return the one-sided upper bound of a normal estimate; with None its mean."""
+    z = 0.0 if confidence is None else NormalDist().inv_cdf(confidence)
+    return value.mean + z * value.stderr
 
 
 def choose_point(
@@ -38,7 +45,6 @@ def choose_point(
         raise ProblemError(f"`0.5 <= confidence < 1` must hold, got {confidence}")
     if not front.points:
         raise InfeasibleError("the front has no points to choose from")
-    z = 0.0 if confidence is None else float(norm.ppf(confidence))
     measured = [point for point in front.points if point.measured]
     points = measured or list(front.points)
     wanted = dict(limits or {})
@@ -48,8 +54,7 @@ def choose_point(
             raise ProblemError(f"a limit must be on one of {', '.join(known)}; got {name!r}")
 
     def column(name: str) -> Floats:
-        values = [point.value(name) for point in points]
-        return np.array([value.mean + z * value.stderr for value in values])
+        return np.array([upper(point.value(name), confidence) for point in points])
 
     inside = np.ones(len(points), np.bool_)
     for name, limit in wanted.items():
@@ -77,16 +82,8 @@ def _explain(limits: Mapping[str, float], columns: Mapping[str, Floats]) -> str:
         if others.any():
             nearest = columns[name][others].min()
             kept = ", the other limits kept" if len(limits) > 1 else ""
-            parts.append(f"{name} <= {_above(nearest)} is the nearest that is{kept}")
+            parts.append(f"{name} <= {rounded_outward(nearest)} is the nearest that is{kept}")
     asked = " and ".join(f"{name} <= {limit:g}" for name, limit in limits.items())
     if not parts:
-        parts = [f"{name} alone reaches {_above(columns[name].min())}" for name in limits]
+        parts = [f"{name} alone reaches {rounded_outward(columns[name].min())}" for name in limits]
     return f"no point has {asked}; feasible: " + "; ".join(parts)
-
-
-def _above(value: float) -> str:
-    """Return ``value`` to 6 digits, rounded up, so that the printed limit is met."""
-    text = f"{value:.6g}"
-    if float(text) < value:
-        text = f"{value + 10.0 ** (np.floor(np.log10(abs(value))) - 5) / 2:.6g}"
-    return text

@@ -13,7 +13,7 @@ from scipy.stats import binom
 from mpsearch.tables import Floats, Ints
 
 _NUISANCE_RISK = 0.001  # of the nuisance parameter's confidence region; part of the stated risk
-_GRID = 24  # nuisance values that are tried, and again around the worst
+_GRID = 16  # nuisance values that are tried, and again around the worst
 _REACH = 8.0  # standard deviations beyond which the tail is taken as empty: less than 1e-14
 _HALVINGS = 40
 _PRECISION = 1e-3  # of a bound, relative to its distance from the drop that was seen
@@ -30,6 +30,9 @@ def upper_bound(n: int, lost: int, won: int, *, confidence: float) -> float:
     """
     risk = 1 - confidence
     low, high = (lost - won) / n, 1.0
+    near = low + (4 * np.sqrt(lost + won + 1) + 8) / n  # nearly always beyond the bound
+    if near < 1 and p_value(n, lost, won, drop=near) <= risk:
+        high = near
     for _ in range(_HALVINGS):
         if high - low <= _PRECISION * (high - (lost - won) / n):
             break

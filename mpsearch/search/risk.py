@@ -11,15 +11,15 @@ from scipy.stats import norm, skew
 from scipy.stats import t as student
 
 from mpsearch.errors import DataError
-from mpsearch.search.matched_pairs import upper_bound
+from mpsearch.search.matched_pairs import p_value, upper_bound
 from mpsearch.tables import Floats
 
 Verdict = Literal["kept", "broken", "undecided"]
-Bounds = Callable[[int], tuple[float, float]]
-"""Samples -> lower and upper bound, were so many like those that were seen."""
+Decides = Callable[[int], bool]
+"""Samples -> whether so many would decide, were they like those that were seen."""
 
 _LARGE = 1_000_000  # samples beyond which the normal approximation is trusted
-_GROWTH = 1.05  # of the number of samples that might decide, from guess to guess
+_PRECISION = 0.02  # of the number of samples that would decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,38 +86,48 @@ def judge_drop(
     n = len(first)
     differences = first - second if higher_is_better else second - first
     binary = bool(np.isin(first, (0.0, 1.0)).all() and np.isin(second, (0.0, 1.0)).all())
-    make = _pair_bounds if binary else _mean_bounds
-    bounds = make(differences, confidence)
-    lower, upper = bounds(n)
+    judge = _judge_pairs if binary else _judge_mean
+    lower, upper, decides = judge(differences, max_drop, confidence)
     drop, spread = float(differences.mean()), float(differences.std(ddof=1))
-    verdict = _verdict(lower, upper, max_drop)
+    verdict: Verdict = "undecided"
+    if upper <= max_drop:
+        verdict = "kept"
+    elif lower > max_drop:
+        verdict = "broken"
     needed: int | None = 0
     if verdict == "undecided":
-        needed = _samples_needed(bounds, n, drop, spread, max_drop, confidence)
+        distance = abs(max_drop - drop)
+        quantile = float(norm.ppf(confidence))
+        guess = math.ceil((quantile * spread / distance) ** 2) if distance else 0
+        needed = _least(decides, n + 1, max(n + 1, guess)) if distance else None
     return DropTest(drop, spread / math.sqrt(n), upper, lower, verdict, n, needed)
 
 
-def _verdict(lower: float, upper: float, max_drop: float) -> Verdict:
-    if upper <= max_drop:
-        return "kept"
-    return "broken" if lower > max_drop else "undecided"
-
-
-def _pair_bounds(differences: Floats, confidence: float) -> Bounds:
-    n = len(differences)
+def _judge_pairs(
+    differences: Floats, max_drop: float, confidence: float
+) -> tuple[float, float, Decides]:
+    """Return lower and upper bound of 0/1 scores, and what would decide."""
+    n, risk = len(differences), 1 - confidence
     lost, won = int((differences > 0).sum()), int((differences < 0).sum())
 
-    def bounds(size: int) -> tuple[float, float]:
+    def decides(size: int) -> bool:
         more, less = (round(count * size / n) for count in (lost, won))
         return (
-            -upper_bound(size, less, more, confidence=confidence),
-            upper_bound(size, more, less, confidence=confidence),
+            p_value(size, more, less, drop=max_drop) <= risk
+            or p_value(size, less, more, drop=-max_drop) <= risk
         )
 
-    return bounds
+    return (
+        -upper_bound(n, won, lost, confidence=confidence),
+        upper_bound(n, lost, won, confidence=confidence),
+        decides,
+    )
 
 
-def _mean_bounds(differences: Floats, confidence: float) -> Bounds:
+def _judge_mean(
+    differences: Floats, max_drop: float, confidence: float
+) -> tuple[float, float, Decides]:
+    """Return lower and upper bound of the mean of any scores, and what would decide."""
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     lean = float(skew(differences)) if spread > 0 else 0.0
 
@@ -130,16 +140,21 @@ def _mean_bounds(differences: Floats, confidence: float) -> Bounds:
             mean + stderr * (quantile + max(0.0, shift)),
         )
 
-    return bounds
+    def decides(size: int) -> bool:
+        lower, upper = bounds(size)
+        return upper <= max_drop or lower > max_drop
+
+    return *bounds(len(differences)), decides
 
 
-def _samples_needed(
-    bounds: Bounds, n: int, drop: float, spread: float, max_drop: float, confidence: float
-) -> int | None:
-    distance = abs(max_drop - drop)
-    if distance == 0:
-        return None
-    size = max(n + 1, math.ceil((float(norm.ppf(confidence)) * spread / distance) ** 2))
-    while size < _LARGE and _verdict(*bounds(size), max_drop) == "undecided":
-        size = max(size + 1, math.ceil(size * _GROWTH))
-    return size
+def _least(decides: Decides, low: int, guess: int) -> int:
+    """Return about the least number from ``low`` on that decides, by doubling and halving."""
+    high = guess
+    while high < _LARGE and not decides(high):
+        low, high = high, 2 * high
+    if high >= _LARGE:
+        return guess
+    while high - low > max(1, int(_PRECISION * high)):
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high
