@@ -1,15 +1,20 @@
 """Every search method on one real model: hypervolume of held-out loss and latency against compute.
 
-Run: python experiments/search_methods.py MODEL CALIBRATION HELD_OUT --out curves.json [--figure docs/search_methods.svg]
-Methods that read the sensitivity table start at what the table cost; compute is the processor time of
-evaluations in units of one plan's. Interrupted runs go on: finished curves stay in the output file.
+Run:  python -m experiments.models orientation -o MODEL
+      python -m experiments.search_methods MODEL --work WORK --seeds 5 --budget 1000 --out curves.json
+      python -m experiments.search_figure curves.json -o docs/pictures/search_methods.svg
+
+Compute is the processor time of evaluations in units of one random plan's, timed in the same process right
+before and after; methods that read a sensitivity table start at what it took. Methods that read none are given
+zeros. The front that is best as measured on the calibration data is measured again on held-out data, and its
+hypervolume taken as a share of the box (least latency .. uniform base's, 0 .. loss of the fastest plan).
+An interrupted run goes on: finished searches and held-out losses stay in WORK.
 """
 
 import argparse
 import json
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,189 +22,200 @@ import numpy as np
 import torch
 
 import mpsearch as mp
+from experiments.metering import HeldOut, Run, run_search, time_plans
 from mpsearch import registry
-from mpsearch.pareto import hypervolume, non_dominated
+from mpsearch.pareto import hypervolume
+from mpsearch.tables import Floats
 
-# name: (searcher, its own settings, whether it reads the sensitivity table)
-METHODS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "refine": ("refine", {}, True),
-    "exact": ("exact", {}, True),
-    "greedy": ("greedy", {}, True),
-    "nsga2 seeded": ("nsga2", {"seeded": True}, True),
-    "nsga2": ("nsga2", {"seeded": False}, False),
-    "nsga3": ("nsga3", {"seeded": False}, False),
-    "de": ("de", {"seeded": False}, False),
-    "optuna seeded": ("optuna", {"seeded": True}, True),
-    "optuna": ("optuna", {"seeded": False}, False),
-    "relaxed": ("relaxed", {"seeded": False}, False),
-    "relaxed seeded": ("relaxed", {"seeded": True}, True),
-    "policy": ("policy", {}, True),
-    "random": ("random", {}, False),
+
+@dataclass(frozen=True)
+class Method:
+    """A searcher, its own settings, the metric of the table it reads (None: none), whether chance is in it."""
+
+    searcher: str
+    metric: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    chance: bool = True
+
+
+UNSEEDED, SEEDED = (("seeded", False),), (("seeded", True),)
+METHODS = {
+    "nsga2": Method("nsga2", None, UNSEEDED),
+    "refine": Method("refine", "fisher"),
+    "exact": Method("exact", "perturbation", chance=False),
+    "exact fisher": Method("exact", "fisher", chance=False),
+    "nsga2 seeded": Method("nsga2", "fisher", SEEDED),
+    "greedy": Method("greedy", "perturbation", chance=False),
+    "optuna": Method("optuna", None, UNSEEDED),
+    "optuna seeded": Method("optuna", "fisher", SEEDED),
+    "relaxed": Method("relaxed", None, UNSEEDED),
+    "relaxed seeded": Method("relaxed", "fisher", SEEDED),
+    "policy": Method("policy", "fisher"),
+    "nsga3": Method("nsga3", None, UNSEEDED),
+    "de": Method("de", None, UNSEEDED),
+    "random": Method("random"),
 }
-CHECKPOINTS = 14
+GRID = (12, 18, 25, 35, 50, 70, 100, 150, 250, 500, 1000)  # plan-equivalents
 
 
-@dataclass
-class Meter:
-    """An evaluator that notes what was measured, and the processor time that measuring took."""
+class Bench:
+    """One model with its data, tables and box."""
 
-    simulator: Any
-    plan_s: float
-    spent_s: float = 0.0
-    rows: list[tuple[float, tuple[int, ...], float]] = field(default_factory=list)
+    def __init__(self, options: argparse.Namespace) -> None:
+        folder, self.work = Path(options.model), Path(options.work)
+        self.calibration = mp.read_batches(
+            folder / "calibration.npz", limit=options.samples, batch_size=options.batch_size
+        )
+        held_out = mp.read_batches(folder / "held_out.npz", limit=options.held_out_samples)
+        shapes = {key: (None, *value.shape[1:]) for key, value in self.calibration.arrays.items()}
+        graph = mp.import_onnx(folder / "model.onnx", shapes=shapes)
+        space = mp.read_space(options.space)
+        self.simulator = mp.Simulator(graph, space, self.calibration, loss="kl")
+        self.costs = mp.estimate_costs(
+            graph, space, mp.read_device(options.device), batch=options.batch
+        )
+        self.held_out = HeldOut(self.work / "held_out.sqlite", self.simulator.on_data(held_out))
+        for scheme in range(len(space.schemes)):  # simulate all weights: no search pays for that
+            allowed = self.simulator.allowed[:, scheme]
+            self.simulator.evaluate(np.where(allowed, scheme, space.index(space.base))[None])
+        self._tables: dict[str, tuple[mp.Table, float]] = {}
+        base = np.full((1, len(self.simulator.groups)), space.index(space.base))
+        fisher, _ = self.table("fisher")
+        problem = mp.build_problem(fisher, self.costs)
+        front = registry.find("searchers", "exact")(problem)
+        fastest = front.assignments[:1]
+        self.low = float(front.objectives[0, 0])
+        high = float(problem.evaluate(base)["latency_us"][0])
+        self.reference = np.array([high, float(self.held_out.losses(fastest)[0])])
 
-    def evaluate(self, assignments: Any, *, fraction: float = 1.0) -> Any:
-        """Measure, and note the time."""
-        start = time.process_time()
-        losses = self.simulator.evaluate(assignments, fraction=fraction)
-        self.spent_s += time.process_time() - start
-        if fraction == 1.0:
-            for row, loss in zip(assignments, losses, strict=True):
-                self.rows.append((self.spent_s / self.plan_s, tuple(row.tolist()), loss.mean))
-        return losses
+    def fresh(self) -> mp.Simulator:
+        """Return a simulator that has measured nothing."""
+        return self.simulator.on_data(self.calibration)
 
-    def loss_and_gradient(self, probabilities: Any) -> Any:
-        """Differentiate, and note the time."""
-        start = time.process_time()
-        result = self.simulator.loss_and_gradient(probabilities)
-        self.spent_s += time.process_time() - start
-        return result
+    def table(self, metric: str) -> tuple[mp.Table, float]:
+        """Return the table of ``metric`` and what it took, in plans."""
+        if metric not in self._tables:
+            simulator = self.fresh()
+            before = time_plans(self.fresh(), 0)
+            start = time.process_time()
+            table = mp.score_sensitivity(simulator, metric=metric, seed=0)
+            took = time.process_time() - start
+            plans = took / ((before + time_plans(self.fresh(), 1)) / 2)
+            print(f"table {metric}: {plans:.1f} plans", flush=True)
+            self._tables[metric] = table, plans
+        return self._tables[metric]
 
+    def problem(self, metric: str | None) -> tuple[mp.Problem, float]:
+        """Return the problem with the table of ``metric``, or with losses of 0, and the table's plans."""
+        if metric is not None:
+            table, plans = self.table(metric)
+            return mp.build_problem(table, self.costs), plans
+        problem = mp.build_problem(self.table("fisher")[0], self.costs)
+        tables = {**problem.objectives, "loss": np.zeros(problem.allowed.shape)}
+        return mp.Problem(
+            tables,
+            allowed=problem.allowed,
+            edges=problem.edges,
+            pair_terms={k: v for k, v in problem.pair_terms.items() if k != "loss"},
+            parameters=problem.parameters,
+            schemes=problem.schemes,
+            groups=problem.groups,
+            constants=problem.constants,
+        ), 0.0
 
-def curve(
-    meter: Meter,
-    problem: mp.Problem,
-    held_out: Any,
-    reference: Any,
-    start: float,
-    cache: dict[Any, float],
-) -> list[tuple[float, float]]:
-    """Return (plan-equivalents, held-out hypervolume) of the fronts that were best as measured."""
-    spent = np.array([row[0] for row in meter.rows])
-    rows = np.array([row[1] for row in meter.rows])
-    values = np.stack(
-        [problem.evaluate(rows)["latency_us"], np.array([row[2] for row in meter.rows])], axis=1
-    )
-    points = []
-    for end in np.unique(np.geomspace(1, len(rows), CHECKPOINTS).astype(int)):
-        front = np.flatnonzero(non_dominated(values[:end]))
-        for index in front:
-            key = meter.rows[index][1]
-            if key not in cache:
-                cache[key] = held_out.evaluate(rows[index][None])[0].mean
-        losses = [cache[meter.rows[index][1]] for index in front]
-        tested = np.stack([values[front, 0], losses], axis=1)
-        points.append((start + float(spent[end - 1]), hypervolume(tested, reference)))
-    return points
+    def search(self, name: str, seed: int, budget: int) -> Run:
+        """Return what a method measured, from WORK where it is kept."""
+        path = self.work / f"{name.replace(' ', '_')}-{seed}.npz"
+        if path.exists():
+            return Run.load(path)
+        method = METHODS[name]
+        problem, plans = self.problem(method.metric)
+        run = run_search(
+            registry.find("searchers", method.searcher),
+            problem,
+            self.fresh(),
+            budget=budget,
+            seed=seed,
+            table_plans=plans,
+            settings=dict(method.settings),
+        )
+        run.save(path)
+        return run
+
+    def curve(self, run: Run) -> list[tuple[float, float, float]]:
+        """Return (plan-equivalents, share of the box on held-out data, on calibration data)."""
+        problem, _ = self.problem(None)
+        latency: Floats = problem.evaluate(run.rows)["latency_us"]
+        last = float(run.spent[-1])
+        box = (self.reference[0] - self.low) * self.reference[1]
+        points = []
+        for compute in [c for c in GRID if run.spent[0] <= c < last] + [last]:
+            front = run.front(latency, compute)
+            held_out = self.held_out.losses(run.rows[front])
+            shares = [
+                hypervolume(np.stack([latency[front], losses], axis=1), self.reference) / box
+                for losses in (held_out, run.losses[front])
+            ]
+            points.append((round(compute, 2), round(shares[0], 5), round(shares[1], 5)))
+        return points
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all methods and seeds that the output file does not hold yet."""
-    calibration = mp.read_batches(options.calibration, limit=options.samples)
-    shapes = {name: (None, *array.shape[1:]) for name, array in calibration.arrays.items()}
-    graph = mp.import_onnx(options.model, shapes=shapes)
-    space = mp.read_space(options.space)
-    simulator = mp.Simulator(graph, space, calibration)
-    held_out = simulator.on_data(mp.read_batches(options.held_out, limit=options.held_out_samples))
-    costs = mp.estimate_costs(graph, space, mp.read_device(options.device), batch=options.batch)
-    out = Path(options.out)
-    known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"curves": {}}
-    base = np.full(simulator.allowed.shape[0], space.index(space.base))
-    simulator.evaluate(base[None])
-    start = time.process_time()
-    table = mp.score_sensitivity(simulator, metric=options.metric)
-    table_s = time.process_time() - start
-    rng = np.random.default_rng(0)
-    draws = [
-        np.array([rng.choice(np.flatnonzero(row)) for row in simulator.allowed]) for _ in range(8)
-    ]
-    start = time.process_time()
-    simulator.evaluate(np.stack(draws))
-    plan_s = (time.process_time() - start) / len(draws)
-    problem = mp.build_problem(table, costs)
-    slowest = problem.evaluate(base[None])["latency_us"][0]
-    reference = np.array([slowest * 1.001, options.reference_loss])
-    known |= {"plan_s": plan_s, "table_plans": table_s / plan_s, "reference": reference.tolist()}
-    print(f"one plan {plan_s:.2f} s; the table {table_s / plan_s:.0f} plans")
-    cache: dict[Any, float] = {}
-    for seed in range(options.seeds):
-        for name in options.methods or METHODS:
-            searcher, settings, reads = METHODS[name]
-            label = f"{name}/{seed}"
-            if label in known["curves"]:
-                continue
-            # a fresh simulator: a search must not profit from what another one measured
-            fresh = simulator.on_data(calibration)
-            meter = Meter(fresh, plan_s)
-            budget = (
-                options.budget
-                if name in ("nsga2", "nsga3", "de", "optuna", "random")
-                else (options.small_budget)
-            )
-            if searcher == "relaxed":
-                budget = options.budget
-            run = registry.find("searchers", searcher)
-            with suppress(KeyboardInterrupt):
-                run(problem, evaluator=meter, budget=budget, seed=seed, **settings)
-            points = curve(meter, problem, held_out, reference, known["table_plans"] * reads, cache)
-            known["curves"][label] = points
-            out.write_text(json.dumps(known))
+    """Return curves of all methods and seeds."""
+    bench = Bench(options)
+    names = options.methods or list(METHODS)
+    found: dict[str, Any] = {}
+    for name in names:
+        seeds = options.seeds if METHODS[name].chance else 1
+        for seed in range(seeds):
+            run = bench.search(name, seed, options.budget)
+            points = [] if options.run_only else bench.curve(run)
+            found[f"{name}/{seed}"] = {
+                "curve": points,
+                "plans": len(run.losses),
+                "plan_s": run.plan_s,
+                "search_s": run.search_s,
+            }
+            end = f"{points[-1][1]:.4f} held-out, {points[-1][2]:.4f}" if points else ""
             print(
-                f"{label:20s} {points[-1][0]:7.0f} plans {points[-1][1] / reference.prod():.4f}",
+                f"{name:15s} {seed} {len(run.losses):5d} plans {run.spent[-1]:7.0f} plan-equivalents"
+                f" {end}, {run.search_s / len(run.losses):.2f} s a plan beside",
                 flush=True,
             )
-    return known
-
-
-def draw(known: dict[str, Any], path: Path) -> None:
-    """Draw the mean curve of each method over its seeds."""
-    from matplotlib import pyplot
-
-    total = float(np.prod(known["reference"]))
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name in METHODS:
-        curves = [
-            np.array(c) for label, c in known["curves"].items() if label.split("/")[0] == name
-        ]
-        if not curves:
-            continue
-        grid = np.geomspace(min(c[0, 0] for c in curves), max(c[-1, 0] for c in curves), 60)
-        mean = np.mean(
-            [np.interp(grid, c[:, 0], c[:, 1] / total, left=0.0) for c in curves], axis=0
-        )
-        axes.plot(grid, mean, label=name, linewidth=2.5 if name == "refine" else 1.2)
-    axes.set_xscale("log")
-    axes.set_xlabel("compute, in measurements of one plan (sensitivity included)")
-    axes.set_ylabel("hypervolume of held-out loss and latency")
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path)
+    return {
+        "model": Path(options.model).name,
+        "samples": len(bench.calibration),
+        "held_out_samples": options.held_out_samples,
+        "reference": [bench.low, *bench.reference.tolist()],
+        "tables": {metric: plans for metric, (_, plans) in bench._tables.items()},
+        "runs": found,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("calibration", type=Path)
-    parser.add_argument("held_out", type=Path)
-    parser.add_argument("--out", required=True, help="JSON file of curves")
-    parser.add_argument("--figure", type=Path, help="picture of the curves (svg, png, pdf)")
+    parser.add_argument("model", help="folder of model.onnx, calibration.npz and held_out.npz")
+    parser.add_argument("--work", required=True, help="folder of finished searches")
+    parser.add_argument("--out", type=Path, help="JSON file of curves")
     parser.add_argument("--space", default="npu")
     parser.add_argument("--device", default="npu_200tops")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--metric", default="perturbation")
-    parser.add_argument("--samples", type=int, default=160)
-    parser.add_argument("--held-out-samples", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16, help="of the latency model")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--held-out-samples", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=1000, help="plans of methods without a table")
-    parser.add_argument("--small-budget", type=int, default=100, help="plans of methods with one")
-    parser.add_argument("--reference-loss", type=float, default=0.7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--budget", type=int, default=1000, help="measured plans")
     parser.add_argument("--methods", nargs="*", choices=METHODS)
+    parser.add_argument("--run-only", action="store_true", help="search; measure nothing held out")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    known = compare(options)
-    if options.figure:
-        draw(known, options.figure)
+    torch.set_num_threads(1)
+    start = time.process_time()
+    found = compare(options)
+    if options.out:
+        known = json.loads(options.out.read_text()) if options.out.exists() else {}
+        known[found["model"]] = found
+        options.out.write_text(json.dumps(known, indent=None))
+    print(f"{time.process_time() - start:.0f} s of processor time")
 
 
 if __name__ == "__main__":

@@ -54,12 +54,10 @@ class Correction:
     def draw(self, rng: np.random.Generator) -> Floats:
         """Return one table [V, S] from the posterior (Matheron's rule)."""
         prior = self._prior
-        weights = rng.standard_normal(prior.n_features)
-        features = prior.features(self._rows)
+        effects = prior.draw(rng)
         spread = np.sqrt(prior.misfit**2 + _NOISE**2) * np.abs(self._predicted)
-        seen = features @ weights + spread * rng.standard_normal(len(features))
-        weights = weights - features.T @ cho_solve(self._factor, seen)
-        return self.table + prior.effects(weights)
+        seen = _sums(effects, self._rows) + spread * rng.standard_normal(len(spread))
+        return self.table + effects - prior.effects(self._rows, cho_solve(self._factor, seen))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,52 +73,83 @@ class _Prior:
     misfit: float
 
     @property
-    def n_features(self) -> int:
-        V, S = self.table.shape
-        return V * S + S
+    def own_variances(self) -> Floats:
+        """[V, S] of w times its entry, and of what an entry of 0 may turn out to be."""
+        value: Floats = (self.own * self.table) ** 2 + self.floor**2
+        return value
 
     def sums(self, rows: Ints) -> Floats:
-        total: Floats = self.table[np.arange(len(self.table)), rows].sum(axis=1)
+        total = _sums(self.table, rows)
         if self.pairs is not None:
             i, j = rows[:, self.edges[:, 0]], rows[:, self.edges[:, 1]]
             total = total + self.pairs[np.arange(len(self.edges)), i, j].sum(axis=1)
         return total
 
-    def features(self, rows: Ints) -> Floats:
-        """Return [P, V S + S]: a plan's own effects in units of their prior, then each scheme's."""
-        V, S = self.table.shape
-        taken = rows[:, :, None] == np.arange(S)
+    def sizes(self, rows: Ints) -> Floats:
+        """Return [P, S] the entries' sizes summed by scheme: what u multiplies."""
         size = np.abs(self.table)
-        own = (taken * (self.own * size + self.floor)).reshape(len(rows), V * S)
-        shared = (taken * (self.shared * size)).sum(axis=1)
-        return np.concatenate([own, shared], axis=1)
+        parts = [((rows == s) * size[:, s]).sum(axis=1) for s in range(size.shape[1])]
+        return np.stack(parts, axis=1)
 
-    def effects(self, weights: Floats) -> Floats:
-        """Return what unit effects [V S + S] add to the table [V, S]."""
-        V, S = self.table.shape
-        size = np.abs(self.table)
-        own: Floats = (self.own * size + self.floor) * weights[: V * S].reshape(V, S)
-        return own + self.shared * size * weights[V * S :]
+    def effects(self, rows: Ints, weights: Floats) -> Floats:
+        """Return what residuals with kernel weights [P] at ``rows`` [P, V] add to the table [V, S]."""
+        S = self.table.shape[1]
+        own = np.stack([weights @ (rows == s) for s in range(S)], axis=1)
+        shared = self.shared**2 * (weights @ self.sizes(rows))
+        value: Floats = self.own_variances * own + np.abs(self.table) * shared
+        return value
 
-    def directions(self, rows: Ints) -> Floats:
-        """Return [P, V S] unit vectors whose products say how alike two plans are, 0 to 1."""
-        V, S = self.table.shape
-        taken = rows[:, :, None] == np.arange(S)
-        roots = np.sqrt(taken * (np.abs(self.table) + self.floor)).reshape(len(rows), V * S)
-        unit: Floats = roots / np.linalg.norm(roots, axis=1, keepdims=True)
-        return unit
+    def draw(self, rng: np.random.Generator) -> Floats:
+        """Return [V, S] what one draw from the prior adds to the table."""
+        own = np.sqrt(self.own_variances) * rng.standard_normal(self.table.shape)
+        value: Floats = own + np.abs(self.table) * self.shared * rng.standard_normal(own.shape[1])
+        return value
 
     def kernel(self, rows: Ints, sums: Floats, others: Ints, other_sums: Floats) -> Floats:
         """Return the prior covariance of z of plans [P] and others [Q]."""
-        likeness = (self.directions(rows) @ self.directions(others).T) ** _LOCAL
-        misfit = self.misfit**2 * np.abs(sums)[:, None] * np.abs(other_sums)
-        covariance: Floats = self.features(rows) @ self.features(others).T + misfit * likeness
-        return covariance
+        return self.weigh(self.parts(rows, sums, others, other_sums))
+
+    def parts(self, rows: Ints, sums: Floats, others: Ints, other_sums: Floats) -> list[Floats]:
+        """Return what the kernel weighs: overlaps of entries, of all, of schemes, and likeness."""
+        size = np.abs(self.table)
+        bulk = size + self.floor
+        like = _overlap(bulk, rows, others)
+        like /= np.sqrt(_sums(bulk, rows)[:, None] * _sums(bulk, others))
+        misfit = np.abs(sums)[:, None] * np.abs(other_sums) * like**_LOCAL
+        return [
+            _overlap(size**2, rows, others),
+            _overlap(np.full(size.shape, self.floor**2), rows, others),
+            self.sizes(rows) @ self.sizes(others).T,
+            misfit,
+        ]
+
+    def weigh(self, parts: list[Floats]) -> Floats:
+        """Return the kernel of :meth:`parts`."""
+        own, floor, shared, misfit = parts
+        value: Floats = (
+            self.own**2 * own + floor + self.shared**2 * shared + self.misfit**2 * misfit
+        )
+        return value
 
     def variances(self, rows: Ints, sums: Floats) -> Floats:
         """Return the diagonal of the kernel [P]."""
-        value: Floats = (self.features(rows) ** 2).sum(axis=1) + (self.misfit * sums) ** 2
+        shared = ((self.shared * self.sizes(rows)) ** 2).sum(axis=1)
+        value: Floats = _sums(self.own_variances, rows) + shared + (self.misfit * sums) ** 2
         return value
+
+
+def _sums(table: Floats, rows: Ints) -> Floats:
+    """Return [P] the entries of ``table`` [V, S] that ``rows`` [P, V] take, added up."""
+    total: Floats = table[np.arange(len(table)), rows].sum(axis=1)
+    return total
+
+
+def _overlap(table: Floats, rows: Ints, others: Ints) -> Floats:
+    """Return [P, Q] the entries of ``table`` [V, S] that both plans take, added up."""
+    total = np.zeros((len(rows), len(others)))
+    for s in range(table.shape[1]):
+        total += ((rows == s) * table[:, s]) @ (others == s).T.astype(np.float64)
+    return total
 
 
 def correct_table(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> Correction:
@@ -136,6 +165,7 @@ def correct_table(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> 
         for shared, own, misfit in product(_SHARED, _OWN, _MISFIT)
     ]
     predicted = grid[0].sums(rows)
+    parts = grid[0].parts(rows, predicted, rows, predicted)
     link = fit_link(predicted, losses)
     z = link.sums(losses)
     residual = z - predicted
@@ -145,8 +175,7 @@ def correct_table(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> 
         noise = noise + _SATURATED * float(losses.max()) * np.maximum(1.0 / slope - 1.0, 0.0)
     best: tuple[float, _Prior, tuple[Floats, bool]] | None = None
     for prior in grid:
-        kernel = prior.kernel(rows, predicted, rows, predicted)
-        factor = cho_factor(kernel + np.diag(noise**2), lower=True)
+        factor = cho_factor(prior.weigh(parts) + np.diag(noise**2), lower=True)
         fit = float(residual @ cho_solve(factor, residual))
         likelihood = -0.5 * fit - float(np.log(np.diag(factor[0])).sum())
         if best is None or likelihood > best[0]:
@@ -155,5 +184,5 @@ def correct_table(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> 
         raise AssertionError
     _, prior, factor = best
     weights = cho_solve(factor, residual)
-    corrected = table + prior.effects(prior.features(rows).T @ weights)
+    corrected = table + prior.effects(rows, weights)
     return Correction(corrected, link, prior, rows, predicted, weights, factor)

@@ -5,25 +5,24 @@ from contextlib import suppress
 import numpy as np
 
 from mpsearch import registry
-from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.pareto import Front, thin
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Archive, Exhausted
 from mpsearch.search.correction import correct_table
 from mpsearch.search.improvement import expected_improvement
-from mpsearch.search.link import Link
+from mpsearch.search.priced import PricedFronts
 from mpsearch.search.racing import Race
 from mpsearch.search.repair import Repairer, draw_allowed, make_repairer
-from mpsearch.search.seeds import predicted_plans
 from mpsearch.tables import Floats, Ints, Progress
 
 _FIRST = 12  # plans measured before the first refit
 _BATCH = 4  # plans measured between refits
-_FIELD = 8  # plans that race for the places of a batch
-_FRONT = 250  # points kept of each predicted front
+_FIELD = 300  # candidates, the most promising, among which a batch is chosen
+_FRONT = 250  # points of the first predicted front
+_REPAIRED = 60
 _DRAWS = 2  # fronts of tables drawn from the posterior
 _NEIGHBOURS = 400
-_EPS = 0.05  # a bound that fronts keep to by far
+_SHARE = 25  # of what was measured, one in so many is measured between refits, if that is more
 
 
 def search(
@@ -74,15 +73,17 @@ def search(
     repairer = make_repairer(problem, archive.reduced, measures=True, seed=seed)
     rng = np.random.default_rng([seed, 7])
     race = Race(fraction) if fraction < 1 else None
+    loss, known = _columns(archive.names)
+    fronts = PricedFronts(archive.reduced, known=known, loss=loss)
     with suppress(Exhausted):
-        start = predicted_plans(archive, _FRONT)
-        start = repairer.repair(start, rng) if len(start) else repairer.draw(_FRONT, rng)
+        start = fronts.solve(archive.reduced.values[..., loss], rng)
+        start = repairer.repair(start[thin(archive.totals(start), _FRONT)], rng)
         first = min(_FIRST, max(2, archive.budget // 3))
         ends = archive.totals(start)
         archive.evaluate(start[thin(ends, max(2, first // 3))])
         archive.evaluate(start[_spread(archive, start, first - max(2, first // 3))])
         while True:
-            rows = _propose(archive, repairer, race, rng)
+            rows = _propose(archive, repairer, fronts, race, rng)
             losses = archive.evaluate(rows)[:, archive.names.index("loss")]
             if race is not None:
                 race.learn(rows, losses)
@@ -90,7 +91,11 @@ def search(
 
 
 def _propose(
-    archive: Archive, repairer: Repairer, race: Race | None, rng: np.random.Generator
+    archive: Archive,
+    repairer: Repairer,
+    fronts: PricedFronts,
+    race: Race | None,
+    rng: np.random.Generator,
 ) -> Ints:
     """Return the next assignments of variables to measure."""
     reduced = archive.reduced
@@ -98,40 +103,46 @@ def _propose(
     loss, known = _columns(archive.names)
     fit = correct_table(reduced, loss, rows, values[:, loss])
     measured = values[feasible][:, [known, loss]]
-    pool = [_solve(archive, fit.table, fit.link)]
-    pool += [_solve(archive, fit.draw(rng), fit.link) for _ in range(_DRAWS)]
+    pool = [fronts.solve(fit.table, rng)]
+    pool += [fronts.solve(fit.draw(rng), rng) for _ in range(_DRAWS)]
+    if not repairer.feasible(pool[0]).any():  # the prices found nothing within the limits
+        pool[0] = repairer.repair(pool[0][thin(archive.totals(pool[0]), _REPAIRED)], rng)
     pool.append(_neighbours(archive, rng))
     candidates = np.unique(np.concatenate(pool), axis=0)
     fresh = np.array([not archive.known(row) for row in candidates], np.bool_)
     candidates = candidates[fresh]
     candidates = candidates[repairer.feasible(candidates)] if len(candidates) else candidates
+    count = max(_BATCH, len(rows) // _SHARE)
     if not len(candidates):
-        return repairer.draw(_BATCH, rng)
+        return repairer.draw(count, rng)
     mean, deviation = fit.predict(candidates)
     cost = archive.totals(candidates)[:, known]
     everything = np.concatenate([measured, np.stack([cost, mean], axis=1)])
     reference = _reference(measured if len(measured) else everything, everything)
     if race is None:
-        return candidates[_best(measured, reference, cost, mean, deviation, _BATCH)]
-    field = _best(measured, reference, cost, mean, deviation, _FIELD)
+        return candidates[_best(measured, reference, cost, mean, deviation, count)]
+    field = _best(measured, reference, cost, mean, deviation, 2 * count)
     mean, deviation = race.look(archive, candidates[field], mean[field], deviation[field])
-    winners = _best(measured, reference, cost[field], mean, deviation, _BATCH)
-    return candidates[[field[k] for k in winners]]
+    winners = _best(measured, reference, cost[field], mean, deviation, count)
+    return candidates[field[winners]]
 
 
 def _best(
     measured: Floats, reference: Floats, cost: Floats, mean: Floats, deviation: Floats, count: int
-) -> list[int]:
+) -> Ints:
     """Return the ``count`` candidates that promise most, each one believed before the next is chosen."""
+    gain = expected_improvement(measured, reference, cost, mean, deviation)
+    field = np.argsort(-gain, kind="stable")[:_FIELD]
+    cost, mean, deviation = cost[field], mean[field], deviation[field]
     chosen: list[int] = []
     believed = measured
-    for _ in range(min(count, len(cost))):
+    for _ in range(min(count, len(field))):
         gain = expected_improvement(believed, reference, cost, mean, deviation)
         gain[chosen] = -1.0
         best = int(gain.argmax())
         chosen.append(best)
         believed = np.concatenate([believed, [[cost[best], mean[best]]]])
-    return chosen
+    return field[chosen]
 
 
 def _spread(archive: Archive, plans: Ints, count: int) -> Ints:
@@ -158,30 +169,6 @@ def _reference(measured: Floats, everything: Floats) -> Floats:
     low, high = everything.min(axis=0), measured.max(axis=0)
     corner: Floats = high + 0.05 * np.maximum(high - low, 1e-12 * np.abs(high) + 1e-300)
     return corner
-
-
-def _solve(archive: Archive, table: Floats, link: Link) -> Ints:
-    """Return the front of the problem with ``table`` [V, S] for losses, thinned, as rows of variables."""
-    problem, member = archive.problem, archive.reduced.member
-    shares = np.bincount(member)[member]
-    tables = {**problem.objectives, "loss": table[member] / shares[:, None]}
-    words = [
-        c for c in problem.constraints if not (isinstance(c, str) and c in archive.loss_limits)
-    ]
-    changed = problem.changed(objectives=tables, constraints=words)
-    try:
-        front = registry.find("searchers", "exact")(changed, objectives=archive.names, eps=_EPS)
-    except ProblemError:
-        try:
-            front = registry.find("searchers", "hull")(changed, objectives=archive.names, budget=40)
-        except (ProblemError, InfeasibleError):
-            return np.zeros((0, archive.reduced.n_variables), np.int64)
-    values = front.objectives.copy()
-    loss = archive.names.index("loss")
-    values[:, loss] = link.losses(values[:, loss])  # spread as losses are, not as sums are
-    kept = thin(values, _FRONT)
-    rows: Ints = archive.reduced.contract(front.assignments[kept])
-    return rows
 
 
 def _neighbours(archive: Archive, rng: np.random.Generator) -> Ints:
