@@ -20,7 +20,7 @@ ROWS = (
     ("search",),
     ("graph",),
     ("numerics",),
-    ("data", "space"),
+    ("data", "raw_data", "space"),
     ("execute",),
     ("cost",),
     ("sensitivity",),

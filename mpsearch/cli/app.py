@@ -7,6 +7,7 @@ import typer
 from mpsearch import __version__
 from mpsearch.cli.check import check
 from mpsearch.cli.costs import cost, sensitivity
+from mpsearch.cli.data import data
 from mpsearch.cli.demo import demo
 from mpsearch.cli.export import export
 from mpsearch.cli.init import init
@@ -43,6 +44,7 @@ def _root(
 
 
 app.command("init")(init)
+app.command("data")(data)
 app.command("inspect")(inspect)
 app.command("sensitivity")(sensitivity)
 app.command("cost")(cost)

@@ -1,0 +1,1 @@
+"""Pictures, text and tables made into the arrays that a model reads."""
