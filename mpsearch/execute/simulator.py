@@ -14,8 +14,9 @@ from mpsearch.data import Batches, check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError
 from mpsearch.execute.assignments import layer_schemes
 from mpsearch.execute.calibration import Calibration, calibrate, find_overflows, make_ranges
-from mpsearch.execute.heads import LABELLED, choose_heads, parse_loss, read_heads
-from mpsearch.execute.layers import Ranges, find_ports
+from mpsearch.execute.gradients import warn_lost
+from mpsearch.execute.heads import LABELLED, choose_heads, find_mask, parse_loss, read_heads
+from mpsearch.execute.layers import Ranges
 from mpsearch.execute.losses import (
     Target,
     absolute_losses,
@@ -26,9 +27,8 @@ from mpsearch.execute.losses import (
 )
 from mpsearch.execute.machine import describe_device, find_device, keep_freed_blocks
 from mpsearch.execute.memory import make_budget
-from mpsearch.execute.mixture import MixtureRun
-from mpsearch.execute.program import Program, Step, compile_graph, make_schedule, run_schedule
-from mpsearch.execute.recovery import make_recovery, refuse_recovery
+from mpsearch.execute.program import Program, Step, compile_graph, make_schedule
+from mpsearch.execute.recovery import Recovery, refuse_recovery
 from mpsearch.execute.runner import Runner
 from mpsearch.execute.single import capture_values, replay_layer
 from mpsearch.execute.targets import find_batch_axes, make_targets
@@ -132,17 +132,22 @@ class Simulator:
         )
         if self.loss_kind in LABELLED:  # labels that do not fit are said here, before anything runs
             self.reference_losses()
-        slots = [self.program.slots[head.value] for head in self.heads]
-        schedule = make_schedule(self.program, slots)
+        self._slots = [self.program.slots[head.value] for head in self.heads]
+        schedule = make_schedule(self.program, self._slots)
         for_weights, for_values = budget.share(
             graph, self.program, schedule, calibration.slot_bytes, rows
         )
-        ports = find_ports(graph)
         if calibrated is None:
             if ranges is None:
                 ranges = make_ranges(graph, calibration, space.schemes)
             self._weights = WeightStore(graph, self.program, for_weights)
-            self._weights.recover = make_recovery(graph, self.program, self._feeds)
+            self._weights.recover = Recovery(
+                graph,
+                self.program,
+                self._feeds,
+                limit=budget.total // 4,
+                mask=find_mask(graph, batches),
+            )
             self.allowed, self.reasons = self._find_allowed(calibration)
         else:
             ranges, self._weights = calibrated.ranges, calibrated._weights
@@ -154,8 +159,7 @@ class Simulator:
             space.index(space.base),
             ranges,
             self._weights,
-            ports,
-            slots,
+            self._slots,
             calibration.slot_bytes,
             for_values / self.n_batches,
         )
@@ -198,9 +202,13 @@ class Simulator:
         return ceil(self._batches_run / self.n_batches)
 
     @property
-    def n_outputs_without_gradient(self) -> int:
-        """Nodes that onnxruntime computes: no gradient passes them."""
-        return len(self.program.fallbacks())
+    def executed_flops(self) -> float:
+        """Operations that layers have run so far: kept values save theirs."""
+        return self._runner.flops
+
+    def warn_lost_gradients(self) -> None:
+        """Warn with the names of the layers whose gradient is lost, if there are any."""
+        warn_lost(self.graph, self.program, self._slots)
 
     # ---- whole assignments -------------------------------------------------------------------
 
@@ -277,6 +285,7 @@ class Simulator:
         """
         if self.loss_kind == "quality":
             raise DataError("a quality has no gradient; take a loss such as kl for this")
+        self.warn_lost_gradients()
         given = np.asarray(probabilities, np.float64)
         if given.shape != self.allowed.shape:
             raise SpaceError(
@@ -287,20 +296,9 @@ class Simulator:
             [(int(s), p[g, s]) for s in np.flatnonzero(self.allowed[g])]
             for g in range(len(self.groups))
         ]
-        base = self.space.schemes[self.space.index(self.space.base)]
-        needed = make_schedule(
-            self.program, [self.program.slots[head.value] for head in self.heads]
-        )
-        total, ports = list[Floats](), find_ports(self.graph)
+        total = list[Floats]()
         for b, target in enumerate(self.targets):
-            run = MixtureRun(
-                self.graph, self.space.schemes, base, self.ranges, self._weights, mixture, ports
-            )
-            values = self.program.make_values()
-            for name, tensor in self.feed(b).items():
-                values[self.program.slots[name]] = tensor
-            run_schedule(needed, values, call=run)
-            heads = self._runner.heads(values)
+            heads = self._runner.heads(self._runner.run_mixture(self.feed(b), mixture))
             losses = sample_losses(self.loss_kind, self.heads, heads, target)
             if not bool(torch.isfinite(losses).all()):
                 raise NumericsError("the mixture's loss must be finite, but it is not")
