@@ -34,17 +34,25 @@ class Anchor:
         ]
 
 
-def step_costs(program: Program, graph: ModelGraph, slot_bytes: Mapping[int, int]) -> list[float]:
+def step_flops(program: Program, graph: ModelGraph) -> list[float]:
+    """Return the operations that the layers of each step do on one sample."""
+    return [
+        sum(graph.layers[layer].flops for layer in step.layers()) / max(graph.batch, 1)
+        for step in program.steps
+    ]
+
+
+def step_costs(
+    program: Program, flops: Sequence[float], slot_bytes: Mapping[int, int]
+) -> list[float]:
     """Return about how long each step takes: FLOPs of layers, and ten a byte written.
 
     Only the ratio matters; elementwise work is bound by memory.
     """
-    costs = []
-    for step in program.steps:
-        flops = sum(graph.layers[layer].flops for layer in step.layers()) / max(graph.batch, 1)
-        written = sum(slot_bytes.get(slot, 0) for slot in step.outputs)
-        costs.append(flops + 10.0 * written)
-    return costs
+    return [
+        own + 10.0 * sum(slot_bytes.get(slot, 0) for slot in step.outputs)
+        for own, step in zip(flops, program.steps, strict=True)
+    ]
 
 
 def schedule_cost(schedule: Schedule, costs: Sequence[float]) -> float:

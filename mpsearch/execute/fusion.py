@@ -53,7 +53,7 @@ class _View:
 def fuse_nodes(
     nodes: Sequence[Node], constants: Constants, kept: Collection[str]
 ) -> tuple[Node, ...]:
-    """Return ``nodes`` with what is hard-swish, hard-sigmoid, swish, gelu or layer normalisation as one node.
+    """Return ``nodes`` with what is one operator as one node: activations, layer normalisation, α x + β.
 
     Args:
         nodes: In topological order.
@@ -68,7 +68,9 @@ def fuse_nodes(
     for node in reversed(nodes):  # the longest pattern ends last
         if node.name in gone or node.domain:
             continue
-        found = _find_product(node, view) or _find_layer_norm(node, view)
+        found = (
+            _find_product(node, view) or _find_layer_norm(node, view) or _find_affine(node, view)
+        )
         if found is not None:
             replacement, parts = found
             fused[node.name] = replacement
@@ -178,6 +180,24 @@ def _clipped_shift(name: str, view: _View) -> tuple[str, list[Node]] | None:
     else:
         edges = tuple(view.scalar(i) for i in clip.inputs[1:3])  # type: ignore[assignment]
     return (shifted[0], [clip, add]) if edges == (0.0, 6.0) else None
+
+
+def _find_affine(node: Node, view: _View) -> tuple[Node, list[Node]] | None:
+    """Return α x + β of two numbers, in one pass over the tensor instead of two."""
+    shifted = view.shift(node) if node.op_type == "Add" else None
+    product = view.node(shifted[0], "Mul") if shifted is not None else None
+    if shifted is None or product is None:
+        return None
+    for x, scale in (product.inputs, product.inputs[::-1]):
+        alpha = view.scalar(scale)
+        if alpha is None or x in view.constants:
+            continue
+        numbers = [view.constants[name] for name in (scale, *node.inputs) if name in view.constants]
+        if all(array.dtype == np.float32 and array.ndim <= 1 for array in numbers):
+            rank = max(array.ndim for array in numbers)
+            fused = _replace(node, "Affine", [x], alpha=alpha, beta=shifted[1], rank=rank)
+            return fused, [node, product]
+    return None
 
 
 def _find_layer_norm(node: Node, view: _View) -> tuple[Node, list[Node]] | None:

@@ -18,6 +18,9 @@ from mpsearch.tables import Estimate, Floats, estimate_mean
 _UNITS = {"ctc": "nats a label", "ctc_last": "nats a label", "mse": "relative MSE"}
 
 
+_PIECE = 1 << 16  # elements in fp64 that fit beside their temporaries in a core's cache
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a batch's outputs are compared with.
@@ -85,12 +88,31 @@ def sample_losses(
             heads, target.reference, target
         )
     parts = [
-        _compare(head, _samples_first(head, value), _samples_first(head, reference), power, target)
+        _divergence(head, value, reference, power, target.mask)
         for head, value, reference, power in zip(
             heads, values, target.reference, target.powers, strict=True
         )
     ]
     return torch.stack(parts).sum(0)
+
+
+def _divergence(
+    head: Head, value: Tensor, reference: Tensor, power: float, mask: Tensor | None
+) -> Tensor:
+    """[n] divergences, a few samples at a time: their temporaries in fp64 stay in the cache."""
+    value, reference = (x.movedim(head.batch_axis, 0) for x in (value, reference))
+    rows = max(1, _PIECE * len(value) // max(value.numel(), 1))
+    pieces = [
+        _compare(
+            head,
+            value[i : i + rows].double(),
+            reference[i : i + rows].double(),
+            power,
+            None if mask is None else mask[i : i + rows],
+        )
+        for i in range(0, len(value), rows)
+    ]
+    return torch.cat(pieces)
 
 
 def _quality_drops(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target) -> Tensor:
@@ -145,18 +167,20 @@ def _odds(head: Head, value: Tensor) -> Tensor:
     return inside.log() - (1 - inside).log()
 
 
-def _compare(head: Head, value: Tensor, reference: Tensor, power: float, target: Target) -> Tensor:
+def _compare(
+    head: Head, value: Tensor, reference: Tensor, power: float, mask: Tensor | None
+) -> Tensor:
     if head.is_number:
-        return _mean_positions((value - reference).square() / max(power, 1e-300), target.mask)
+        return _mean_positions((value - reference).square() / max(power, 1e-300), mask)
     if head.is_class:
         p, q = _log_probabilities(head, reference), _log_probabilities(head, value)
-        return _mean_positions((p.exp() * (p - q)).sum(-1), target.mask)
+        return _mean_positions((p.exp() * (p - q)).sum(-1), mask)
     p, q = _odds(head, reference), _odds(head, value)
     chance = torch.sigmoid(p)
     divergence = chance * (F.logsigmoid(p) - F.logsigmoid(q)) + (1 - chance) * (
         F.logsigmoid(-p) - F.logsigmoid(-q)
     )
-    return _mean_positions(divergence, target.mask)
+    return _mean_positions(divergence, mask)
 
 
 def _mean_positions(each: Tensor, mask: Tensor | None) -> Tensor:

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.execute.anchors import Anchor, choose_slots, schedule_cost, step_costs
-from mpsearch.execute.layers import Ports, Ranges, SchemeRun
+from mpsearch.execute.anchors import (
+    Anchor,
+    choose_slots,
+    schedule_cost,
+    step_costs,
+    step_flops,
+)
+from mpsearch.execute.layers import Ranges, SchemeRun, find_ports
+from mpsearch.execute.mixture import MixtureRun
 from mpsearch.execute.program import (
     LayerCall,
     Program,
@@ -27,12 +34,18 @@ Feed = Mapping[str, Tensor]
 
 
 class Runner:
-    """A program, the schemes its layers may run in, and kept values of the base assignment."""
+    """A program, the schemes its layers may run in, and kept values of the base assignment.
+
+    Attributes:
+        ranges: Calibrated ranges of activations.
+        flops: Operations of all layers that have run, on all samples of their batches.
+    """
 
     __slots__ = (
         "_anchor",
         "_base",
         "_costs",
+        "_flops",
         "_full",
         "_graph",
         "_ports",
@@ -41,6 +54,7 @@ class Runner:
         "_schemes",
         "_slots",
         "_weights",
+        "flops",
         "ranges",
     )
 
@@ -52,7 +66,6 @@ class Runner:
         base: int,
         ranges: Ranges,
         weights: WeightStore,
-        ports: Sequence[Ports],
         slots: Sequence[int],
         slot_bytes: Mapping[int, int],
         batch_budget: float,
@@ -60,12 +73,14 @@ class Runner:
         """Prepare to compute ``slots``, keeping at most ``batch_budget`` bytes a batch."""
         self._graph, self._program, self.ranges = graph, program, ranges
         self._schemes, self._base = schemes, schemes[base]
-        self._weights, self._ports, self._slots = weights, ports, list(slots)
+        self._weights, self._ports, self._slots = weights, find_ports(graph), list(slots)
         self._full = make_schedule(program, slots)
-        self._costs = step_costs(program, graph, slot_bytes)
+        self._flops = step_flops(program, graph)
+        self._costs = step_costs(program, self._flops, slot_bytes)
         kept = choose_slots(program, self._full, slot_bytes, self._costs, batch_budget)
         self._anchor = Anchor((base,) * len(graph.layers), kept)
         self._schedules: dict[tuple[int, ...], Schedule] = {}
+        self.flops = 0.0
 
     def scheme_run(self, schemes: Sequence[int], steps: Sequence[Step]) -> SchemeRun:
         """Return what runs the layers of ``steps`` in ``schemes`` [L], over one batch."""
@@ -109,9 +124,11 @@ class Runner:
         if schemes is not None:
             call = self.scheme_run(schemes, schedule.steps)
         run_schedule(schedule, values, call=call)
+        rows = max((len(tensor) for tensor in feed.values() if tensor.ndim), default=1)
+        self.flops += rows * sum(self._flops[step.index] for step in schedule.steps)
         for slot in self._slots if check is None else check:
             found = values[slot]
-            if found is not None and not bool(torch.isfinite(found).all()):
+            if found is not None and not _is_finite(found):
                 raise self._locate(feed, schemes)
         return values
 
@@ -135,6 +152,24 @@ class Runner:
         kept = self._anchor.values[batch]
         loads = {slot: kept[slot] for slot in schedule.loads if slot in kept}
         return self.run(feed, schemes, schedule=schedule, loads=loads), runs
+
+    def run_mixture(
+        self, feed: Feed, probabilities: Sequence[Sequence[tuple[int, Tensor]]]
+    ) -> Values:
+        """Run every layer in a mixture of schemes; see :class:`MixtureRun` for ``probabilities``."""
+        values = self._program.make_values()
+        self._enter(feed, values)
+        mixture = MixtureRun(
+            self._graph,
+            self._schemes,
+            self._base,
+            self.ranges,
+            self._weights,
+            probabilities,
+            self._ports,
+        )
+        run_schedule(self._full, values, call=mixture)
+        return values
 
     def planned_cost(self, schemes: tuple[int, ...]) -> float:
         """Return what running ``schemes`` costs as a share of a full run."""
@@ -181,7 +216,7 @@ class Runner:
                 x = values[slot] if slot >= 0 else None
                 if first or x is None or not x.is_floating_point():
                     continue
-                if not bool(torch.isfinite(x).all()):
+                if not _is_finite(x):
                     kind = "layer" if step.layers() else "node"
                     first.append(f"{kind} {step.node.name!r} ({step.node.op_type})")
 
@@ -191,3 +226,8 @@ class Runner:
         run_schedule(self._full, values, call=call, watch=watch)
         where = first[0] if first else "the outputs"
         return NumericsError(f"outputs must be finite, but {where} is the first to hold NaN or Inf")
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether no element is NaN or Inf: then neither is their sum, unless it overflows."""
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())

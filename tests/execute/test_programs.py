@@ -96,6 +96,10 @@ SWISH = [
     helper.make_node("Sigmoid", ["x"], ["s"]),
     helper.make_node("Mul", ["x", "s"], ["y"]),
 ]
+AFFINE = [
+    helper.make_node("Mul", ["half", "x"], ["m"]),
+    helper.make_node("Add", ["m", "three"], ["y"]),
+]
 LAYER_NORM = [
     helper.make_node("ReduceMean", ["x"], ["mean"], axes=[-1]),
     helper.make_node("Sub", ["x", "mean"], ["d"]),
@@ -131,8 +135,17 @@ def chain(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",)) -> onn
         (GELU, "Gelu"),
         (SWISH, "Swish"),
         (LAYER_NORM, "LayerNormalization"),
+        (AFFINE, "Affine"),
     ],
-    ids=["hard-swish", "hard-swish gate first", "hard-sigmoid", "gelu", "swish", "layer norm"],
+    ids=[
+        "hard-swish",
+        "hard-swish gate first",
+        "hard-sigmoid",
+        "gelu",
+        "swish",
+        "layer norm",
+        "affine",
+    ],
 )
 def test_written_out_chains_run_as_one_operator(
     nodes: list[onnx.NodeProto], fused: str, tmp_path: Path

@@ -125,6 +125,18 @@ def _hard_sigmoid(node: Node) -> Kernel:
     return lambda x: torch.clamp(alpha * x + beta, 0, 1)
 
 
+def _affine(node: Node) -> Kernel:
+    """α x + β in one pass; ONNX had it at opset 1, and here fusion makes it."""
+    alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 0.0)
+    rank = integer(node, "rank", 0)  # of the numbers that it was written with
+
+    def kernel(x: Tensor) -> Tensor:
+        x = x if x.ndim >= rank else x.reshape(1)
+        return torch.add(torch.tensor(beta, dtype=x.dtype, device=x.device), x, alpha=alpha)
+
+    return kernel
+
+
 def _shrink(node: Node) -> Kernel:
     bias, edge = number(node, "bias", 0.0), number(node, "lambd", 0.5)
 
@@ -216,6 +228,7 @@ _ARITHMETIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 BUILDERS: dict[str, Builder] = {
     **{name: constant_kernel(function) for name, function in _PLAIN.items()},
     **{name: _logical(function) for name, function in _ARITHMETIC.items()},
+    "Affine": _affine,
     "BitShift": _bit_shift,
     "Ceil": _rounded(torch.ceil),
     "Celu": _celu,
