@@ -59,6 +59,7 @@ def iterate_passes(
             f"the loss {simulator.loss_given!r} has no gradient; take a metric that measures, such as "
             "perturbation, or a loss such as kl"
         )
+    simulator.warn_lost_gradients()
     for b in range(simulator.n_batches):
         yield _run(simulator, b, outputs, weights)
 
