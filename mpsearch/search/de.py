@@ -6,9 +6,8 @@ import numpy as np
 
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.repair import make_repairer
-from mpsearch.search.seeds import predicted_plans
+from mpsearch.search.archive import Exhausted
+from mpsearch.search.evolve import begin
 from mpsearch.search.survival import survive_by_crowding
 from mpsearch.tables import Bools, Floats, Ints, Progress
 
@@ -26,6 +25,7 @@ def search(
     progress: Progress | None = None,
     time_limit_s: float | None = None,
     seeded: bool = True,
+    size: int | None = None,
 ) -> Front:
     """Return the front of all that GDE3 (Kukkonen & Lampinen 2005) evaluated.
 
@@ -42,25 +42,28 @@ def search(
         progress: Called after evaluations.
         time_limit_s: Stop then.
         seeded: Start half of the population from plans of the predicted front.
+        size: Population; a twentieth of the budget, 8 to 60, if None.
 
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    archive = Archive(
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        seeded=seeded,
+        size=size,
+        most=60,
+        stream=5,
     )
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    rng = np.random.default_rng([seed, 5])
-    size = int(np.clip(archive.budget // 20, 8, 60))
+    archive, repairer, rng, population = start.archive, start.repairer, start.rng, start.size
     places = _Places(archive.reduced.values[:, :, 0], archive.reduced.allowed)
     with suppress(Exhausted):
-        start = repairer.repair(predicted_plans(archive, size // 2 if seeded else 0), rng)
-        rows = np.concatenate([start, repairer.draw(size - len(start), rng)])
+        rows = start.draw()
         values = archive.evaluate(rows)
         while True:
             keys = places.encode(rows, rng)
@@ -78,8 +81,8 @@ def search(
             excess = archive.excess(rows)
             order = np.argsort(excess, kind="stable")
             if not excess.any():
-                order = survive_by_crowding(values, size, rng)
-            rows, values = rows[order[:size]], values[order[:size]]
+                order = survive_by_crowding(values, population, rng)
+            rows, values = rows[order[:population]], values[order[:population]]
     return archive.front(method="de")
 
 

@@ -1,43 +1,104 @@
-"""Evolution of assignments: what nsga2 and nsga3 share."""
+"""Evolution of assignments: what nsga2, nsga3 and de share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 
+from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.repair import Repairer, draw_allowed
-from mpsearch.tables import Bools, Floats, Ints
+from mpsearch.search.repair import Repairer, draw_allowed, make_repairer
+from mpsearch.search.seeds import predicted_plans
+from mpsearch.tables import Bools, Floats, Ints, Progress
 
 Survive = Callable[[Floats, int, np.random.Generator], Ints]
 """Objectives [P, O], how many survive -> their indices, best first."""
 
 
-def evolve(
-    archive: Archive,
-    repairer: Repairer,
-    start: Ints,
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """What an evolution starts from.
+
+    Attributes:
+        archive: Evaluates and keeps.
+        repairer: Makes children feasible.
+        rng: The only source of chance.
+        size: Population.
+        plans: [P, V] assignments of variables to start from; the rest is drawn.
+    """
+
+    archive: Archive
+    repairer: Repairer
+    rng: np.random.Generator
+    size: int
+    plans: Ints
+
+    def draw(self) -> Ints:
+        """Return the first population [size, V]: the plans, repaired, filled up at random."""
+        drawn = self.repairer.draw(max(0, self.size - len(self.plans)), self.rng)
+        return np.concatenate([self.repairer.repair(self.plans, self.rng), drawn])
+
+
+def begin(
+    problem: Problem,
+    objectives: Sequence[str],
     *,
-    size: int,
-    survive: Survive,
-    rng: np.random.Generator,
-) -> None:
+    evaluator: Evaluator | None,
+    budget: int | None,
+    seed: int,
+    progress: Progress | None,
+    time_limit_s: float | None,
+    seeded: bool,
+    size: int | None,
+    most: int,
+    stream: int,
+) -> Beginning:
+    """Return what an evolution starts from.
+
+    Args:
+        problem: The tables.
+        objectives: What to minimise.
+        evaluator: Measures losses, if given.
+        budget: Evaluations; None: the archive's own.
+        seed: Of all chance.
+        progress: Called after evaluations.
+        time_limit_s: Stop then.
+        seeded: Start half of the population from plans of the predicted front.
+        size: Population; None: a twentieth of the budget, from 8 to ``most``.
+        most: See ``size``.
+        stream: Number of the method's random stream.
+
+    Raises:
+        InfeasibleError: No assignment meets the constraints.
+    """
+    archive = Archive(
+        problem,
+        objectives,
+        evaluator=evaluator,
+        budget=budget,
+        progress=progress,
+        time_limit_s=time_limit_s,
+    )
+    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
+    count = size or int(np.clip(archive.budget // 20, 8, most))
+    plans = predicted_plans(archive, max(1, count // 2) if seeded else 0)
+    return Beginning(archive, repairer, np.random.default_rng([seed, stream]), count, plans)
+
+
+def evolve(start: Beginning, survive: Survive) -> None:
     """Evolve a population until the archive is exhausted; results are in the archive.
 
     Uniform and segment crossover, one random change a child on average, repair to feasibility. Those that
     miss a measured limit survive only after all others, by how far they miss it.
 
     Args:
-        archive: Evaluates and keeps.
-        repairer: Makes children feasible.
-        start: [P, V] assignments of variables to start from; filled up at random.
-        size: Population.
+        start: Population, archive and chance.
         survive: Chooses survivors.
-        rng: The only source of chance.
     """
+    archive, repairer, rng, size = start.archive, start.repairer, start.rng, start.size
     with suppress(Exhausted):
-        drawn = repairer.draw(max(0, size - len(start)), rng)
-        rows = np.concatenate([repairer.repair(start, rng), drawn])
+        rows = start.draw()
         values = archive.evaluate(rows)
         while True:
             children = _children(rows, archive.reduced.allowed, size, rng)

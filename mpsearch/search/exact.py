@@ -43,7 +43,7 @@ def search(
         budget: Measurements; 50 if None. Without evaluator unused: the front needs no evaluations.
         seed: Unused: nothing is random.
         progress: Called after every group.
-        time_limit_s: From then on the front is thinned.
+        time_limit_s: From then on the front is thinned, and no more points are measured.
         eps: What may be thinned away, as a share of each objective's range over the front.
 
     Raises:
@@ -76,7 +76,9 @@ def search(
     )
     if evaluator is None or "loss" not in names:
         return front
-    return measured_only(problem, front, evaluator, budget=budget or 50, progress=progress)
+    return measured_only(
+        problem, front, evaluator, budget=budget or 50, progress=progress, deadline=deadline
+    )
 
 
 def _hull_within(reduced: Reduced, eps: float) -> Eliminated | None:

@@ -1,5 +1,7 @@
 """The convex hull of the front by Lagrangian prices: milliseconds, for interactive use."""
 
+import time
+
 import numpy as np
 
 from mpsearch.errors import ProblemError
@@ -17,6 +19,7 @@ from mpsearch.tables import Floats, Ints, Progress
 _POINTS = 1_000
 _ROW_ENTRIES = 4_000_000  # scheme indices of all points that are returned
 _PRICES = 60  # prices tried where each one is a search of its own
+_SECONDS = 20.0  # for each integer program
 
 
 def search(
@@ -41,7 +44,7 @@ def search(
         budget: Measurements, 50 if None; without evaluator the points returned, at most 1 000 if None.
         seed: Unused: nothing is random.
         progress: Called with the measurements, or the prices tried.
-        time_limit_s: For each integer program.
+        time_limit_s: Stop then.
 
     Raises:
         ProblemError: There are not two objectives, or a constraint is code.
@@ -54,6 +57,7 @@ def search(
     count = max(
         2, (budget if evaluator is None else None) or min(_POINTS, _ROW_ENTRIES // problem.n_groups)
     )
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     certificate = ""
     if not len(reduced.edges) and not reduced.limits and not problem.checks:
         x, y = np.ascontiguousarray(np.moveaxis(reduced.values, 2, 0))
@@ -63,7 +67,7 @@ def search(
     else:
         if problem.checks:
             raise ProblemError("hull takes constraints in words only; use method='nsga2'")
-        rows = _by_price(reduced, min(count, _PRICES), time_limit_s, progress)
+        rows = _by_price(reduced, min(count, _PRICES), deadline, progress)
     assignments = reduced.expand(rows)
     assignments = assignments[problem.feasible(assignments)]
     if not len(assignments):
@@ -77,7 +81,9 @@ def search(
     )
     if evaluator is None or "loss" not in names:
         return front
-    return measured_only(problem, front, evaluator, budget=budget or 50, progress=progress)
+    return measured_only(
+        problem, front, evaluator, budget=budget or 50, progress=progress, deadline=deadline
+    )
 
 
 def hull_certificate(hull: Hull) -> str:
@@ -89,16 +95,18 @@ def hull_certificate(hull: Hull) -> str:
 
 
 def _by_price(
-    reduced: Reduced, count: int, time_limit_s: float | None, progress: Progress | None
+    reduced: Reduced, count: int, deadline: float | None, progress: Progress | None
 ) -> Ints:
     """Return supported assignments, refining prices between neighbours, the widest first."""
-    solver = _Prices(reduced, time_limit_s)
+    solver = _Prices(reduced, deadline)
     ends = [solver.best(np.array([1.0, 1e-6])), solver.best(np.array([1e-6, 1.0]))]
     known = {row.tobytes(): row for row in ends if row is not None}
     rows = list(known.values())
     open_pairs = [(rows[0], rows[-1])] if len(rows) == 2 else []
     tried = len(ends)
     while open_pairs and tried < count:
+        if deadline is not None and time.monotonic() > deadline:
+            break
         open_pairs.sort(key=lambda pair: solver.area(*pair))
         left, right = open_pairs.pop()
         a, b = solver.values(left), solver.values(right)
@@ -121,14 +129,14 @@ def _by_price(
 class _Prices:
     """Solves the weighted problem; objectives scaled to comparable size."""
 
-    def __init__(self, reduced: Reduced, time_limit_s: float | None) -> None:
+    def __init__(self, reduced: Reduced, deadline: float | None) -> None:
         self._reduced = reduced
         spread = np.ptp(np.where(reduced.allowed[:, :, None], reduced.values, np.nan), axis=1)
         size = np.nansum(spread, axis=0) + np.abs(reduced.pair_values).max(
             axis=(1, 2), initial=0
         ).sum(0)
         self._size = np.where(size > 0, size, 1.0)
-        self._seconds = 20.0 if time_limit_s is None else time_limit_s
+        self._deadline = deadline
         self._program = make_program(reduced)
         self._bounds = [b for group in limit_bounds(self._program, reduced) for b in group]
         self._use_program = bool(self._bounds)
@@ -166,5 +174,7 @@ class _Prices:
             except ProblemError:
                 self._use_program = True
         cost = self._program.column(values, pairs)
-        solution = solve(self._program, cost, self._bounds, gap=1e-4, time_limit_s=self._seconds)
+        left = np.inf if self._deadline is None else self._deadline - time.monotonic()
+        seconds = min(_SECONDS, max(left, 0.1))
+        solution = solve(self._program, cost, self._bounds, gap=1e-4, time_limit_s=seconds)
         return None if solution is None else solution.row

@@ -1,5 +1,6 @@
 """Measuring points of a front, and how well their prediction ranked them."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,15 +14,23 @@ from mpsearch.tables import Estimate, Ints, Progress
 
 
 def measure(
-    evaluator: Evaluator, assignments: Ints, *, progress: Progress | None = None
+    evaluator: Evaluator,
+    assignments: Ints,
+    *,
+    progress: Progress | None = None,
+    deadline: float | None = None,
 ) -> list[Estimate]:
     """Return the measured loss of each of ``assignments`` [P, G], one by one.
+
+    After ``deadline`` (of ``time.monotonic``) no more are measured but the first: fewer are returned.
 
     Raises:
         NumericsError: A loss is not finite.
     """
     losses: list[Estimate] = []
     for row in assignments:
+        if losses and deadline is not None and time.monotonic() > deadline:
+            break
         (loss,) = evaluator.evaluate(row[None])
         if not (np.isfinite(loss.mean) and np.isfinite(loss.stderr)):
             raise NumericsError(f"a measured loss must be finite, got {loss.mean} ± {loss.stderr}")
@@ -33,11 +42,17 @@ def measure(
 
 
 def measure_points(
-    front: Front, evaluator: Evaluator, *, count: int, progress: Progress | None = None
+    front: Front,
+    evaluator: Evaluator,
+    *,
+    count: int,
+    progress: Progress | None = None,
+    deadline: float | None = None,
 ) -> Front:
     """Return ``front`` with the loss of ``count`` more points measured, spread over its range.
 
-    All points stay, the others predicted; measured ones may turn out to dominate each other.
+    All points stay, the others predicted; measured ones may turn out to dominate each other. After
+    ``deadline`` (of ``time.monotonic``) no more are measured.
 
     Raises:
         NumericsError: A loss is not finite.
@@ -46,9 +61,9 @@ def measure_points(
     if not open_points or count < 1:
         return front
     chosen = [open_points[k] for k in thin(front.objectives[open_points], count)]
-    losses = measure(evaluator, front.assignments[chosen], progress=progress)
+    losses = measure(evaluator, front.assignments[chosen], progress=progress, deadline=deadline)
     points: list[Point] = list(front.points)
-    for index, loss in zip(chosen, losses, strict=True):
+    for index, loss in zip(chosen, losses, strict=False):  # fewer after the deadline
         points[index] = replace(points[index], measured={**points[index].measured, "loss": loss})
     return replace(front, points=tuple(points))
 
@@ -60,14 +75,17 @@ def measured_only(
     *,
     budget: int,
     progress: Progress | None = None,
+    deadline: float | None = None,
 ) -> Front:
     """Measure up to ``budget`` points of ``front`` and return the front of those that were measured.
+
+    After ``deadline`` (of ``time.monotonic``) no more are measured.
 
     Raises:
         InfeasibleError: As measured, none meets the constraints.
         NumericsError: A loss is not finite.
     """
-    measured = measure_points(front, evaluator, count=budget, progress=progress)
+    measured = measure_points(front, evaluator, count=budget, progress=progress, deadline=deadline)
     points = [point for point in measured.points if "loss" in point.measured]
     rows = np.array([point.assignment for point in points], np.int64)
     losses = [point.measured["loss"] for point in points]

@@ -111,7 +111,9 @@ def search(
     front = make_front(problem, made, names, method="milp", certificate=certificate)
     if evaluator is None or "loss" not in names:
         return front
-    return measured_only(problem, front, evaluator, budget=goal or 50, progress=progress)
+    return measured_only(
+        problem, front, evaluator, budget=goal or 50, progress=progress, deadline=deadline
+    )
 
 
 def _solve_front(program: Program, costs: list[Floats], minimise: Minimise, goal: int) -> None:

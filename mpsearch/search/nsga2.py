@@ -1,13 +1,8 @@
 """NSGA-II with an archive, seeded by exact plans."""
 
-import numpy as np
-
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive
-from mpsearch.search.evolve import evolve
-from mpsearch.search.repair import make_repairer
-from mpsearch.search.seeds import predicted_plans
+from mpsearch.search.evolve import begin, evolve
 from mpsearch.search.survival import survive_by_crowding
 from mpsearch.tables import Progress
 
@@ -43,23 +38,18 @@ def search(
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    archive = Archive(
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        seeded=seeded,
+        size=size,
+        most=100,
+        stream=2,
     )
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    count = size or int(np.clip(archive.budget // 20, 8, 100))
-    start = predicted_plans(archive, max(1, count // 2) if seeded else 0)
-    evolve(
-        archive,
-        repairer,
-        start,
-        size=count,
-        survive=survive_by_crowding,
-        rng=np.random.default_rng([seed, 2]),
-    )
-    return archive.front(method="nsga2")
+    evolve(start, survive_by_crowding)
+    return start.archive.front(method="nsga2")

@@ -1,4 +1,4 @@
-"""Small problems, random ones with brute force as their oracle, and an evaluator that is no sum."""
+"""Random problems with brute force as their oracle."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -6,7 +6,6 @@ from itertools import product
 import numpy as np
 
 from mpsearch.problem import Problem
-from mpsearch.tables import Estimate
 
 
 @dataclass(frozen=True)
@@ -139,42 +138,3 @@ def assert_same_front(found: np.ndarray, wanted: np.ndarray, scale: np.ndarray) 
         for row in one:
             distance = (np.abs(other - row) / scale).max(axis=1).min()
             assert distance < 1e-9, f"{row} has no like within {distance}"
-
-
-class Bent:
-    """An evaluator whose loss is no sum: the table's sum, bent, plus an interaction."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        self.table = table
-        self.measured: list[bytes] = []
-
-    def evaluate(self, assignments: np.ndarray, *, fraction: float = 1.0) -> list[Estimate]:
-        losses = []
-        for row in assignments:
-            self.measured.append(row.tobytes())
-            parts = self.table[np.arange(len(row)), row]
-            z = parts.sum() + 0.3 * np.sqrt(np.abs(parts[:-1] * parts[1:])).sum()
-            losses.append(Estimate(float(z / (1 + z)), 0.01))
-        return losses
-
-    def loss_and_gradient(self, probabilities: np.ndarray) -> tuple[Estimate, np.ndarray]:
-        z = float((self.table * probabilities).sum())
-        return Estimate(z / (1 + z), 0.01), self.table / (1 + z) ** 2
-
-
-def small_problem(**more: object) -> Problem:
-    rng = np.random.default_rng(11)
-    G, S = 8, 3
-    cost = rng.lognormal(0, 1, (G, 1)) * np.array([1.0, 0.5, 0.3]) * rng.uniform(0.9, 1.1, (G, S))
-    loss = rng.lognormal(-2, 1, (G, 1)) * np.array([0.01, 0.2, 1.0]) * rng.uniform(0.9, 1.1, (G, S))
-    allowed = np.ones((G, S), bool)
-    allowed[2, 0] = allowed[5, 2] = False
-    edges = [(i, i + 1) for i in range(G - 1)]
-    settings: dict[str, object] = {
-        "allowed": allowed,
-        "edges": edges,
-        "pair_terms": {"latency_us": np.tile(0.05 * (1 - np.eye(S)), (G - 1, 1, 1))},
-        "schemes": ("fp16", "fp8", "nvfp4"),
-        "constraints": ("tie(group0, group3)", "forbid(group6=fp16, group7=nvfp4)"),
-    }
-    return Problem({"latency_us": cost, "loss": loss}, **{**settings, **more})

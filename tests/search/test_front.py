@@ -1,23 +1,23 @@
 import numpy as np
 import pytest
-from random_problems import Bent, small_problem
 
 from mpsearch.errors import UnknownNameError
 from mpsearch.problem import Problem
+from mpsearch.search.conformance import Interacting, example_problem
 from mpsearch.search.front import find_front
 from mpsearch.search.hull import search as search_hull
 
 
 def test_exact_is_the_default_without_an_evaluator_and_refine_with_one() -> None:
-    problem = small_problem()
+    problem = example_problem()
     assert find_front(problem).method == "exact"
-    measured = find_front(problem, evaluator=Bent(problem.objectives["loss"]), budget=12)
+    measured = find_front(problem, evaluator=Interacting(problem.objectives["loss"]), budget=12)
     assert measured.method == "refine"
 
 
 def test_an_unknown_method_is_refused_with_the_choices() -> None:
     with pytest.raises(UnknownNameError, match="exact, milp"):
-        find_front(small_problem(), method="guess")
+        find_front(example_problem(), method="guess")
 
 
 def test_hull_points_are_on_the_exact_front_and_its_eps_holds() -> None:

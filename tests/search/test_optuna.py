@@ -2,18 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_problems import Bent, small_problem
 
 from mpsearch.errors import ProblemError
+from mpsearch.search.conformance import Interacting, example_problem
 from mpsearch.search.optuna import search
 
 
 def test_a_study_in_a_storage_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    problem = small_problem()
+    problem = example_problem()
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    first = Bent(problem.objectives["loss"])
+    first = Interacting(problem.objectives["loss"])
     search(problem, evaluator=first, budget=15, storage=storage)
-    second = Bent(problem.objectives["loss"])
+    second = Interacting(problem.objectives["loss"])
     front = search(problem, evaluator=second, budget=25, storage=storage)
     assert len(first.measured) == 15
     assert len(second.measured) == 10
@@ -23,27 +23,29 @@ def test_a_study_in_a_storage_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsgaii", "gp"])
 def test_every_sampler_gives_a_front(sampler: str) -> None:
-    problem = small_problem()
-    front = search(problem, evaluator=Bent(problem.objectives["loss"]), budget=14, sampler=sampler)
+    problem = example_problem()
+    front = search(
+        problem, evaluator=Interacting(problem.objectives["loss"]), budget=14, sampler=sampler
+    )
     assert problem.feasible(front.assignments).all()
 
 
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(ProblemError, match="tpe, nsgaii, gp"):
-        search(small_problem(), sampler="cmaes")  # type: ignore[arg-type]
+        search(example_problem(), sampler="cmaes")  # type: ignore[arg-type]
 
 
 def test_a_study_of_another_problem_is_refused(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    search(small_problem(), budget=5, storage=storage)
-    other = small_problem(constraints=(), groups=[f"layer{i}" for i in range(8)])
+    search(example_problem(), budget=5, storage=storage)
+    other = example_problem(constraints=(), groups=[f"layer{i}" for i in range(8)])
     with pytest.raises(ProblemError, match="other groups"):
         search(other, budget=5, storage=storage)
 
 
 def test_predictions_are_not_taken_for_measurements(tmp_path: Path) -> None:
-    problem = small_problem()
+    problem = example_problem()
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     search(problem, budget=5, storage=storage)
     with pytest.raises(ProblemError, match="predictions"):
-        search(problem, evaluator=Bent(np.ones((8, 3))), budget=5, storage=storage)
+        search(problem, evaluator=Interacting(np.ones((8, 3))), budget=5, storage=storage)
