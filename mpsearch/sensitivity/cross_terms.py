@@ -15,6 +15,7 @@ from mpsearch.registry import find
 from mpsearch.sensitivity.ranking import predict, saturated
 from mpsearch.sensitivity.responses import enough_draws, responses
 from mpsearch.sensitivity.selftest import ceiling, draw_plans
+from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
 PLANS = 24
@@ -48,7 +49,7 @@ def score(
     single: Table = find("metrics", "perturbation")(
         simulator, costs=costs, budget=budget, seed=seed, progress=progress
     )
-    n_plans = PLANS if budget is None else max(0, budget - int(single.cost_plans))
+    n_plans = PLANS if budget is None else max(0, budget - len(single_changes(simulator)) - 1)
     edges, terms = predicted_pairs(simulator, seed=seed)
     plans = draw_plans(simulator.allowed, n_plans, seed=seed + 1)
     losses = np.array([simulator.loss(plan).mean for plan in plans])

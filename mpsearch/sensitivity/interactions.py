@@ -12,7 +12,7 @@ from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.sensitivity.ranking import predict
 from mpsearch.sensitivity.selftest import draw_plans
-from mpsearch.sensitivity.single import base_assignment, change_one
+from mpsearch.sensitivity.single import base_assignment, change_one, single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
 DEFAULT_PAIRS = 100
@@ -44,7 +44,7 @@ def score(
     single: Table = find("metrics", "perturbation")(
         simulator, costs=costs, budget=budget, seed=seed, progress=None
     )
-    left = DEFAULT_PAIRS if budget is None else budget - int(single.cost_plans)
+    left = DEFAULT_PAIRS if budget is None else budget - len(single_changes(simulator)) - 1
     pairs = _choose_pairs(simulator, single, left)
     edges = np.array(sorted({(g, h) for g, _, h, _ in pairs}), np.int64).reshape(-1, 2)
     place = {(int(g), int(h)): e for e, (g, h) in enumerate(edges)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from mpsearch.errors import InfeasibleError
 from mpsearch.execute.simulator import Simulator
+from mpsearch.sensitivity.effort import suffix_shares
 from mpsearch.sensitivity.sampling import measure_entries
 from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Progress, Table
@@ -74,6 +75,7 @@ def score(
         allowed=allowed,
         reasons=reasons,
         details={"samples": samples},
-        cost_plans=1.0 + float(samples.sum()) / simulator.n_samples,
+        cost_plans=1.0
+        + float(suffix_shares(simulator.graph) @ samples.sum(axis=1)) / simulator.n_samples,
         notes=found.notes,
     )

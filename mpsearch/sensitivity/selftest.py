@@ -112,9 +112,11 @@ def draw_plans(
 
 def ceiling(simulator: Simulator) -> float:
     """Return the largest loss of one scheme wherever it is allowed, the base elsewhere."""
+    return max((simulator.loss(plan).mean for plan in uniform_plans(simulator)), default=0.0)
+
+
+def uniform_plans(simulator: Simulator) -> Ints:
+    """Return [S, G]: each scheme wherever it is allowed, the base elsewhere."""
     base = simulator.space.index(simulator.space.base)
-    losses = [0.0]
-    for s in range(simulator.allowed.shape[1]):
-        plan = np.where(simulator.allowed[:, s], s, base).astype(np.int64)
-        losses.append(simulator.loss(plan).mean)
-    return max(losses)
+    schemes = np.arange(simulator.allowed.shape[1])[:, None]
+    return np.where(simulator.allowed.T, schemes, base).astype(np.int64)

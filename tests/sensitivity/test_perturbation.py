@@ -5,6 +5,7 @@ import pytest
 from small_models import mlp_simulator, random_weights
 
 from mpsearch.errors import InfeasibleError
+from mpsearch.sensitivity.effort import suffix_shares
 from mpsearch.sensitivity.perturbation import score
 from mpsearch.tables import estimate_mean
 
@@ -16,7 +17,9 @@ def test_values_are_paired_differences_from_the_base(tmp_path: Path) -> None:
     assert table.values[1, 2] == pytest.approx(difference.mean())
     assert table.stderr[1, 2] == estimate_mean(difference).stderr
     assert table.unit == "nats"
-    assert table.cost_plans == 5
+    reached = suffix_shares(simulator.graph)
+    assert table.cost_plans == pytest.approx(1 + 2 * reached.sum())
+    assert reached[0] == 1 > reached[1]
 
 
 def test_nothing_is_measured_twice(tmp_path: Path) -> None:
