@@ -33,7 +33,8 @@ class Relaxation:
 def explain_infeasible(problem: Problem) -> list[Relaxation]:
     """Return every smallest set of ``problem``'s constraints to relax; [] if it is feasible.
 
-    Constraints that are code are left aside. Found by integer programs over ever larger sets.
+    Constraints that are code are left aside. Found by integer programs over ever larger sets; after 400
+    sets one is returned that need not be smallest, but of which no constraint could be kept.
     """
     words = [text for text in problem.constraints if isinstance(text, str)]
     if _feasible(problem, words):
@@ -44,14 +45,27 @@ def explain_infeasible(problem: Problem) -> list[Relaxation]:
         for dropped in combinations(range(len(words)), size):
             tried += 1
             if tried > _SETS:
-                return found
+                return found or [_irreducible(problem, words)]
             kept = [text for k, text in enumerate(words) if k not in dropped]
             if _feasible(problem, kept):
-                nearest = tuple(_nearest(problem, kept, words[k]) for k in dropped)
-                found.append(Relaxation(tuple(words[k] for k in dropped), nearest))
+                found.append(_relaxation(problem, kept, [words[k] for k in dropped]))
         if found:
             return found
     return []
+
+
+def _irreducible(problem: Problem, words: list[str]) -> Relaxation:
+    """Return what is left over once no more of ``words`` can be kept beside those kept before."""
+    kept: list[str] = []
+    for text in words:
+        if _feasible(problem, [*kept, text]):
+            kept.append(text)
+    return _relaxation(problem, kept, [text for text in words if text not in kept])
+
+
+def _relaxation(problem: Problem, kept: list[str], dropped: list[str]) -> Relaxation:
+    nearest = tuple(_nearest(problem, kept, text) for text in dropped)
+    return Relaxation(tuple(dropped), nearest)
 
 
 def infeasible_error(problem: Problem) -> InfeasibleError:
