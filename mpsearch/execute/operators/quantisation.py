@@ -62,10 +62,11 @@ def _dequantise(node: Node) -> Kernel:
     to = integer(node, "output_dtype", 0)
 
     def kernel(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-        wide = x.to(torch.float32)
+        kind = torch.promote_types(scale.dtype, torch.float32)
+        wide = x.to(kind)
         if zero is not None:
-            wide = wide - spread(zero, x, axis, block).to(torch.float32)
-        y = wide * spread(scale, x, axis, block).to(torch.float32)
+            wide = wide - spread(zero, x, axis, block).to(kind)
+        y = wide * spread(scale, x, axis, block).to(kind)
         return cast(y, ELEMENT_TYPES[to]) if to else y.to(scale.dtype)
 
     return kernel
