@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from mpsearch.errors import ArtifactError
 from mpsearch.tables import (
     Costs,
     Table,
+    estimate_mean,
     read_costs,
     read_table,
     write_costs,
@@ -100,3 +102,41 @@ def test_a_table_is_not_read_as_costs(tmp_path: Path) -> None:
     write_table(TABLE, tmp_path / "t.json")
     with pytest.raises(ArtifactError, match=r"mpsearch\.costs version 1 is needed"):
         read_costs(tmp_path / "t.json")
+
+
+def test_estimates_of_normal_samples_have_student_errors() -> None:
+    rng = np.random.default_rng(0)
+    for n in (2, 5, 30, 400):
+        samples = rng.normal(3, 2, n)
+        samples = np.concatenate([samples, 6 - samples])  # no skew at all
+        found = estimate_mean(samples)
+        usual = samples.std(ddof=1) / len(samples) ** 0.5
+        assert found.mean == pytest.approx(3)
+        factor = stats.t.ppf(0.975, 2 * n - 1) / stats.norm.ppf(0.975)
+        assert found.stderr == pytest.approx(usual * factor, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("draw", "n"),
+    [("normal", 8), ("normal", 64), ("exponential", 16), ("exponential", 64), ("lognormal", 64)],
+)
+def test_the_true_mean_is_within_196_errors_in_95_of_100_cases(draw: str, n: int) -> None:
+    rng = np.random.default_rng(1)
+    truth = {"normal": 0.0, "exponential": 1.0, "lognormal": float(np.exp(0.5))}[draw]
+    samples = getattr(rng, draw)(size=(3000, n))
+    found = [estimate_mean(row) for row in samples]
+    inside = np.mean([abs(e.mean - truth) <= 1.96 * e.stderr for e in found])
+    assert 0.93 <= inside <= 0.97
+
+
+def test_one_sample_is_as_uncertain_as_large_and_equal_ones_are_certain() -> None:
+    assert estimate_mean(np.array([-2.0])) == (-2.0, 2.0)
+    assert estimate_mean(np.full(9, 0.1)) == (pytest.approx(0.1), 0.0)
+    assert estimate_mean(np.zeros(4)) == (0.0, 0.0)
+
+
+def test_notes_are_kept_and_older_files_have_none(tmp_path: Path) -> None:
+    one = np.zeros((1, 1))
+    table = Table("m", "u", ("g",), ("s",), one, one, one == 0, notes=("stopped early",))
+    write_table(table, tmp_path / "t.json")
+    assert read_table(tmp_path / "t.json").notes == ("stopped early",)

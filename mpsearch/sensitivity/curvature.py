@@ -11,13 +11,21 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.tables import Estimate
+from mpsearch.tables import Estimate, Floats, estimate_mean
 
 
 def hessian_traces(
     loss: Tensor, weights: Mapping[str, Tensor], *, n_probes: int = 32, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate tr(d²loss/dw²) for every weight at once.
+    """Estimate tr(d²loss/dw²) for every weight at once; see :func:`hessian_samples`."""
+    samples = hessian_samples(loss, weights, n_probes=n_probes, seed=seed)
+    return {name: estimate_mean(values) for name, values in zip(weights, samples.T, strict=True)}
+
+
+def hessian_samples(
+    loss: Tensor, weights: Mapping[str, Tensor], *, n_probes: int = 32, seed: int = 0
+) -> Floats:
+    """Return [probes, weights] unbiased samples of tr(d²loss/dw²), for every weight at once.
 
     A Rademacher probe v gives v_l·(Hv)_l, whose mean is the trace of block l: terms that couple two
     layers average to zero, so one product Hv serves all the layers.
@@ -44,7 +52,7 @@ def hessian_traces(
         sample[:] = torch.stack(
             [(v * hv).double().sum() for v, hv in zip(signs, products, strict=True)]
         )
-    return _estimates(list(weights), samples)
+    return samples.numpy()
 
 
 def gauss_newton_traces(
@@ -55,6 +63,21 @@ def gauss_newton_traces(
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Estimate the trace of every weight's block of the Gauss-Newton matrix, which is never negative.
+
+    See :func:`gauss_newton_samples`.
+    """
+    samples = gauss_newton_samples(draw, weights, n_probes=n_probes, seed=seed)
+    return {name: estimate_mean(values) for name, values in zip(weights, samples.T, strict=True)}
+
+
+def gauss_newton_samples(
+    draw: Callable[[torch.Generator], Tensor],
+    weights: Mapping[str, Tensor],
+    *,
+    n_probes: int = 32,
+    seed: int = 0,
+) -> Floats:
+    """Return [probes, weights] unbiased samples of the traces of the Gauss-Newton matrix's blocks.
 
     The matrix is the mean of g·gᵀ over labels drawn from the model's own predictions. A probe draws
     one label a sample and weighs the samples' losses by random signs: then one backward pass gives
@@ -77,7 +100,7 @@ def gauss_newton_traces(
         grads = torch.autograd.grad(draw(rng), params, retain_graph=True, materialize_grads=True)
         _check_finite(dict(zip(weights, grads, strict=True)))
         sample[:] = torch.stack([g.double().square().sum() for g in grads])
-    return _estimates(list(weights), samples)
+    return samples.numpy()
 
 
 def largest_eigenvalues(
@@ -155,12 +178,6 @@ def _products(
 
 def _signs(like: Tensor, rng: torch.Generator) -> Tensor:
     return torch.empty_like(like).bernoulli_(generator=rng) * 2 - 1
-
-
-def _estimates(names: list[str], samples: Tensor) -> dict[str, Estimate]:
-    means = samples.mean(0).tolist()
-    stderrs = (samples.std(0) / len(samples) ** 0.5).tolist()
-    return dict(zip(names, map(Estimate, means, stderrs), strict=True))
 
 
 def _check_probes(n_probes: int) -> None:

@@ -6,7 +6,7 @@ eigenvalue by Lanczos (HAWQ, arXiv 1905.03696). Weights only: activations and pr
 activations count nothing. ``details`` holds the bare trace or eigenvalue.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from mpsearch.execute.losses import sample_losses
 from mpsearch.execute.simulator import Simulator
 from mpsearch.sensitivity.backward import Pass, draw_losses, iterate_passes
 from mpsearch.sensitivity.curvature import (
-    gauss_newton_traces,
-    hessian_traces,
+    gauss_newton_samples,
+    hessian_samples,
     largest_eigenvalues,
 )
-from mpsearch.tables import Costs, Estimate, Progress, Table
+from mpsearch.tables import Costs, Floats, Progress, Table, estimate_mean
 
 PROBES = 8
 LANCZOS_STEPS = 8
@@ -49,9 +49,9 @@ def score(
     """
     n_probes = PROBES if budget is None else max(2, budget // 4)
 
-    def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
+    def measure(done: Pass, batch_seed: int) -> Floats:
         loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
-        return hessian_traces(loss, done.weights, n_probes=n_probes, seed=batch_seed)
+        return hessian_samples(loss, done.weights, n_probes=n_probes, seed=batch_seed)
 
     return _score(simulator, "hessian", measure, True, 4.0 * n_probes, seed, progress)
 
@@ -67,13 +67,13 @@ def score_gauss_newton(
     """Score by the Gauss-Newton matrix's trace over the number of weights; see :func:`score`."""
     n_probes = PROBES if budget is None else max(2, budget // 2)
 
-    def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
+    def measure(done: Pass, batch_seed: int) -> Floats:
         def draw(rng: torch.Generator) -> Tensor:
             losses = draw_losses(simulator, done, rng)
             signs = (torch.randint(0, 2, losses.shape, generator=rng) * 2 - 1).to(losses)
             return (signs * losses).sum() / len(losses) ** 0.5
 
-        return gauss_newton_traces(draw, done.weights, n_probes=n_probes, seed=batch_seed)
+        return gauss_newton_samples(draw, done.weights, n_probes=n_probes, seed=batch_seed)
 
     return _score(simulator, "gauss_newton", measure, True, 2.0 * n_probes, seed, progress)
 
@@ -88,9 +88,10 @@ def score_eigenvalue(
 ) -> Table:
     """Score by the largest eigenvalue of each weight's block of the Hessian; see :func:`score`."""
 
-    def measure(done: Pass, batch_seed: int) -> dict[str, Estimate]:
+    def measure(done: Pass, batch_seed: int) -> Floats:
         loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
-        return largest_eigenvalues(loss, done.weights, n_steps=LANCZOS_STEPS, seed=batch_seed)
+        found = largest_eigenvalues(loss, done.weights, n_steps=LANCZOS_STEPS, seed=batch_seed)
+        return np.array([[e.mean - e.stderr, e.mean + e.stderr] for e in found.values()]).T
 
     spent = 4.0 * LANCZOS_STEPS * len(simulator.graph.layers)
     return _score(simulator, "eigenvalue", measure, False, spent, seed, progress)
@@ -99,45 +100,52 @@ def score_eigenvalue(
 def _score(
     simulator: Simulator,
     metric: str,
-    measure: Callable[[Pass, int], Mapping[str, Estimate]],
+    measure: Callable[[Pass, int], Floats],
     per_weight: bool,
     spent: float,
     seed: int,
     progress: Progress | None,
 ) -> Table:
-    """Average ``measure`` over batches and multiply by each scheme's error."""
+    """Average what ``measure`` gives, [probes, weights], over batches; multiply by the schemes' errors.
+
+    A probe of one batch is added to one of each other batch, so that the standard error is that of
+    as many independent sums as there are probes. Of eigenvalues, ``measure`` gives the ends of the
+    interval that holds them, and their sums' half width is the error.
+    """
     weights = _weights(simulator)
-    means = dict.fromkeys(weights, 0.0)
-    variances = dict.fromkeys(weights, 0.0)
+    samples: Floats | None = None
     n_batches = simulator.n_batches
     for b, done in enumerate(iterate_passes(simulator, outputs=False, weights=list(weights))):
-        share = done.n / simulator.n_samples
-        for name, (mean, stderr) in measure(done, seed * 1_000_003 + b).items():
-            means[name] += share * mean
-            variances[name] += (share * stderr) ** 2
+        part = done.n / simulator.n_samples * measure(done, seed * 1_000_003 + b)
+        samples = part if samples is None else samples + part
         if progress is not None:
             progress(b + 1, n_batches, "curvature of weights")
+    assert samples is not None
     shape = simulator.allowed.shape
     base = simulator.space.index(simulator.space.base)
-    values, variance, bare = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for name, places in weights.items():
-        g, i, gemm = places
+    sums = np.zeros((len(samples), *shape))
+    bare = np.zeros(shape)
+    for column, (g, i, gemm) in zip(samples.T, weights.values(), strict=True):
         plain = simulator.operand_weight(i, gemm).double()
         size = plain.numel() if per_weight else 1
         for s in np.flatnonzero(simulator.allowed[g]).tolist():
             if s == base:
                 continue
             error = float((plain - simulator.weight(i, s, gemm).double()).square().sum())
-            values[g, s] += 0.5 * means[name] / size * error
-            variance[g, s] += variances[name] * (0.5 / size * error) ** 2
-            bare[g, s] += means[name]
+            sums[:, g, s] += 0.5 / size * error * column
+            bare[g, s] += column.mean()
+    values, stderr = np.zeros(shape), np.zeros(shape)
+    for g, s in np.ndindex(*shape):
+        values[g, s], stderr[g, s] = estimate_mean(sums[:, g, s])
+        if not per_weight:
+            stderr[g, s] = np.ptp(sums[:, g, s]) / 2
     return Table(
         metric=metric,
         unit=simulator.unit,
         groups=tuple(simulator.groups),
         schemes=simulator.space.names,
         values=values,
-        stderr=np.sqrt(variance),
+        stderr=stderr,
         allowed=simulator.allowed,
         reasons=simulator.reasons,
         details={"trace" if per_weight else "eigenvalue": bare},
