@@ -13,10 +13,8 @@ from onnx import TensorProto, helper
 
 from mpsearch.data import make_batches
 from mpsearch.errors import ModelError
-from mpsearch.execute.layers import SchemeRun
 from mpsearch.execute.program import (
     Program,
-    Step,
     compile_graph,
     make_schedule,
     run_schedule,
@@ -27,7 +25,7 @@ from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from mpsearch.schemes import find_scheme
 from mpsearch.space import SearchSpace
-from tests.execute.models import build, conv_net, images, imported
+from tests.execute.models import build, conv_net, imported
 
 Array = NDArray[np.generic]
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
@@ -266,27 +264,3 @@ def test_a_node_that_fails_is_named_with_its_shapes(tmp_path: Path) -> None:
     program = compile_graph(imported(conv_net(), tmp_path))
     with pytest.raises(ModelError, match=r"node 'stem' \(Conv, opset 17\).*\(1, 5, 4, 4\)"):
         outputs_of(program, {"x": np.zeros((1, 5, 4, 4), np.float32)})
-
-
-def test_one_at_a_time_sweep_re_executes_the_mean_suffix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The share of FLOPs that run again is at most the mean share after each layer, plus a tenth."""
-    graph = imported(conv_net(), tmp_path)
-    space = SearchSpace("test", tuple(map(find_scheme, ("fp16", "fp8"))))
-    simulator = Simulator(graph, space, images())
-    simulator.losses(np.zeros(4, np.int64))
-    ran: list[int] = []
-    original = SchemeRun.__call__
-
-    def counting(self: SchemeRun, step: Step, inputs: list[torch.Tensor | None]) -> object:
-        ran.append(graph.layers[step.layer].flops)
-        return original(self, step, inputs)
-
-    monkeypatch.setattr(SchemeRun, "__call__", counting)
-    for g in range(4):
-        simulator.losses(np.eye(4, dtype=np.int64)[g])
-    total = sum(layer.flops for layer in graph.layers)
-    suffix = [sum(layer.flops for layer in graph.layers[i:]) / total for i in range(4)]
-    n_batches = 3
-    assert sum(ran) / (4 * n_batches * total) <= np.mean(suffix) + 0.1
