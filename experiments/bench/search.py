@@ -16,6 +16,7 @@ import numpy as np
 from mpsearch import registry
 from mpsearch.pareto import Front, hypervolume
 from mpsearch.problem import Problem
+from mpsearch.search.choose import choose_point
 
 HAWQ = Path(__file__).parents[2] / "tests" / "data" / "hawq_v3.json"
 
@@ -31,15 +32,23 @@ def hawq_problem(network: str) -> Problem:
 
 
 def random_problem(
-    n_groups: int, n_schemes: int, *, chain: bool = False, extra: int = 0
+    n_groups: int, n_schemes: int, *, chain: bool = False, extra: int = 0, spread: float = 1.0
 ) -> Problem:
-    """Return random costs that fall and losses that rise from scheme to scheme, sizes log-normal."""
+    """Return random costs that fall and losses that rise from scheme to scheme, sizes log-normal.
+
+    Args:
+        n_groups: Groups.
+        n_schemes: Schemes.
+        chain: Switches between neighbours cost latency.
+        extra: Further edges, two to five groups long.
+        spread: Deviation of the logarithm of sizes; more gives longer fronts.
+    """
     rng = np.random.default_rng([n_groups, n_schemes])
     cost = np.sort(rng.uniform(0.2, 1, (n_groups, n_schemes)))[:, ::-1]
     loss = np.sort(rng.uniform(0, 1, (n_groups, n_schemes)) ** 3)
     objectives = {
-        "latency_us": rng.lognormal(0, 1, (n_groups, 1)) * cost,
-        "loss": rng.lognormal(-3, 1.5, (n_groups, 1)) * loss,
+        "latency_us": rng.lognormal(0, spread, (n_groups, 1)) * cost,
+        "loss": rng.lognormal(-3, 1.5 * spread, (n_groups, 1)) * loss,
     }
     if not chain:
         return Problem(objectives)
@@ -55,6 +64,28 @@ def timed(run: Callable[[], Front]) -> tuple[float, Front]:
     start = time.process_time()
     front = run()
     return time.process_time() - start, front
+
+
+def show_optima(problem: Problem, exact: Callable[..., Front], milp: Callable[..., Front]) -> None:
+    """Print the least loss of ``problem`` within three latencies: off the front, and by integer programs."""
+    low, high = problem.objectives["latency_us"].sum(axis=0)
+    limits = [float(low + share * (high - low)) for share in (0.25, 0.5, 0.75)]
+    start = time.process_time()
+    front = exact(problem)
+    points = [choose_point(front, limits={"latency_us": limit}) for limit in limits]
+    seconds = time.process_time() - start
+    found = [
+        f"{p.predicted['loss'].mean:.6f} at {p.predicted['latency_us'].mean / 1e3:.4f} ms"
+        for p in points
+    ]
+    print(
+        f"{'exact, resnet50 and its three optima':40s} {1e3 * seconds:10.1f} ms  {', '.join(found)}"
+    )
+    for limit, point in zip(limits, points, strict=True):
+        limited = problem.changed(constraints=[*problem.constraints, f"latency_us <= {limit!r}"])
+        seconds, front = timed(lambda p=limited: milp(p, objectives=("loss",)))
+        same = front.points[0].assignment == point.assignment
+        print(f"{'milp, one of them':40s} {1e3 * seconds:10.1f} ms  the same: {same}")
 
 
 def proven_share(front: Front) -> float:
@@ -84,7 +115,10 @@ def main() -> None:
     for network in ("resnet18", "resnet50"):
         problem = hawq_problem(network)
         show(f"exact, HAWQ-V3 {network}", *timed(lambda p=problem: exact(p)))
+    show_optima(problem, exact, milp)
     show("exact, 54 x 5", *timed(lambda: exact(random_problem(54, 5))))
+    long = random_problem(54, 5, spread=1.5)
+    show("exact, 54 x 5, sizes far apart", *timed(lambda: exact(long)))
     show("exact, 54 x 5, chain switches", *timed(lambda: exact(random_problem(54, 5, chain=True))))
     show("exact, 128 x 4", *timed(lambda: exact(random_problem(128, 4))))
     large = random_problem(320, 4, chain=True)
@@ -101,12 +135,7 @@ def main() -> None:
     costs = graph.objectives["latency_us"]
     for share in (0.25, 0.5, 0.75):
         limit = costs.min(axis=1).sum() * (1 - share) + costs.max(axis=1).sum() * share
-        limited = Problem(
-            graph.objectives,
-            edges=graph.edges,
-            pair_terms=graph.pair_terms,
-            constraints=[f"latency_us <= {limit}"],
-        )
+        limited = graph.changed(constraints=[f"latency_us <= {limit}"])
         seconds, front = timed(lambda p=limited: milp(p, objectives=("loss",)))
         show(f"milp, 1 000 x 6, 1 250 edges, {share:.2f}", seconds, front)
 

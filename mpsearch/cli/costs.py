@@ -92,6 +92,7 @@ def sensitivity(
     max_memory: opt.MaxMemory = None,
     model: opt.Model = None,
     out: Out = None,
+    trust_code: opt.TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Score how much each layer loses in each scheme."""
@@ -117,7 +118,7 @@ def sensitivity(
         "threads": threads,
         "max_memory": max_memory,
     }
-    job, sources = opt.make_job(target, given, model=model, data=data)
+    job, sources = opt.make_job(target, given, model=model, data=data, trust_code=trust_code)
     prepared = prepare(job, sources)
     if prepared.batches is None:
         raise JobError("sensitivity is measured on data; give --data")

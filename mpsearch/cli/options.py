@@ -67,6 +67,9 @@ Confidence = Annotated[
     float | None,
     typer.Option("--confidence", help="Judge by upper bounds at this level, such as 0.95."),
 ]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the functions that a job file names.")
+]
 MaxLatency = Annotated[float | None, typer.Option("--max-latency-us", help="Limit on latency.")]
 MaxBytes = Annotated[float | None, typer.Option("--max-weight-bytes", help="Limit on size.")]
 MaxBits = Annotated[
@@ -82,6 +85,7 @@ def make_job(
     model: Path | None = None,
     data: Path | None = None,
     evaluation: Path | None = None,
+    trust_code: bool = False,
 ) -> "tuple[Job, Sources]":
     """Return the job of a job file or a model, what the options say put over it, and its files.
 
@@ -91,12 +95,13 @@ def make_job(
         model: Where the model of a job file lies.
         data: Calibration data.
         evaluation: Held-out data.
+        trust_code: Whether functions that a job file names may be run.
 
     Raises:
-        JobError: A key is wrong, or a file is missing.
+        JobError: A key is wrong, a file is missing, or a job file names code that is not trusted.
     """
     from mpsearch.errors import JobError
-    from mpsearch.jobs.job import change_job, locate, new_job, read_job
+    from mpsearch.jobs.job import change_job, check_trust, locate, new_job, read_job
 
     values = {key: value for key, value in given.items() if value is not None}
     limits = {
@@ -115,6 +120,8 @@ def make_job(
             values[key] = path.name
     if target.suffix == ".toml":
         job = change_job(read_job(target), values)
+        if not trust_code:
+            check_trust(job, target.name, told=values)
         folder = target.parent
     else:
         if "device" not in values:

@@ -31,6 +31,7 @@ def choose(
     knee: Annotated[bool, typer.Option("--knee", help="Take the knee within the limits.")] = False,
     model: opt.Model = None,
     data: opt.Data = None,
+    trust_code: opt.TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Choose the best point of a run's front within limits, and write its plan.
@@ -62,6 +63,7 @@ def choose(
                 confidence=confidence,
                 model=model,
                 data=data,
+                trust_code=trust_code,
                 watch=watch,
             )
     if as_json:

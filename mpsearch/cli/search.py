@@ -47,13 +47,15 @@ def search(
     quality: Annotated[
         str | None,
         typer.Option(
-            "--quality", help="Score a plan must keep on held-out data: accuracy, nll, loss."
+            "--quality",
+            help="Score a plan must keep on held-out data: accuracy, nll, loss, MODULE:FUNCTION.",
         ),
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option("--max-drop", min=0, help="What --quality may lose, with confidence."),
     ] = None,
+    trust_code: opt.TrustCode = False,
     max_latency_us: opt.MaxLatency = None,
     max_weight_bytes: opt.MaxBytes = None,
     max_effective_bits: opt.MaxBits = None,
@@ -106,7 +108,9 @@ def search(
         "threads": threads,
         "max_memory": max_memory,
     }
-    job, sources = opt.make_job(target, given, model=model, data=data, evaluation=evaluation)
+    job, sources = opt.make_job(
+        target, given, model=model, data=data, evaluation=evaluation, trust_code=trust_code
+    )
     prepared = prepare(job, sources)
     folder = out if out is not None else Path("runs") / sources.model.stem
     with progress_bars() as watch:

@@ -11,7 +11,7 @@ from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import Watch, evaluation_context, unwatched
 from mpsearch.jobs.choosing import cheapest_within, measure_point, plan_file
 from mpsearch.jobs.folder import read_record
-from mpsearch.jobs.job import locate, read_job
+from mpsearch.jobs.job import check_trust, locate, read_job
 from mpsearch.jobs.prepare import prepare
 from mpsearch.jobs.run import calibrated_simulator
 from mpsearch.jobs.store import EvaluationStore, StoredSimulator
@@ -71,6 +71,7 @@ def choose_measured(
     confidence: float | None = None,
     model: Path,
     data: Path,
+    trust_code: bool = False,
     watch: Watch = unwatched,
 ) -> Plan:
     """Choose among all points of the run's front, measure the chosen one, and write its plan.
@@ -83,6 +84,7 @@ def choose_measured(
         confidence: Judge by upper bounds at this level; None: by means.
         model: The model of the run.
         data: Its calibration data.
+        trust_code: Whether functions that the run's job names may be run.
         watch: Told of progress.
 
     Raises:
@@ -92,7 +94,11 @@ def choose_measured(
     """
     read_record(run)
     _check_out(out)
-    job = read_job(run / "job.toml").model_copy(update={"eval": ""})
+    job = read_job(run / "job.toml").model_copy(
+        update={"eval": "", "quality": "", "max_drop": None}
+    )
+    if not trust_code:
+        check_trust(job, run.name)
     prepared = prepare(job, locate(job, run, model=model, data=data))
     front = read_front(run / "front.json")
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)

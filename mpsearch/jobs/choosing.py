@@ -1,5 +1,6 @@
 """Choosing plans by measured losses, with few measurements."""
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -169,6 +170,7 @@ def refine_front(
     *,
     budget: int,
     rules: Rules = Rules(),
+    deadline: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Front:
@@ -176,7 +178,8 @@ def refine_front(
 
     Half of the budget goes to a search for latency, half to one for size, at up to four times the rival's
     loss: the table is corrected by what is measured, so that these points are better than predicted ones.
-    Beyond the budget the best predictions for each rule are measured, about 20 at most.
+    Beyond the budget the best predictions for each rule are measured, about 20 at most. After
+    ``deadline`` (of ``time.monotonic``) both searches stop with what they have.
     """
     half, limit = budget // 2, rival.measured["loss"].mean
     if half < 1 or limit <= 0:
@@ -199,6 +202,7 @@ def refine_front(
                 budget=half,
                 seed=seed,
                 progress=told,
+                time_limit_s=_half_of_what_is_left(deadline, last=before > 0),
             ).points
     found += _best_predicted(front, rival, rules.fast, rules, evaluator)
     with suppress(ProblemError):  # edges too entangled for a proof
@@ -217,6 +221,13 @@ def refine_front(
     if not added:
         return joined
     return replace(joined, certificate=f"{front.certificate}; {added} measured points added")
+
+
+def _half_of_what_is_left(deadline: float | None, *, last: bool) -> float | None:
+    """Seconds for the first of two searches, or all for the last one."""
+    if deadline is None:
+        return None
+    return max(0.0, deadline - time.monotonic()) * (1.0 if last else 0.5)
 
 
 def _best_predicted(

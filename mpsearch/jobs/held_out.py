@@ -22,24 +22,42 @@ def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
     """Return what scores plans on ``evaluation`` sample by sample, read through the store.
 
     With labels: ``nll`` (or the squared error) and ``accuracy`` as the labels have it. Without: ``loss``,
-    the divergence from the fp32 model.
+    the divergence from the fp32 model. And the job's quality where that is a function, by its name.
 
     Args:
         bench: The run; its simulator holds the ranges.
         evaluation: Held-out data.
     """
+    function = bench.prepared.job.quality if ":" in bench.prepared.job.quality else ""
+    names = (*_SCORES, function) if function else _SCORES
     context = evaluation_context(bench.prepared, bench.simulator, "eval")
 
     @cache
     def simulator() -> Simulator:
         return bench.simulator.on_data(evaluation)
 
+    @cache
+    def own_simulator() -> Simulator:
+        known = bench.simulator
+        return Simulator(
+            known.graph,
+            known.space,
+            evaluation,
+            loss=f"quality:{function}",
+            seed=known.seed,
+            device=str(known.device),
+            max_memory=known.max_memory,
+            calibrated=known,
+        )
+
     def score(assignment: tuple[int, ...] | None) -> dict[str, Floats]:
         key = assignment or ()
-        scores = {name: bench.store.get(f"{context}/{name}", key) for name in _SCORES}
+        scores = {name: bench.store.get(f"{context}/{name}", key) for name in names}
         known = {name: values for name, values in scores.items() if values is not None}
         if not known:
             known = _scores(simulator(), assignment)
+            if function:
+                known[function] = _own_scores(own_simulator(), assignment)
             for name, values in known.items():
                 bench.store.put(f"{context}/{name}", key, values)
         return known
@@ -72,3 +90,13 @@ def _scores(simulator: Simulator, assignment: tuple[int, ...] | None) -> dict[st
     if chosen is None:
         return {"loss": np.zeros(simulator.n_samples)}
     return {"loss": simulator.losses(chosen)}
+
+
+def _own_scores(simulator: Simulator, assignment: tuple[int, ...] | None) -> Floats:
+    """Return the [n] scores of the user's own function, from a simulator whose loss is their drop."""
+    parts = [t.reference_quality for t in simulator.targets if t.reference_quality is not None]
+    reference: Floats = np.concatenate([part.double().cpu().numpy() for part in parts])
+    own = simulator.targets[0].quality
+    if assignment is None or own is None:
+        return reference
+    return reference + own.sign * simulator.losses(np.array(assignment, np.int64))

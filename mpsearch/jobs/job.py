@@ -5,7 +5,7 @@ relative to that file. The copy in a run folder holds file names and digests onl
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,7 +75,7 @@ class Job(Content):
         time_budget_s: Seconds after which the search of the front stops with what it has; 0: no end.
         confidence: Limits and choices are judged by one-sided upper bounds at this level; 0: by means.
         quality: Score of which a chosen plan may lose ``max_drop`` on held-out data: ``accuracy``,
-            ``nll``, ``loss`` or the loss's own; "" limits none.
+            ``nll``, ``loss`` or ``module:function``; "" limits none.
         max_drop: Greatest mean drop of ``quality`` against the fp32 model, in its own unit.
         faster: Share of latency that the plan ``fast`` must save against the least lossy uniform plan.
         smaller: Share of size that the plan ``small`` must save.
@@ -130,6 +130,25 @@ def new_job(values: Mapping[str, Any]) -> Job:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise JobError(f"{where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def check_trust(job: Job, name: str, *, told: Container[str] = ()) -> None:
+    """Refuse a job from a file that names code to be run.
+
+    Args:
+        job: The job.
+        name: Of its file.
+        told: Keys whose values the user gave, not the file.
+
+    Raises:
+        JobError: ``quality`` or ``loss`` names a function; the message says how to trust it.
+    """
+    for key, value in (("quality", job.quality), ("loss", job.loss)):
+        function = value.removeprefix("quality:")
+        if ":" in function and (key == "quality" or function != value) and key not in told:
+            raise JobError(
+                f"{name}: {key} names code to be run, {function!r}; read that code, then give --trust-code"
+            )
 
 
 def change_job(job: Job, values: Mapping[str, Any]) -> Job:

@@ -6,9 +6,10 @@ import numpy as np
 
 from mpsearch.constraints import rounded_outward
 from mpsearch.errors import DataError, InfeasibleError
+from mpsearch.execute.quality import find_quality
 from mpsearch.jobs.choosing import Choice, measure_point, with_points
 from mpsearch.jobs.held_out import Scorer
-from mpsearch.pareto import Front, Point, thin
+from mpsearch.pareto import Front, Point, non_dominated, thin
 from mpsearch.problem import Evaluator
 from mpsearch.search.risk import DropTest, judge_drop
 from mpsearch.tables import Floats, Progress
@@ -18,12 +19,21 @@ _TESTS = 20  # points along the front that may be tested
 _LOWER_IS_BETTER = ("nll", "loss")
 
 
+def higher_is_better(quality: str) -> bool:
+    """Return whether more of ``quality``, a built-in score or ``module:function``, is better.
+
+    Raises:
+        DataError: The function cannot be imported.
+    """
+    return find_quality(quality).sign < 0 if ":" in quality else quality not in _LOWER_IS_BETTER
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """What quality a chosen plan must keep.
 
     Attributes:
-        quality: Name of a score on held-out data.
+        quality: Name of a score on held-out data, or ``module:function``.
         max_drop: Greatest mean drop against the fp32 model.
         confidence: Of the one-sided bound that must be within it.
     """
@@ -82,8 +92,10 @@ def choose_by_quality(
     """
     goal = front.names[0]
     reference = _score(scorer, None, keep.quality)
-    order = thin(front.objectives, _TESTS)
-    order = order[np.argsort(-front.objectives[order, 0], kind="stable")]
+    values = front.objectives
+    order = np.flatnonzero(non_dominated(values))  # some points may be dominated as measured
+    order = order[thin(values[order], _TESTS)]
+    order = order[np.argsort(-values[order, 0], kind="stable")]
     drops: list[Drop] = []
     for index in order.tolist():
         point = front.points[index]
@@ -93,7 +105,7 @@ def choose_by_quality(
             scores,
             max_drop=keep.max_drop,
             confidence=keep.confidence,
-            higher_is_better=keep.quality not in _LOWER_IS_BETTER,
+            higher_is_better=higher_is_better(keep.quality),
         )
         drops.append(Drop(point, test))
         if progress:
@@ -105,7 +117,7 @@ def choose_by_quality(
     kept = [drop for drop in drops if drop.test.verdict == "kept"]
     if not kept:
         raise InfeasibleError(
-            f"no plan is known to keep {keep}: the one of least predicted loss is {describe(drops[0])}"
+            f"no plan is known to keep {keep}: the slowest of the front is {describe(drops[0])}"
         )
     point = measure_point(kept[-1].point, evaluator)
     rule = f"fastest of {len(order)} along the front with {keep}"
@@ -131,6 +143,7 @@ def _score(scorer: Scorer, assignment: tuple[int, ...] | None, quality: str) -> 
     if quality not in scores:
         labels = "" if "nll" in scores else "; accuracy and nll need labels in it"
         raise DataError(
-            f"quality must be one of {', '.join(scores)} with this held-out data, got {quality!r}{labels}"
+            f"quality must be {', '.join(scores)} or module:function with this held-out data, "
+            f"got {quality!r}{labels}"
         )
     return scores[quality]

@@ -237,6 +237,8 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
     """The front: an exact one is predicted, then measured here and there; any other is measured."""
     job, simulator = bench.prepared.job, bench.simulator
     told = bench.watch("search")
+    seconds = job.time_budget_s or None
+    deadline = None if seconds is None else time.monotonic() + seconds
     if job.method != "exact":
         return find_front(
             problem,
@@ -245,10 +247,12 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
             budget=job.budget or None,
             seed=job.seed,
             progress=told,
-            time_limit_s=job.time_budget_s or None,
+            time_limit_s=seconds,
         )
-    front = _predict(problem, told, job.time_budget_s or None)
-    front = measure_points(front, simulator, count=job.measure, progress=bench.watch("measure"))
+    front = _predict(problem, told, seconds)
+    front = measure_points(
+        front, simulator, count=job.measure, progress=bench.watch("measure"), deadline=deadline
+    )
     if job.limits.given() or not rivals:
         return front
     _, rival = least_lossy(rivals)
@@ -260,6 +264,7 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
         simulator,
         budget=job.refine,
         rules=_rules(job),
+        deadline=deadline,
         seed=job.seed,
         progress=bench.watch("refine"),
     )

@@ -99,3 +99,74 @@ def test_a_time_budget_still_gives_a_run(tiny: Path, tmp_path: Path, mpsearch: M
     found = mpsearch(*command, "-o", tmp_path / "run", "--json")
     assert found.code == 0, found.err
     assert found.json["front"]["measured"] >= 1
+
+
+OWN = """
+def margin(outputs, batch):
+    y = outputs["y"]
+    return y.max(axis=1)
+
+
+def surprise(outputs, batch):
+    return 1 - outputs["y"].max(axis=1)
+
+
+surprise.higher_is_better = False
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_quality.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("own_code")
+def test_a_function_of_the_user_s_own_is_kept(
+    tiny: Path, tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    found = {}
+    for name in ("margin", "surprise"):
+        options = ["--quality", f"own_quality:{name}", "--max-drop", "0.02"]
+        command = [*SEARCH(tiny), "--eval", tiny / "held.npz", *options]
+        result = mpsearch(*command, "-o", tmp_path / name, "--json")
+        assert result.code == 0, result.err
+        found[name] = result.json
+    tests = found["margin"]["quality"]
+    assert tests == [pytest.approx(test, abs=1e-6) for test in found["surprise"]["quality"]]
+    plans = {row["label"]: row["held_out"] for row in found["margin"]["rows"]}
+    scores = [plans[k]["own_quality:margin"]["mean"] for k in ("fp32", "mixed")]
+    kept = [test for test in tests if test["verdict"] == "kept"][-1]
+    assert scores[0] - scores[1] == pytest.approx(kept["drop"], abs=1e-9)
+
+
+@pytest.mark.usefixtures("own_code")
+def test_code_that_a_job_file_names_is_run_only_if_trusted(
+    tiny: Path, tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    job = tiny / "own.job.toml"
+    job.write_text(
+        'model = "tiny.onnx"\ndata = "calib.npz"\neval = "held.npz"\ndevice = "npu_200tops"\n'
+        'quality = "own_quality:margin"\nmax_drop = 0.5\nrefine = 0\nmeasure = 2\n'
+    )
+    refused = mpsearch("search", job, "-o", tmp_path / "run")
+    assert refused.code == 1
+    assert "own_quality:margin" in refused.err
+    assert "--trust-code" in refused.err
+    assert not (tmp_path / "run").exists()
+    assert mpsearch("search", job, "-o", tmp_path / "run", "--trust-code").code == 0
+    job.write_text(job.read_text().replace("margin", "margin2"))
+    told = mpsearch("search", job, "--quality", "own_quality:margin", "-o", tmp_path / "run2")
+    assert told.code == 0, told.err
+
+
+def test_a_loss_that_is_code_is_trusted_like_a_quality(tiny: Path, mpsearch: Mpsearch) -> None:
+    job = tiny / "loss.job.toml"
+    job.write_text(
+        'model = "tiny.onnx"\ndata = "calib.npz"\ndevice = "npu_200tops"\n'
+        'loss = "quality:os.path:join"\n'
+    )
+    for command in ("search", "sensitivity"):
+        refused = mpsearch(command, job)
+        assert refused.code == 1
+        assert "--trust-code" in refused.err

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,16 @@ def test_the_fastest_plan_before_the_first_that_is_not_kept_is_chosen() -> None:
     )
     assert "loss" in front.points[choice.point.assignment[0]].measured
     assert "accuracy down by at most 0.03 at 0.95 confidence" in choice.rule
+
+
+def test_points_that_are_dominated_as_measured_are_not_tested() -> None:
+    slow = Point(
+        (0,), {"latency_us": Estimate(99.0), "loss": Estimate(0.0)}, {"loss": Estimate(9.0)}
+    )
+    scores = Scores(DROPS, 2000, 0)
+    front = replace(FRONT, points=(*FRONT.points, slow))
+    choose_by_quality(front, Measurer(), scores, Keep("accuracy", 0.03, 0.95))
+    assert scores.asked[0] == N - 1
 
 
 def test_a_lower_nll_is_better() -> None:
