@@ -3,8 +3,8 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +34,8 @@ class Batches:
         slice: [n] name of the part of the data that each sample belongs to; None if there are none.
         batch_size: Rows that are run together; the last batch may be shorter.
         digest: SHA-256 of names, types, shapes and contents.
+        axes: Input name to the axis that samples run over in the model, where that is not the first;
+            None: the model reads it once for all samples (see :func:`check_batches`).
     """
 
     arrays: Mapping[str, Array]
@@ -42,16 +44,28 @@ class Batches:
     slice: Array | None
     batch_size: int
     digest: str
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(next(iter(self.arrays.values())))
 
     def iterate(self) -> Iterator[dict[str, Array]]:
-        """Yield input name → rows, ``batch_size`` rows at a time, in order."""
+        """Yield input name → array as the model reads it, ``batch_size`` samples at a time, in order."""
         for start in range(0, len(self), self.batch_size):
-            rows = np.s_[start : start + self.batch_size]
-            yield {name: array[rows] for name, array in self.arrays.items()}
+            yield self.feed(start, self.batch_size)
+
+    def feed(self, start: int, count: int) -> dict[str, Array]:
+        """Return input name → array of ``count`` samples from number ``start``, as the model reads it."""
+        rows = np.s_[start : start + count]
+        found = {}
+        for name, array in self.arrays.items():
+            axis = self.axes.get(name, 0)
+            if axis is None:
+                found[name] = np.asarray(array[0])
+            else:
+                found[name] = array[rows] if axis == 0 else np.moveaxis(array[rows], 0, axis)
+        return found
 
     def take(self, n: int) -> "Batches":
         """Return the first ``n`` samples, or all where there are fewer."""
@@ -63,13 +77,17 @@ class Batches:
         """Return ``count`` samples from number ``start`` on, or what there is of them."""
         part = np.s_[start : start + count]
         arrays = {name: array[part] for name, array in self.arrays.items()}
-        reserved = {
+        reserved: dict[str, Any] = {
             name: None if (array := getattr(self, name)) is None else array[part]
             for name in RESERVED
         }
         present = {name: array for name, array in reserved.items() if array is not None}
         return Batches(
-            arrays, **reserved, batch_size=self.batch_size, digest=_digest({**arrays, **present})
+            arrays,
+            **reserved,
+            batch_size=self.batch_size,
+            digest=_digest({**arrays, **present}),
+            axes=self.axes,
         )
 
 
@@ -189,11 +207,15 @@ def make_batches(
     )
 
 
-def check_batches(batches: Batches, graph: ModelGraph) -> None:
-    """Check that the arrays are the model's inputs: names, types and shapes.
+def check_batches(batches: Batches, graph: ModelGraph) -> Batches:
+    """Return the data as ``graph`` reads them, once names, types and shapes are checked.
+
+    Samples always come first in the data. Where the model has its batch at another axis (a recurrent
+    model that reads time first, a state [layers, batch, width]) they are moved there; an input that no
+    batch runs over (a sampling rate) is given once a sample, all alike, and read once.
 
     Raises:
-        DataError: They are not; the message names the array, what must hold and the choices.
+        DataError: They do not fit; the message names the array, what must hold and the choices.
     """
     wanted = {value.name: value for value in graph.inputs}
     for name in batches.arrays:
@@ -208,11 +230,52 @@ def check_batches(batches: Batches, graph: ModelGraph) -> None:
             f"the data must hold every input of {graph.name}: {', '.join(missing)} missing, "
             f"got {_listed(batches.arrays)}"
         )
+    axes: dict[str, int | None] = {}
     for name, value in wanted.items():
-        _check_fit(name, batches.arrays[name], value)
+        array = batches.arrays[name]
+        axis: int | None = batch_axis(value, graph.unbound)
+        if value.shape is not None and array.ndim == len(value.shape) + 1:
+            axis = None
+        _check_fit(name, array, value, axis)
+        if axis != 0:
+            axes[name] = axis
+    return replace(batches, axes=axes)
 
 
-def _check_fit(name: str, array: Array, value: Value) -> None:
+def data_shapes(
+    batches: Batches, inputs: Sequence[Value], unbound: Collection[str]
+) -> dict[str, tuple[int | None, ...]]:
+    """Return the sizes that the data give to the axes of ``inputs``, None for the batch.
+
+    Args:
+        batches: The data; inputs that they lack are left out.
+        inputs: Of the model, None where an axis is free.
+        unbound: ``input[axis]`` of the free axes that are no batch.
+    """
+    found: dict[str, tuple[int | None, ...]] = {}
+    for value in inputs:
+        array = batches.arrays.get(value.name)
+        if array is None:
+            continue
+        sizes: list[int | None] = list(array.shape[1:])
+        if value.shape is None or array.ndim != len(value.shape) + 1:
+            sizes.insert(batch_axis(value, unbound), None)
+        found[value.name] = tuple(sizes)
+    return found
+
+
+def batch_axis(value: Value, unbound: Collection[str]) -> int:
+    """Return the axis of an input that the batch runs over: the first free one that needs no size."""
+    shape = value.shape or ()
+    free = [
+        axis
+        for axis, size in enumerate(shape)
+        if size is None and f"{value.name}[{axis}]" not in unbound
+    ]
+    return free[0] if free else 0
+
+
+def _check_fit(name: str, array: Array, value: Value, axis: int | None) -> None:
     if value.dtype is not None and array.dtype != np.dtype(value.dtype):
         raise DataError(
             f"array {name!r} must be {value.dtype}, got {array.dtype}; "
@@ -220,13 +283,18 @@ def _check_fit(name: str, array: Array, value: Value) -> None:
         )
     if value.shape is None:
         return
-    got = array.shape[1:]
-    fits = len(value.shape) == array.ndim and all(
-        size is None or size == found for size, found in zip(value.shape[1:], got, strict=True)
+    sizes = [s for a, s in enumerate(value.shape) if a != axis]
+    fits = len(sizes) + 1 == array.ndim and all(
+        size is None or size == found for size, found in zip(sizes, array.shape[1:], strict=True)
     )
     if not fits:
-        sizes = ", ".join(["samples", *("any" if s is None else str(s) for s in value.shape[1:])])
-        raise DataError(f"array {name!r} must have shape [{sizes}], got {list(array.shape)}")
+        shown = ", ".join(["samples", *("any" if s is None else str(s) for s in sizes)])
+        where = f" (the model's axis {axis} is the batch)" if axis else ""
+        raise DataError(f"array {name!r} must have shape [{shown}]{where}, got {list(array.shape)}")
+    if axis is None and bool((array != array[:1]).any()):
+        raise DataError(
+            f"array {name!r} must be the same for all samples: the model reads {value.name!r} once a batch"
+        )
 
 
 def _check_finite(source: str, name: str, array: Array) -> None:

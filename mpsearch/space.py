@@ -1,5 +1,6 @@
 """Search spaces: which schemes a layer may take, and why not the others."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -220,7 +221,16 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
 
 
 def _check_sizes(graph: ModelGraph) -> None:
-    """Check that every reduction has a size, where the user can say which."""
+    """Check that there is something to decide, and that every reduction has a size that is known."""
+    if not graph.layers:
+        found = Counter(
+            u.op_type for u in graph.coverage.undecided if u.reason.startswith("already")
+        )
+        why = ", ".join(f"{n} tensors of {op}" for op, n in found.items())
+        raise SpaceError(
+            f"{graph.name}: there must be layers to decide, got none"
+            + (f"; its weights are quantised already: {why}" if why else "")
+        )
     if not graph.unbound:
         return
     for layer in graph.layers:

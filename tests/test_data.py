@@ -2,6 +2,7 @@ import io
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +11,9 @@ import pytest
 from handmade_graph import graph_of, linear
 
 from mpsearch import data
-from mpsearch.data import call_batches, check_batches, make_batches, read_batches
+from mpsearch.data import call_batches, check_batches, data_shapes, make_batches, read_batches
 from mpsearch.errors import DataError
+from mpsearch.graph.model import ModelGraph, Value
 
 
 def save(path: Path, **arrays: np.ndarray) -> Path:
@@ -181,7 +183,8 @@ def test_a_function_is_called_only_on_request(
         call_batches("my_samples:absent")
 
 
-GRAPH = graph_of([linear("fc", 1, 2, 4)])  # inputs x [1, 4] float32 and mask [1, None] int64
+# inputs x [1, 4] float32 and mask [1, None] int64
+GRAPH = replace(graph_of([linear("fc", 1, 2, 4)]), unbound=("mask[1]",))
 GOOD = {"x": np.ones((3, 4), np.float32), "mask": np.ones((3, 7), np.int64)}
 
 
@@ -206,3 +209,58 @@ def test_arrays_that_are_not_the_models_inputs_are_named(
     with pytest.raises(DataError, match=re.escape(message)) as error:
         check_batches(make_batches(arrays), GRAPH)
     one_line(error)
+
+
+def recurrent() -> ModelGraph:
+    """Inputs: x [time, batch, 4], state [2, batch, 3] and rate, a number."""
+    inputs = (
+        Value("x", (5, None, 4), "float32"),
+        Value("state", (2, None, 3), "float32"),
+        Value("rate", (), "int64"),
+    )
+    return replace(graph_of([linear("fc", 1, 2, 4)]), inputs=inputs)
+
+
+RECURRENT = {
+    "x": np.arange(120, dtype=np.float32).reshape(6, 5, 4),
+    "state": np.zeros((6, 2, 3), np.float32),
+    "rate": np.full(6, 16000),
+}
+
+
+def test_samples_are_moved_to_the_axis_where_the_model_has_its_batch() -> None:
+    batches = check_batches(make_batches(RECURRENT, batch_size=4), recurrent())
+    first, last = batches.iterate()
+    assert {name: x.shape for name, x in first.items()} == {
+        "x": (5, 4, 4),
+        "state": (2, 4, 3),
+        "rate": (),
+    }
+    np.testing.assert_array_equal(first["x"][:, 1], RECURRENT["x"][1])
+    assert last["x"].shape == (5, 2, 4)
+    assert batches.take(3).feed(0, 9)["x"].shape == (5, 3, 4)
+    assert data_shapes(batches, recurrent().inputs, ()) == {
+        "x": (5, None, 4),
+        "state": (2, None, 3),
+        "rate": (),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"x": np.zeros((5, 6, 4), np.float32)},
+            "'x' must have shape [samples, 5, 4] (the model's axis 1 is the batch), got [5, 6, 4]",
+        ),
+        ({"rate": np.arange(6)}, "'rate' must be the same for all samples"),
+    ],
+)
+def test_arrays_that_lie_otherwise_are_explained(
+    change: dict[str, np.ndarray], message: str
+) -> None:
+    arrays = RECURRENT | change
+    n = min(len(array) for array in arrays.values())
+    batches = make_batches({name: array[:n] for name, array in arrays.items()})
+    with pytest.raises(DataError, match=re.escape(message)):
+        check_batches(batches, recurrent())

@@ -107,7 +107,7 @@ class Simulator:
             NumericsError: The fp32 model is not finite on the data, or the base format overflows.
             UnsupportedOperatorError: The graph holds operators that cannot be executed.
         """
-        check_batches(batches, graph)
+        batches = check_batches(batches, graph)
         self.graph = graph = tie_groups(graph, space) if space.ties else graph
         self.space, self.batches, self.seed, self.loss_given = space, batches, seed, loss
         self.groups = tuple(group.name for group in graph.groups)
@@ -387,11 +387,9 @@ class Simulator:
 
     def feed(self, b: int) -> dict[str, Tensor]:
         """Return input name to tensor of batch ``b`` of the data."""
-        start = b * self.batches.batch_size
-        rows = slice(start, start + self.batches.batch_size)
-        return {
-            name: to_tensor(array[rows], self.device) for name, array in self.batches.arrays.items()
-        }
+        size = self.batches.batch_size
+        arrays = self.batches.feed(b * size, size)
+        return {name: to_tensor(array, self.device) for name, array in arrays.items()}
 
     def layer_step(self, layer_index: int) -> tuple[Program, Step]:
         """Return the step that a layer is, and the program (or subgraph's program) that it stands in."""

@@ -58,6 +58,7 @@ def bind_axes(
 
     The first axis of every input, if dynamic, is the batch: 1 unless ``shapes`` says otherwise. An
     input whose first axis is fixed (say a recurrent state) has it at its first unnamed dynamic one.
+    Where every first axis is fixed at more than 1 (time, directions), the second one is the batch.
 
     Args:
         inputs: What the user feeds.
@@ -143,7 +144,10 @@ def bind_axes(
 def _batch_symbols(symbols: Mapping[str, Sequence[Dim]]) -> set[str]:
     found = {dims[0] for dims in symbols.values() if dims and isinstance(dims[0], str)}
     if not found:
-        return set()
+        firsts = [dims[0] for dims in symbols.values() if dims]
+        if 1 in firsts:
+            return set()
+        return {dims[1] for dims in symbols.values() if len(dims) > 1 and isinstance(dims[1], str)}
     for dims in symbols.values():
         if dims and isinstance(dims[0], int):
             first = next((dim for dim in dims if isinstance(dim, str)), "")

@@ -20,7 +20,7 @@ from mpsearch.graph.flow import find_edges, find_producers
 from mpsearch.graph.fold import fold_nodes
 from mpsearch.graph.grouping import find_groups
 from mpsearch.graph.inference import sizes, tensor_type
-from mpsearch.graph.layers import find_layers
+from mpsearch.graph.layers import find_layers, with_known_rows
 from mpsearch.graph.model import ModelGraph, Node, Value
 from mpsearch.graph.operands import Shape, ShapeOf
 from mpsearch.graph.reading import opset_versions, read_model
@@ -55,6 +55,27 @@ def import_onnx(
         raise
     except (RecursionError, MemoryError, OverflowError) as error:
         raise ModelError(f"{path.name}: must be a model of sane size and depth: {error}") from error
+
+
+def read_inputs(path: str | os.PathLike[str]) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+    """Return the inputs of the model in ``path``, and which of their free axes are no batch.
+
+    Sizes are None where an axis is free; nothing is folded, so this is quick.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    path = Path(path)
+    graph = read_model(path).graph
+    given = {tensor.name for tensor in graph.initializer}
+    protos = [value for value in graph.input if value.name not in given]
+    binding = bind_axes(protos, None, path.name)
+    values = []
+    for proto in protos:
+        kind = next(iter(_input_types(proto, binding)), None)
+        value = as_value(proto.name, None if kind is None else (kind,), ())
+        values.append(_interface(value, binding.dynamic.get(proto.name, frozenset())))
+    return tuple(values), binding.unbound
 
 
 def import_model(
@@ -194,6 +215,8 @@ def _understood(
     dtypes = {n: value.dtype for n, value in values.items()}
     trips = _trips(nodes, draft)
     layers = find_layers(nodes, shape_of, other, dtypes, constants, trips, draft.scopes)
+    if not binding.unbound:
+        layers = with_known_rows(layers, nodes, shape_of)
     producers = find_producers(nodes, layers)
     edges = find_edges(nodes, layers, producers, shape_of)
     around = look_around(nodes, layers, producers, frozenset(constants))

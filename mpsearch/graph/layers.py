@@ -8,7 +8,9 @@ from mpsearch.graph.constants import Constant
 from mpsearch.graph.model import Gemm, Layer, Node, Subgraph
 from mpsearch.graph.operands import Shape, ShapeOf
 from mpsearch.graph.products import gemms_of
+from mpsearch.graph.traversal import all_nodes
 
+_LONGEST = 50  # nodes that are walked back for a known size
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 
 
@@ -53,6 +55,41 @@ def find_layers(
             )
         )
     return tuple(layers)
+
+
+def with_known_rows(
+    layers: Sequence[Layer], nodes: Sequence[Node], shape_of: ShapeOf
+) -> tuple[Layer, ...]:
+    """Return ``layers`` with M where only the data decide it (tokens of one expert): at most so many rows.
+
+    It is what the nearest tensor of known size before the layer would give, 1 where there is none;
+    calls that are not known count once.
+    """
+    made_by = {name: node for node in all_nodes(nodes) for name in node.outputs}
+
+    def rows(gemm: Gemm) -> int:
+        value = gemm.left.value
+        for _ in range(_LONGEST):
+            shape = shape_of(value)
+            if shape and elements(shape) and shape[-1] == gemm.k:
+                return elements(shape) // gemm.k
+            node = made_by.get(value)
+            if node is None or not node.inputs:
+                break
+            value = node.inputs[0]
+        return 1
+
+    return tuple(
+        replace(
+            layer,
+            gemms=tuple(
+                replace(gemm, m=gemm.m or rows(gemm), calls=gemm.calls or 1) for gemm in layer.gemms
+            ),
+        )
+        if any(not (gemm.m and gemm.calls) for gemm in layer.gemms)
+        else layer
+        for layer in layers
+    )
 
 
 def elements(shape: Shape) -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from mpsearch.cost.device import Device, read_device
-from mpsearch.data import Batches, check_batches, read_batches
+from mpsearch.data import Batches, check_batches, data_shapes, read_batches
 from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
 from mpsearch.graph.digests import digest_weights
-from mpsearch.graph.importer import import_onnx
+from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
 from mpsearch.jobs.job import Job, Sources
 from mpsearch.registry import DataFolder, data_file, data_folder, list_names
@@ -129,7 +129,7 @@ def read_model(path: Path, job: Job, batches: Batches | None) -> ModelGraph:
     given = {name: tuple(size or None for size in sizes) for name, sizes in job.shapes.items()}
     if batches is None:
         return import_onnx(path, shapes=given or None)
-    of_data = {name: (None, *array.shape[1:]) for name, array in batches.arrays.items()}
+    of_data = data_shapes(batches, *read_inputs(path))
     try:
         return import_onnx(path, shapes=of_data | given)
     except ModelError:

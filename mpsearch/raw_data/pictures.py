@@ -221,7 +221,9 @@ def _read(
         pixels = pixels[..., [2, 1, 0, *range(3, frame.channels)]]
     if affine is not None:
         scale, mean, std = affine
-        pixels = (pixels * np.float32(scale) - np.float32(mean)) / np.float32(std)
+        pixels = (pixels * np.float32(scale) - np.array(mean, np.float32)) / np.array(
+            std, np.float32
+        )
     return pixels.transpose(2, 0, 1) if frame.layout == "nchw" else pixels
 
 

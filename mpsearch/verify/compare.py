@@ -66,7 +66,7 @@ def verify_plan(
     session: Session = find("runtimes", runtime)(path)
     graph = import_planned(plan, model)
     schemes = plan_schemes(plan, graph)
-    check_batches(batches, graph)
+    batches = check_batches(batches, graph)
     recovers = any(scheme.recovery != "none" for scheme in schemes)
     chosen = batches if samples is None else batches.take(samples)
     simulator = Simulator(

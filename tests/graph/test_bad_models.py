@@ -214,7 +214,7 @@ def test_unknown_operators_are_kept(tmp_path: Path) -> None:
     proto = model(nodes, {"x": ["n", 4]}, ["y"], [tensor("w", 4, 3)], domains=["example.org"])
     graph = import_onnx(save(proto, tmp_path))
     assert [(n.domain, n.op_type) for n in graph.nodes] == [("example.org", "Wild"), ("", "MatMul")]
-    assert (graph.layers[0].m, graph.layers[0].n, graph.layers[0].k) == (0, 3, 4)
+    assert (graph.layers[0].m, graph.layers[0].n, graph.layers[0].k) == (1, 3, 4)
 
 
 def mutated(data: bytes, seed: int) -> bytes:
