@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +118,61 @@ def test_merging_keeps_the_non_dominated_points_of_all() -> None:
     assert merged.objectives.tolist() == [[1, 6], [2, 5], [2.5, 3]]
     assert [point.assignment for point in merged.points] == [(0, 1), (0, 0), (1, 1)]
     assert merged.method == "exact"
+
+
+pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8)
+
+
+@given(pairs, pairs)
+def test_merge_and_diff_equal_their_definitions(
+    first: list[tuple[int, int]], second: list[tuple[int, int]]
+) -> None:
+    a, b = (
+        make_front([(float(x), float(y)) for x, y in part], second=k)
+        for k, part in enumerate((first, second))
+    )
+    everything = {*first, *second}
+    best = {
+        (x, y)
+        for x, y in everything
+        if not any(u <= x and v <= y and (u, v) != (x, y) for u, v in everything)
+    }
+    merged = merge([a, b]).objectives
+    assert merged.tolist() == sorted([float(x), float(y)] for x, y in best)
+    result = diff(a, b)
+    assert result.common == ()
+    for wins, mine, theirs in (
+        (result.first_wins, first, second),
+        (result.second_wins, second, first),
+    ):
+        assert wins == sum(
+            any(x <= u and y <= v and (x, y) != (u, v) for u, v in theirs) for x, y in mine
+        )
+
+
+@given(grids)
+def test_the_knee_has_the_least_sum_of_scaled_objectives(values: np.ndarray) -> None:
+    span = np.maximum(np.ptp(values, axis=0), 1)
+    sums = [sum((row - values.min(axis=0)) / span) for row in values]
+    assert sums[knee(values)] == pytest.approx(min(sums))
+
+
+@given(grids, st.integers(1, 12))
+def test_thinning_covers_at_most_twice_as_far_as_the_best_choice(
+    values: np.ndarray, n: int
+) -> None:
+    scaled = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), 1)
+    between = np.abs(scaled[:, None] - scaled[None]).max(axis=2)
+    kept = thin(values, n)
+    assert len(set(kept.tolist())) == len(kept) <= n
+    if n > values.shape[1] and len(values) <= 9:  # the best of each objective are always kept
+        free = between[:, kept].min(axis=1).max()
+        ends = len(set(scaled.argmin(axis=0).tolist()))
+        spare = min(
+            between[:, list(chosen)].min(axis=1).max()
+            for chosen in combinations(range(len(values)), min(n - ends + 1, len(values)))
+        )
+        assert free <= 2 * spare + 1e-12
 
 
 def test_measured_and_predicted_fronts_are_not_mixed() -> None:
