@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def write_digits(path: Path) -> Floats:
     digits = load_digits()
     x = torch.tensor(digits.data, dtype=torch.float32) / 8 - 1
     labels = torch.tensor(digits.target)
-    pairs = list(zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+    pairs = list(pairwise(WIDTHS))
     weights = [(torch.randn(a, b) * (2 / a) ** 0.5).requires_grad_() for a, b in pairs]
     optimiser = torch.optim.Adam(weights, 3e-3)
     for _ in range(60):

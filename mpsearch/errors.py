@@ -10,6 +10,7 @@ MpsearchError
 ├── UnknownNameError (LookupError)       a name that nothing is registered under
 ├── DuplicateNameError (ValueError)      a second owner of a registered name
 ├── ProblemError (ValueError)            a search problem that is malformed, or beyond a method
+├── MetricError (ValueError)             a sensitivity metric that cannot do what was asked of it
 ├── InfeasibleError (ValueError)         limits that no assignment meets
 ├── NumericsError (ArithmeticError)      NaN, Inf or overflow, with the tensor or layer named
 ├── ArtifactError (ValueError)           a file between stages that is damaged or from elsewhere
@@ -58,6 +59,10 @@ class DuplicateNameError(MpsearchError, ValueError):
 
 class ProblemError(MpsearchError, ValueError):
     """A search problem contradicts itself, or a method cannot solve it."""
+
+
+class MetricError(MpsearchError, ValueError):
+    """A sensitivity metric cannot do what was asked of it."""
 
 
 class InfeasibleError(MpsearchError, ValueError):

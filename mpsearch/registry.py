@@ -23,6 +23,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "fisher": "mpsearch.sensitivity.fisher:score",
             "calibrated": "mpsearch.sensitivity.calibrated:score",
             "output_perturbation": "mpsearch.sensitivity.output_perturbation:score",
+            "model_output_perturbation": "mpsearch.sensitivity.output_perturbation:score_model",
             "gradient": "mpsearch.sensitivity.gradient:score",
             "hessian": "mpsearch.sensitivity.hessian:score",
             "gauss_newton": "mpsearch.sensitivity.hessian:score_gauss_newton",

@@ -11,7 +11,8 @@ import numpy as np
 
 from mpsearch.execute.simulator import Simulator
 from mpsearch.sensitivity.responses import enough_draws, responses
-from mpsearch.tables import Costs, Floats, Progress, Table, estimate_mean
+from mpsearch.sensitivity.sampling import Clock
+from mpsearch.tables import Costs, Floats, Progress, Table
 
 
 def score(
@@ -21,6 +22,7 @@ def score(
     budget: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    seconds: float | None = None,
 ) -> Table:
     """Predict the loss of every entry from gradients at the layers' outputs and local errors.
 
@@ -31,23 +33,29 @@ def score(
             a sample, of which there are 4, and fewer from 128 samples on.
         seed: Seed of the drawn labels.
         progress: Told the batches that are done.
+        seconds: Time after which no further batch is begun; None takes all.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    n_batches = simulator.n_batches
+    clock, n_batches = Clock(seconds), simulator.n_batches
     n_draws = enough_draws(simulator)
     parts: list[Floats] = []
     independent = np.zeros(simulator.allowed.shape)
     for b, (changes, squares) in enumerate(responses(simulator, n_draws=n_draws, seed=seed)):
         parts.append(0.5 * np.square(changes).mean(axis=1))
-        independent += 0.5 * squares.sum(axis=0) / simulator.n_samples
+        independent += 0.5 * squares.sum(axis=0)
         if progress is not None:
             progress(b + 1, n_batches, "gradients and local errors")
+        if clock.over:
+            break
     samples = np.concatenate(parts)  # [n, G, S]
+    notes = clock.notes(len(samples), simulator.n_samples)
+    if notes and progress is not None:
+        progress(n_batches, n_batches, notes[0])
     values, stderr = np.zeros(simulator.allowed.shape), np.zeros(simulator.allowed.shape)
     for g, s in np.ndindex(*values.shape):
-        values[g, s], stderr[g, s] = estimate_mean(samples[:, g, s])
+        values[g, s], stderr[g, s] = simulator.estimate(samples[:, g, s])
     return Table(
         metric="fisher",
         unit=simulator.unit,
@@ -57,6 +65,7 @@ def score(
         stderr=stderr,
         allowed=simulator.allowed,
         reasons=simulator.reasons,
-        details={"independent_errors": independent},
+        details={"independent_errors": independent / len(samples)},
         cost_plans=float(len(simulator.space.schemes) + 2 * n_draws),
+        notes=notes,
     )

@@ -91,7 +91,7 @@ def score_eigenvalue(
     def measure(done: Pass, batch_seed: int) -> Floats:
         loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
         found = largest_eigenvalues(loss, done.weights, n_steps=LANCZOS_STEPS, seed=batch_seed)
-        return np.array([[e.mean - e.stderr, e.mean + e.stderr] for e in found.values()]).T
+        return np.array(list(found.values())).T
 
     spent = 4.0 * LANCZOS_STEPS * len(simulator.graph.layers)
     return _score(simulator, "eigenvalue", measure, False, spent, seed, progress)
@@ -109,8 +109,8 @@ def _score(
     """Average what ``measure`` gives, [probes, weights], over batches; multiply by the schemes' errors.
 
     A probe of one batch is added to one of each other batch, so that the standard error is that of
-    as many independent sums as there are probes. Of eigenvalues, ``measure`` gives the ends of the
-    interval that holds them, and their sums' half width is the error.
+    as many independent sums as there are probes. Of eigenvalues, ``measure`` gives the value and how
+    far it may be off, and the errors add up.
     """
     weights = _weights(simulator)
     samples: Floats | None = None
@@ -133,12 +133,11 @@ def _score(
                 continue
             error = float((plain - simulator.weight(i, s, gemm).double()).square().sum())
             sums[:, g, s] += 0.5 / size * error * column
-            bare[g, s] += column.mean()
+            bare[g, s] += column.mean() if per_weight else column[0]
     values, stderr = np.zeros(shape), np.zeros(shape)
     for g, s in np.ndindex(*shape):
-        values[g, s], stderr[g, s] = estimate_mean(sums[:, g, s])
-        if not per_weight:
-            stderr[g, s] = np.ptp(sums[:, g, s]) / 2
+        column = sums[:, g, s]
+        values[g, s], stderr[g, s] = estimate_mean(column) if per_weight else column
     return Table(
         metric=metric,
         unit=simulator.unit,

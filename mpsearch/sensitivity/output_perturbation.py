@@ -1,12 +1,17 @@
-"""Output perturbation: relative error of each layer's output when it alone runs in a scheme.
+"""Output perturbation: relative error of an output when one group alone runs in a scheme.
 
-Each layer is replayed on its own fp32 inputs, so that errors of earlier layers do not count. Needs
-no loss and no gradient; blind to how much the model cares.
+``output_perturbation`` is the error at the layer's own output: each layer is replayed on its own fp32 inputs, so
+that errors of earlier layers do not count. Needs no loss and no gradient; blind to how much the
+model cares. ``model_output_perturbation`` is the error at the model's outputs, measured with the group lowered
+and all others in the base format, whatever the loss is.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
 from mpsearch.execute.simulator import Simulator
+from mpsearch.registry import find
 from mpsearch.sensitivity.single import RatioSum
 from mpsearch.tables import Costs, Progress, Table
 
@@ -66,4 +71,52 @@ def score(
         allowed=simulator.allowed,
         reasons=simulator.reasons,
         cost_plans=float(len(simulator.space.schemes)),
+    )
+
+
+def score_model(
+    simulator: Simulator,
+    *,
+    costs: Costs | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    seconds: float | None = None,
+    tolerance: float | None = None,
+) -> Table:
+    """Compare the model's outputs with the fp32 model's, one group in each scheme.
+
+    The value is what the group adds to |Y − Y_s|² / |Y|², summed over the model's outputs. ``details`` holds
+    ``layer_output``, what :func:`score` gives.
+
+    Args:
+        simulator: The model and its data; its own loss is not read.
+        costs: Not needed.
+        budget: Evaluations that may be spent; fewer than there are entries is refused.
+        seed: Nothing is drawn.
+        progress: Told the entries that are done.
+        seconds: Time after which what was measured is returned; None takes all data.
+        tolerance: Expected share of discordant pairs of entries at which to stop.
+
+    Raises:
+        InfeasibleError: The budget does not reach all entries.
+    """
+    own = Simulator(
+        simulator.graph,
+        replace(simulator.space, ties=()),
+        simulator.batches,
+        loss="mse",
+        seed=simulator.seed,
+        device=str(simulator.device),
+        max_memory=simulator.max_memory,
+    )
+    at_layers = score(simulator)
+    table: Table = find("metrics", "perturbation")(
+        own, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance
+    )
+    return replace(
+        table,
+        metric="model_output_perturbation",
+        details={**table.details, "layer_output": at_layers.values},
+        cost_plans=table.cost_plans + at_layers.cost_plans,
     )

@@ -55,6 +55,12 @@ class Clock:
         """Whether the time is up."""
         return self._end is not None and time.monotonic() >= self._end
 
+    def notes(self, seen: int, samples: int) -> tuple[str, ...]:
+        """Return what to say of a table that saw only some of the samples; () if it saw all."""
+        if seen == samples:
+            return ()
+        return (f"stopped by the time budget of {self.seconds:g} s at {seen} of {samples} samples",)
+
 
 def measure_entries(
     simulator: Simulator,

@@ -1,7 +1,10 @@
 """Sensitivities by the name of their metric."""
 
-from typing import Protocol
+import inspect
+from dataclasses import replace
+from typing import Any, Protocol
 
+from mpsearch.errors import MetricError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.tables import Costs, Progress, Table
@@ -18,8 +21,12 @@ class Metric(Protocol):
         budget: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        **more: Any,
     ) -> Table:
-        """Return an additive, minimised table with standard errors."""
+        """Return an additive, minimised table with standard errors.
+
+        A metric that can stop early takes ``seconds``, ``tolerance`` or both as well.
+        """
 
 
 def score_sensitivity(
@@ -30,6 +37,8 @@ def score_sensitivity(
     budget: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    seconds: float | None = None,
+    tolerance: float | None = None,
 ) -> Table:
     """Score every group of the simulator's model at every scheme of its space.
 
@@ -40,12 +49,29 @@ def score_sensitivity(
         budget: Evaluations of whole plans that may be spent; None is the metric's own choice.
         seed: Seed of whatever the metric draws.
         progress: Told how many steps are done, of how many.
+        seconds: Time after which what was measured is returned; the table's notes say how much that
+            is. None takes all data.
+        tolerance: Expected share of pairs of entries in the wrong order at which enough samples were
+            seen; None takes all data.
 
     Returns:
         [G, S] values, 0 for the base and where nothing is allowed, with standard errors.
 
     Raises:
         UnknownNameError: No metric has this name.
+        MetricError: The metric cannot stop early.
     """
     score: Metric = find("metrics", metric)
-    return score(simulator, costs=costs, budget=budget, seed=seed, progress=progress)
+    more = {"seconds": seconds, "tolerance": tolerance}
+    given = {name: value for name, value in more.items() if value is not None}
+    refused = [name for name in given if name not in inspect.signature(score).parameters]
+    if refused:
+        raise MetricError(
+            f"metric {metric} cannot stop early ({', '.join(refused)}); leave it out, or take one that "
+            f"measures entry by entry, such as perturbation"
+        )
+    table = score(simulator, costs=costs, budget=budget, seed=seed, progress=progress, **given)
+    if simulator.n_samples == 1:
+        note = "one sample: standard errors are not known, each is said to be as large as its value"
+        table = replace(table, notes=(*table.notes, note))
+    return table

@@ -1,9 +1,11 @@
 """Self-test: how well a table orders plans that were measured."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from mpsearch.errors import NumericsError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.sensitivity.ranking import Ranking, predict, rank_agreement, saturated
 from mpsearch.tables import Bools, Floats, Ints, Progress, Table
@@ -13,28 +15,34 @@ CONCENTRATION = 0.3
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """Predictions beside measurements.
+    """Predictions beside measurements, random plans first, then those along a front.
 
     Attributes:
         assignments: [P, G] plans that were measured.
         predicted: [P] what the table says.
         measured: [P] measured losses.
         stderr: [P] their standard errors.
+        along_front: [P]; False: drawn at random.
         ceiling: Loss of the lowest precision everywhere, where losses stop to grow.
         saturated: [P]; above half of the ceiling.
-        overall: Agreement over all plans.
-        useful: Agreement over the plans that are not saturated: what a search will choose among.
-        ratio: Median of measured over predicted losses of the plans that are not saturated.
+        overflowed: Plans that gave NaN or Inf and are left out.
+        overall: Agreement over all random plans.
+        useful: Agreement over random plans that are not saturated: what a search will choose among.
+        front: Agreement along the front; None where no front was given.
+        ratio: Median of measured over predicted losses of the random plans that are not saturated.
     """
 
     assignments: Ints
     predicted: Floats
     measured: Floats
     stderr: Floats
+    along_front: Bools
     ceiling: float
     saturated: Bools
+    overflowed: int
     overall: Ranking
     useful: Ranking
+    front: Ranking | None
     ratio: float
 
 
@@ -43,7 +51,7 @@ def self_test(
     table: Table,
     *,
     n_plans: int = 100,
-    assignments: Ints | None = None,
+    front: Ints | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SelfTest:
@@ -53,35 +61,47 @@ def self_test(
         simulator: Measures; what it has measured before is not measured again.
         table: What is tested.
         n_plans: Random plans to measure (see :func:`draw_plans`).
-        assignments: [P, G] plans to measure instead, such as those along a front.
+        front: [P, G] plans along a front to measure as well.
         seed: Seed of the plans and of the intervals' bootstrap.
         progress: Told the plans that are done.
     """
-    plans = (
-        draw_plans(simulator.allowed, n_plans, seed=seed) if assignments is None else assignments
-    )
-    means, stderrs = np.zeros(len(plans)), np.zeros(len(plans))
+    plans = draw_plans(simulator.allowed & table.allowed, n_plans, seed=seed)
+    along = np.zeros(len(plans), np.bool_)
+    if front is not None and len(front):
+        plans = np.concatenate([plans, front])
+        along = np.arange(len(plans)) >= n_plans
+    means, stderrs = np.full(len(plans), np.nan), np.zeros(len(plans))
     for i, plan in enumerate(plans):
         if progress is not None:
             progress(i, len(plans), "measuring plans")
-        means[i], stderrs[i] = simulator.loss(plan)
+        with suppress(NumericsError):
+            means[i], stderrs[i] = simulator.loss(plan)
+    finite = np.isfinite(means)
+    plans, means, stderrs, along = plans[finite], means[finite], stderrs[finite], along[finite]
     top = ceiling(simulator)
     predicted = predict(table, plans)
     high = saturated(means, top)
-    kept = ~high & (predicted > 0)
-    ratio = float(np.median(means[kept] / predicted[kept])) if kept.any() else 1.0
+    useful = ~along & ~high
+    kept = useful & (predicted > 0)
     if progress is not None:
-        progress(len(plans), len(plans), "plans measured")
+        progress(len(finite), len(finite), "plans measured")
+
+    def agreement(some: Bools) -> Ranking:
+        return rank_agreement(predicted[some], means[some], seed=seed)
+
     return SelfTest(
         plans,
         predicted,
         means,
         stderrs,
+        along,
         top,
         high,
-        rank_agreement(predicted, means, seed=seed),
-        rank_agreement(predicted[~high], means[~high], seed=seed),
-        ratio,
+        int((~finite).sum()),
+        agreement(~along),
+        agreement(useful),
+        agreement(along) if along.any() else None,
+        float(np.median(means[kept] / predicted[kept])) if kept.any() else 1.0,
     )
 
 
@@ -112,7 +132,11 @@ def draw_plans(
 
 def ceiling(simulator: Simulator) -> float:
     """Return the largest loss of one scheme wherever it is allowed, the base elsewhere."""
-    return max((simulator.loss(plan).mean for plan in uniform_plans(simulator)), default=0.0)
+    found = [0.0]
+    for plan in uniform_plans(simulator):
+        with suppress(NumericsError):
+            found.append(simulator.loss(plan).mean)
+    return max(found)
 
 
 def uniform_plans(simulator: Simulator) -> Ints:

@@ -1,5 +1,6 @@
 """Metrics that are made from others: divergence, the weight-only control, interactions, the self-test."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,16 @@ from small_models import mlp_simulator, random_weights, space_of, write_mlp
 from mpsearch.data import make_batches
 from mpsearch.execute.simulator import Simulator
 from mpsearch.graph.importer import import_onnx
-from mpsearch.sensitivity import interactions, kl, perturbation, weight_only
+from mpsearch.sensitivity import (
+    interactions,
+    kl,
+    output_perturbation,
+    perturbation,
+    weight_only,
+)
 from mpsearch.sensitivity.ranking import predict
 from mpsearch.sensitivity.selftest import ceiling, draw_plans, self_test
+from mpsearch.sensitivity.selftest_file import read_self_test, write_self_test
 
 
 def labelled(folder: Path, loss: str | None) -> Simulator:
@@ -90,11 +98,44 @@ def test_the_self_test_compares_with_what_the_simulator_measures(tmp_path: Path)
     assert found.ceiling == ceiling(simulator)
 
 
-def test_plans_of_a_front_can_be_tested_instead(tmp_path: Path) -> None:
+def test_plans_along_a_front_are_scored_apart_from_random_ones(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
     plans = np.array([[0, 0], [1, 1], [2, 1], [2, 2]])
-    found = self_test(simulator, perturbation.score(simulator), assignments=plans)
-    np.testing.assert_array_equal(found.assignments, plans)
+    table = perturbation.score(simulator)
+    found = self_test(simulator, table, n_plans=10, front=plans)
+    np.testing.assert_array_equal(found.assignments[found.along_front], plans)
+    assert found.overall.spearman.n == 10
+    assert found.front is not None
+    assert found.front.spearman.n == 4
+    alone = self_test(simulator, table, n_plans=10)
+    assert alone.front is None
+    assert alone.overall == found.overall
+
+
+def test_a_self_test_can_be_written_and_read(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
+    plans = np.array([[0, 1], [1, 1], [2, 1]])
+    found = self_test(simulator, perturbation.score(simulator), n_plans=12, front=plans)
+    write_self_test(found, tmp_path / "self_test.json")
+    again = read_self_test(tmp_path / "self_test.json")
+    for field in fields(found):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
+
+
+def test_the_models_output_error_is_measured_beside_the_layers(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4), classify=False)
+    table = output_perturbation.score_model(simulator)
+    layer = output_perturbation.score(simulator)
+    np.testing.assert_array_equal(table.details["layer_output"], layer.values)
+    x = simulator.batches.arrays["x"]
+    full = simulator.run({"x": x})["y"].double()
+    for g, s in np.ndindex(2, 3):
+        plan = np.zeros(2, np.int64)
+        plan[g] = s
+        low = simulator.run({"x": x}, plan)["y"].double()
+        expected = float((low - full).square().mean() / full.square().mean())
+        assert table.values[g, s] == pytest.approx(expected, rel=1e-4, abs=1e-12)
+    np.testing.assert_allclose(table.values[1], layer.values[1], rtol=1e-5)  # it is the last layer
 
 
 def test_random_plans_take_only_what_is_allowed_and_differ_in_their_mixture() -> None:

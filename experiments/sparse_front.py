@@ -1,0 +1,164 @@
+"""Whether 2:4 schemes pay: the measured front with them beside the best one without, on held-out data.
+
+``python -m experiments.sparse_front FOLDER --device a100_pcie_40gb --batch 256``, FOLDER made by
+``python -m experiments.models``. Sparse weights are recovered from Gram matrices (``obs``). Both fronts are the exact ones
+of one table of one-at-a-time losses; points spread over each are measured as whole plans on held-out
+data. A sparse plan dominates where it is no slower than a dense one and loses less, by more than 1.96 standard
+errors of the paired difference.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mpsearch.cost.device import read_device
+from mpsearch.cost.network import estimate_costs
+from mpsearch.data import make_batches, read_batches
+from mpsearch.errors import ProblemError
+from mpsearch.execute.simulator import Simulator
+from mpsearch.graph.importer import import_onnx
+from mpsearch.jobs.prepare import default_space
+from mpsearch.pareto import Front, thin
+from mpsearch.problem import Problem, build_problem
+from mpsearch.search.front import find_front
+from mpsearch.sensitivity.score import score_sensitivity
+from mpsearch.space import read_space, tie_groups
+from mpsearch.tables import Costs, Floats, Table, estimate_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A plan, its latency and its losses on held-out samples."""
+
+    assignment: tuple[int, ...]
+    latency_us: float
+    losses: Floats
+
+    @property
+    def loss(self) -> float:
+        """Mean loss."""
+        return float(self.losses.mean())
+
+
+def solve(problem: Problem) -> Front:
+    """The exact front, or proven points of it where edges are too entangled."""
+    try:
+        return find_front(problem, method="exact")
+    except ProblemError:
+        return find_front(problem, method="milp", budget=60)
+
+
+def measured_front(
+    table: Table, costs: Costs, schemes: list[int], held: Simulator, count: int
+) -> list[Measured]:
+    """Measure ``count`` points spread over the predicted front of some schemes, fastest first."""
+    kept = np.zeros(len(table.schemes), np.bool_)
+    kept[schemes] = True
+    problem = build_problem(
+        replace(table, allowed=table.allowed & kept), replace(costs, allowed=costs.allowed & kept)
+    )
+    front = solve(problem)
+    chosen = thin(front.objectives, min(count, len(front.points)))
+    found = []
+    for index in np.asarray(chosen).tolist():
+        point = front.points[index]
+        plan = np.array(point.assignment, np.int64)
+        latency = float(problem.evaluate(plan[None])["latency_us"][0])
+        found.append(Measured(point.assignment, latency, held.losses(plan)))
+    return sorted(found, key=lambda m: m.latency_us)
+
+
+def compare(dense: list[Measured], sparse: list[Measured]) -> list[str]:
+    """One line a dense point: the sparse plan of least loss that is no slower, and whether it dominates."""
+    lines = [
+        "| dense µs | dense loss | sparse µs | sparse loss | difference | dominates |",
+        "| --- " * 6 + "|",
+    ]
+    best: list[Measured] = []
+    for point in dense:  # what a slower point must beat to be on the measured front
+        if not best or point.loss < best[-1].loss:
+            best.append(point)
+    for point in best:
+        faster = [m for m in sparse if m.latency_us <= point.latency_us * (1 + 1e-9)]
+        if not faster:
+            lines.append(f"| {point.latency_us:.1f} | {point.loss:.5f} | – | – | – | no |")
+            continue
+        rival = min(faster, key=lambda m: m.loss)
+        mean, stderr = estimate_mean(rival.losses - point.losses)
+        verdict = "**yes**" if mean < -1.96 * stderr else "no"
+        lines.append(
+            f"| {point.latency_us:.1f} | {point.loss:.5f} | {rival.latency_us:.1f} | {rival.loss:.5f} "
+            f"| {mean:+.5f} ± {stderr:.5f} | {verdict} |"
+        )
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.sparse_front", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="a100_pcie_40gb")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--held", type=int, default=128)
+    parser.add_argument("--points", type=int, default=24)
+    parser.add_argument("--metric", default="perturbation")
+    parser.add_argument("--dense", nargs="+", help="dense schemes to take; default: all")
+    parser.add_argument("-o", "--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    started = time.process_time()
+    folder = arguments.folder
+    calibration = read_batches(folder / "calibration.npz", limit=arguments.samples)
+    held = read_batches(folder / "held_out.npz")
+    rows = np.linspace(0, len(held) - 1, min(arguments.held, len(held))).astype(int)
+    held = make_batches({name: held.arrays[name][rows] for name in calibration.arrays})
+    shapes = {name: (1, *array.shape[1:]) for name, array in calibration.arrays.items()}
+    device = read_device(arguments.device)
+    space = read_space(default_space(device))
+    schemes = [replace(s, recovery="obs") if s.sparsity is not None else s for s in space.schemes]
+    if arguments.dense:
+        schemes = [s for s in schemes if s.sparsity is not None or s.name in arguments.dense]
+    space = replace(space, schemes=tuple(schemes))
+    graph = tie_groups(import_onnx(folder / "model.onnx", shapes=shapes), space)
+    unlabelled = make_batches(dict(calibration.arrays))
+    kind = "mse" if folder.resolve().name == "minilm" else "kl"
+    simulator = Simulator(graph, space, unlabelled, loss=kind)
+    costs = estimate_costs(graph, space, device, batch=arguments.batch)
+    table = score_sensitivity(simulator, metric=arguments.metric)
+    print(f"scored in {time.process_time() - started:.0f} s of processor", flush=True)
+    judge = simulator.on_data(held)
+    dense = [i for i, s in enumerate(space.schemes) if s.sparsity is None]
+    every = list(range(len(space.schemes)))
+    lines = [
+        f"{folder.resolve().name} on {device.name}, batch {arguments.batch}: uniform plans",
+        "",
+        "| scheme | µs | loss |",
+        "| --- | --- | --- |",
+    ]
+    problem = build_problem(table, costs)
+    allowed = table.allowed & costs.allowed
+    for i, scheme in enumerate(space.schemes):
+        plan = np.where(allowed[:, i], i, space.index(space.base)).astype(np.int64)
+        latency = float(problem.evaluate(plan[None])["latency_us"][0])
+        mean, stderr = judge.loss(plan)
+        said = f"{int(allowed[:, i].sum())} of {len(graph.groups)}"
+        lines.append(f"| {scheme.name} ({said}) | {latency:.1f} | {mean:.5f} ± {stderr:.5f} |")
+    print("\n".join(lines), flush=True)
+    fronts = [
+        measured_front(table, costs, some, judge, arguments.points) for some in (dense, every)
+    ]
+    lines += ["", *compare(*fronts)]
+    print("\n".join(lines[-len(fronts[0]) - 3 :]))
+    print(f"{time.process_time() - started:.0f} s of processor")
+    if arguments.out is not None:
+        arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""A self-test as a file: ``self_test.json``."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from mpsearch.artifacts import Content, read_artifact, write_artifact
+from mpsearch.sensitivity.ranking import Correlation, Ranking
+from mpsearch.sensitivity.selftest import SelfTest
+
+
+class CorrelationContent(Content):
+    """A rank correlation, its 95 % interval and the number of plans that it is over."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class RankingContent(Content):
+    """Rank correlations over a set of plans, and over the fifth of it that measured best."""
+
+    spearman: CorrelationContent
+    kendall: CorrelationContent
+    spearman_best: CorrelationContent
+    kendall_best: CorrelationContent
+
+
+class SelfTestContent(Content):
+    """What ``self_test.json`` holds; a list has one entry a plan.
+
+    Attributes:
+        assignments: Scheme index of each group.
+        predicted: What the table says.
+        measured: Measured losses, in the table's unit of loss.
+        stderr: Their standard errors.
+        along_front: Whether the plan is from a front; the others are random.
+        saturated: Whether the loss is above half of ``ceiling``.
+        ceiling: Loss of the lowest precision everywhere.
+        overflowed: Plans that gave NaN or Inf and are in none of the lists.
+        overall: Agreement over all random plans.
+        useful: Agreement over those that are not saturated.
+        front: Agreement along the front.
+        ratio: Median of measured over predicted losses of the useful plans.
+    """
+
+    assignments: list[list[int]]
+    predicted: list[float]
+    measured: list[float]
+    stderr: list[float]
+    along_front: list[bool]
+    saturated: list[bool]
+    ceiling: float
+    overflowed: int
+    overall: RankingContent
+    useful: RankingContent
+    front: RankingContent | None
+    ratio: float
+
+
+def self_test_content(found: SelfTest) -> SelfTestContent:
+    """Return a self-test as plain values."""
+    return SelfTestContent(
+        assignments=found.assignments.tolist(),
+        predicted=found.predicted.tolist(),
+        measured=found.measured.tolist(),
+        stderr=found.stderr.tolist(),
+        along_front=found.along_front.tolist(),
+        saturated=found.saturated.tolist(),
+        ceiling=found.ceiling,
+        overflowed=found.overflowed,
+        overall=_content(found.overall),
+        useful=_content(found.useful),
+        front=None if found.front is None else _content(found.front),
+        ratio=found.ratio,
+    )
+
+
+def write_self_test(found: SelfTest, path: Path, *, inputs: Mapping[str, str] = {}) -> str:
+    """Write ``found`` to ``path`` and return its digest."""
+    return write_artifact(path, "self_test", self_test_content(found), inputs=inputs)
+
+
+def read_self_test(path: Path) -> SelfTest:
+    """Read what :func:`write_self_test` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or of another kind.
+    """
+    content = read_artifact(path, "self_test", SelfTestContent)
+    n = len(content.assignments)
+    return SelfTest(
+        np.array(content.assignments, np.int64).reshape(n, -1),
+        np.array(content.predicted, np.float64),
+        np.array(content.measured, np.float64),
+        np.array(content.stderr, np.float64),
+        np.array(content.along_front, np.bool_),
+        content.ceiling,
+        np.array(content.saturated, np.bool_),
+        content.overflowed,
+        _ranking(content.overall),
+        _ranking(content.useful),
+        None if content.front is None else _ranking(content.front),
+        content.ratio,
+    )
+
+
+def _content(ranking: Ranking) -> RankingContent:
+    return RankingContent.model_validate(asdict(ranking))
+
+
+def _ranking(content: RankingContent) -> Ranking:
+    def one(found: CorrelationContent) -> Correlation:
+        return Correlation(found.value, found.low, found.high, found.n)
+
+    return Ranking(
+        one(content.spearman),
+        one(content.kendall),
+        one(content.spearman_best),
+        one(content.kendall_best),
+    )
