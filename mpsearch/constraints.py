@@ -151,16 +151,7 @@ def read_constraint(problem: Described, text: str) -> LinearConstraint | Forbidd
     upper = math.inf if match["sign"] == ">=" else limit
     if what in problem.objectives:
         margin = {"<=": problem.z, ">=": -problem.z, "==": 0.0}[match["sign"]]
-        return LinearConstraint(
-            text,
-            what,
-            problem.objectives[what] + margin * problem.stderr[what],
-            problem.pair_terms.get(what),
-            problem.constants.get(what, 0.0),
-            lower,
-            upper,
-            margin,
-        )
+        return _limit_with_margin(problem, text, what, lower, upper, margin)
     if what == "effective_bits":
         total = float(problem.parameters.sum())
         if "weight_bytes" not in problem.objectives or not total:
@@ -177,6 +168,28 @@ def read_constraint(problem: Described, text: str) -> LinearConstraint | Forbidd
         f"{text!r}: what is limited must be one of {', '.join(problem.objectives)}, effective_bits, "
         f"count(scheme); got {what!r}"
     )
+
+
+def _limit_with_margin(
+    problem: Described, text: str, what: str, lower: float, upper: float, margin: float
+) -> LinearConstraint:
+    """Limit the mean of an objective plus ``margin`` standard errors, those of groups added up.
+
+    Where errors are one share of the objective, as a cost model's are, they are that share of boundary
+    terms and constants too: then the bound is a multiple of the objective, which is as easy to search.
+    """
+    values, stderr = problem.objectives[what], problem.stderr[what]
+    pairs, constant = problem.pair_terms.get(what), problem.constants.get(what, 0.0)
+    top = np.unravel_index(int(np.abs(values).argmax()), values.shape)
+    share = float(stderr[top] / values[top]) if values[top] else 0.0
+    if share and np.allclose(stderr, share * values, rtol=1e-12, atol=0.0):
+        factor = 1 + margin * share
+        values = values * factor
+        pairs = None if pairs is None else pairs * factor
+        constant *= factor
+    else:
+        values = values + margin * stderr
+    return LinearConstraint(text, what, values, pairs, constant, lower, upper, margin)
 
 
 def _index(text: str, what: str, name: str, names: tuple[str, ...]) -> int:

@@ -102,6 +102,7 @@ class Problem:
         With ``confidence``, a limit on an objective is one on its bound, mean + z standard errors (``>=``:
         minus; ``==``: the mean alone). Predicted errors of groups are added up for that: at least the
         error of their sum, however they are correlated, and a sum, so that it can be solved exactly.
+        Errors that are one share of the objective are that share of boundary terms and constants too.
 
         Raises:
             ProblemError: Shapes differ, a value is not finite, a group has no scheme, an edge leads

@@ -64,6 +64,21 @@ def test_with_confidence_a_limit_is_on_the_bound() -> None:
         assert sure.feasible(row)[0] == fine
 
 
+def test_an_error_that_is_a_share_of_the_objective_is_one_of_boundary_terms_too() -> None:
+    pair = np.full((1, 2, 2), 2.0)
+    objective = np.array([[4.0, 1.0], [4.0, 1.0], [4.0, 1.0]])
+    total = (3 + 2) * (1 + 1.6448536269514722 * 0.1)
+    for limit, fine in ((total - 0.001, False), (total + 0.001, True)):
+        problem = make_problem(
+            stderr={"latency_us": 0.1 * objective},
+            edges=[(0, 1)],
+            pair_terms={"latency_us": pair},
+            constraints=[f"latency_us <= {limit}"],
+            confidence=0.95,
+        )
+        assert problem.feasible([[1, 1, 1]])[0] == fine
+
+
 def test_with_confidence_a_measured_loss_is_judged_by_its_own_error() -> None:
     problem = make_problem(constraints=["loss <= 0.5"], confidence=0.95)
     measured = {"loss": (np.array([0.4, 0.4, 0.51]), np.array([0.05, 0.07, 0.0]))}
