@@ -67,13 +67,14 @@ def choose_by_quality(
     evaluator: Evaluator,
     scorer: Scorer,
     keep: Keep,
+    safest: tuple[str, Point],
     *,
     progress: Progress | None = None,
 ) -> tuple[Choice, Front, tuple[Drop, ...]]:
     """Choose the fastest of up to 20 points along ``front`` that keep ``keep``.
 
-    The points are laid down before held-out data are looked at, and tested from the slowest on until one
-    is not kept: a fixed sequence, in which the chance that any plan passes wrongly is no larger than that
+    The points are laid down before held-out data are looked at, and tested from the safest plan and then
+    the slowest point on until one is not kept: a fixed sequence, in which the chance that any plan passes wrongly is no larger than that
     of a single test (Maurer et al. 1995), however many there are.
 
     Args:
@@ -81,6 +82,7 @@ def choose_by_quality(
         evaluator: Measures the loss of the chosen plan.
         scorer: Scores plans on held-out data.
         keep: What must be kept.
+        safest: Label and point of the plan in the base format, tested first.
         progress: Called after every test.
 
     Returns:
@@ -88,7 +90,7 @@ def choose_by_quality(
 
     Raises:
         DataError: Held-out data give no such score.
-        InfeasibleError: Not even the slowest point is known to keep it; says how many samples would tell.
+        InfeasibleError: Not even the safest plan is known to keep it; says how many samples would tell.
     """
     goal = front.names[0]
     reference = _score(scorer, None, keep.quality)
@@ -96,9 +98,9 @@ def choose_by_quality(
     order = np.flatnonzero(non_dominated(values))  # some points may be dominated as measured
     order = order[thin(values[order], _TESTS)]
     order = order[np.argsort(-values[order, 0], kind="stable")]
+    plans = [safest[1], *(front.points[index] for index in order.tolist())]
     drops: list[Drop] = []
-    for index in order.tolist():
-        point = front.points[index]
+    for point in plans:
         scores = _score(scorer, point.assignment, keep.quality)
         test = judge_drop(
             reference,
@@ -109,19 +111,20 @@ def choose_by_quality(
         )
         drops.append(Drop(point, test))
         if progress:
-            progress(len(drops), len(order), f"{goal} {point.value(goal).mean:.4g} {test.verdict}")
+            progress(len(drops), len(plans), f"{goal} {point.value(goal).mean:.4g} {test.verdict}")
         if test.verdict != "kept":
             break
     if progress:
-        progress(len(order), len(order), "")
+        progress(len(plans), len(plans), "")
     kept = [drop for drop in drops if drop.test.verdict == "kept"]
     if not kept:
         raise InfeasibleError(
-            f"no plan is known to keep {keep}: the slowest of the front is {describe(drops[0])}"
+            f"no plan is known to keep {keep}: {safest[0]} is {describe(drops[0])}"
         )
     point = measure_point(kept[-1].point, evaluator)
     rule = f"fastest of {len(order)} along the front with {keep}"
-    return Choice("mixed", "mixed", rule, point), with_points(front, [point]), tuple(drops)
+    label = "mixed" if len(kept) > 1 else f"mixed (= {safest[0]})"
+    return Choice("mixed", label, rule, point), with_points(front, [point]), tuple(drops)
 
 
 def describe(drop: Drop) -> str:

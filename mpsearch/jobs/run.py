@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 
 from mpsearch.cost.network import estimate_costs
@@ -15,9 +16,11 @@ from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import (
     Bench,
     Watch,
+    batch_contexts,
     cost_inputs,
     evaluation_context,
     front_inputs,
+    self_test_inputs,
     table_inputs,
     unwatched,
 )
@@ -50,6 +53,8 @@ from mpsearch.report.html import write_report
 from mpsearch.search.front import find_front
 from mpsearch.search.measure import measure_points, rank_correlation
 from mpsearch.sensitivity.score import score_sensitivity
+from mpsearch.sensitivity.selftest import self_test
+from mpsearch.sensitivity.selftest_file import read_self_test, write_self_test
 from mpsearch.tables import Costs, Progress, Table, read_table, write_costs, write_table
 
 _PROVEN_POINTS = 40  # of a front whose edges are too entangled to be solved whole
@@ -85,7 +90,9 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Outc
     context = evaluation_context(prepared, simulator)
     folder = open_run(path, job)
     with EvaluationStore(folder.file("evaluations.sqlite")) as store:
-        stored = cast(Simulator, StoredSimulator(simulator, store, context))
+        digest = prepared.batches.digest
+        batches = batch_contexts(prepared, simulator, digest)
+        stored = cast(Simulator, StoredSimulator(simulator, store, context, batches))
         bench = Bench(prepared, folder, stored, store, context, costs, watch)
         folder.update(
             versions=installed_versions(),
@@ -163,6 +170,7 @@ def _run_stages(bench: Bench) -> Outcome:
             costs=costs,
             budget=job.budget or None,
             seed=job.seed,
+            tolerance=job.tolerance or None,
             progress=bench.watch("sensitivity"),
         ),
         write=write_table,
@@ -193,8 +201,14 @@ def _run_stages(bench: Bench) -> Outcome:
     drops: tuple[Drop, ...] = ()
     if job.quality and scorer is not None:
         keep = Keep(job.quality, job.max_drop or 0.0, sure or DEFAULT_CONFIDENCE)
+        safest = f"uniform {space.base}"
         choice, front, drops = choose_by_quality(
-            found, simulator, scorer, keep, progress=bench.watch("choose")
+            found,
+            simulator,
+            scorer,
+            keep,
+            (safest, uniforms[safest]),
+            progress=bench.watch("choose"),
         )
         choices: tuple[Choice, ...] = (choice,)
     else:
@@ -205,6 +219,23 @@ def _run_stages(bench: Bench) -> Outcome:
             rivals=rivals,
             rules=_rules(job),
             progress=bench.watch("choose"),
+        )
+    if job.self_test:
+        along = np.array([p.assignment for p in found.points if "loss" in p.measured], np.int64)
+        folder.stage(
+            "self_test",
+            "self_test.json",
+            self_test_inputs(bench),
+            compute=lambda: self_test(
+                simulator,
+                table,
+                n_plans=job.self_test,
+                front=along,
+                seed=job.seed,
+                progress=bench.watch("self-test"),
+            ),
+            write=write_self_test,
+            read=read_self_test,
         )
     if front != found:
         seconds = folder.record.stages["front"].seconds

@@ -15,7 +15,7 @@ FRONT = Front(
         for k in range(N)
     ),
     ("latency_us", "loss"),
-    tuple(f"s{k}" for k in range(N)),
+    tuple(f"s{k}" for k in range(N + 1)),
     ("g",),
 )
 
@@ -26,6 +26,9 @@ class Measurer:
 
     def loss_and_gradient(self, probabilities: Floats) -> tuple[Estimate, Floats]:
         raise NotImplementedError
+
+
+SAFEST = ("uniform fp16", Point((N,), {"latency_us": Estimate(50.0), "loss": Estimate(0.0)}))
 
 
 class Scores:
@@ -47,14 +50,14 @@ class Scores:
         return {"accuracy": scores, "nll": 1 - self._reference + noise}
 
 
-DROPS = np.linspace(0.06, 0.0, N)
+DROPS = np.append(np.linspace(0.06, 0.0, N), 0.0)  # the last one is the safest
 
 
 def test_the_fastest_plan_before_the_first_that_is_not_kept_is_chosen() -> None:
     scores = Scores(DROPS, 20_000, 0)
     keep = Keep("accuracy", 0.03, 0.95)
-    choice, front, drops = choose_by_quality(FRONT, Measurer(), scores, keep)
-    assert scores.asked == list(range(N - 1, scores.asked[-1] - 1, -1))
+    choice, front, drops = choose_by_quality(FRONT, Measurer(), scores, keep, SAFEST)
+    assert scores.asked == list(range(N, scores.asked[-1] - 1, -1))
     assert [drop.test.verdict for drop in drops[:-1]] == ["kept"] * (len(drops) - 1)
     assert drops[-1].test.verdict != "kept"
     assert choice.point.assignment == drops[-2].point.assignment
@@ -73,13 +76,13 @@ def test_points_that_are_dominated_as_measured_are_not_tested() -> None:
     )
     scores = Scores(DROPS, 2000, 0)
     front = replace(FRONT, points=(*FRONT.points, slow))
-    choose_by_quality(front, Measurer(), scores, Keep("accuracy", 0.03, 0.95))
-    assert scores.asked[0] == N - 1
+    choose_by_quality(front, Measurer(), scores, Keep("accuracy", 0.03, 0.95), SAFEST)
+    assert scores.asked[:2] == [N, N - 1]
 
 
 def test_a_lower_nll_is_better() -> None:
     scores = Scores(DROPS, 20_000, 0)
-    choice, _, _ = choose_by_quality(FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95))
+    choice, _, _ = choose_by_quality(FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95), SAFEST)
     assert DROPS[choice.point.assignment[0]] <= 0.03
 
 
@@ -88,7 +91,9 @@ def test_a_plan_that_drops_more_is_chosen_no_more_often_than_stated() -> None:
     for seed in range(300):
         scores = Scores(DROPS, 1500, seed)
         try:
-            choice, _, _ = choose_by_quality(FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95))
+            choice, _, _ = choose_by_quality(
+                FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95), SAFEST
+            )
         except InfeasibleError:
             continue
         wrong += DROPS[choice.point.assignment[0]] > 0.03
@@ -97,7 +102,9 @@ def test_a_plan_that_drops_more_is_chosen_no_more_often_than_stated() -> None:
 
 def test_too_few_samples_say_how_many_would_decide() -> None:
     with pytest.raises(InfeasibleError) as caught:
-        choose_by_quality(FRONT, Measurer(), Scores(DROPS, 50, 0), Keep("accuracy", 0.01, 0.95))
+        choose_by_quality(
+            FRONT, Measurer(), Scores(DROPS, 50, 0), Keep("accuracy", 0.01, 0.95), SAFEST
+        )
     message = str(caught.value)
     assert "undecided (drop 0 on 50 held-out samples, at most 0.0" in message
     assert 290 <= int(message.split("about ")[1].split(" samples")[0]) <= 320
@@ -106,19 +113,28 @@ def test_too_few_samples_say_how_many_would_decide() -> None:
 def test_a_plan_beyond_the_limit_says_by_how_much_at_least() -> None:
     keep = Keep("accuracy", 0.01, 0.95)
     with pytest.raises(InfeasibleError, match=r"broken \(drop 0\.\d+ on 2000 .* at least 0\.0"):
-        choose_by_quality(FRONT, Measurer(), Scores(DROPS + 0.1, 2000, 0), keep)
+        choose_by_quality(FRONT, Measurer(), Scores(DROPS + 0.1, 2000, 0), keep, SAFEST)
 
 
 def test_an_unknown_quality_is_refused_with_the_choices() -> None:
     keep = Keep("f1", 0.01, 0.95)
     with pytest.raises(DataError, match="accuracy, nll"):
-        choose_by_quality(FRONT, Measurer(), Scores(DROPS, 50, 0), keep)
+        choose_by_quality(FRONT, Measurer(), Scores(DROPS, 50, 0), keep, SAFEST)
 
 
 def test_an_undecided_next_plan_says_how_many_samples_would_decide() -> None:
     _, _, drops = choose_by_quality(
-        FRONT, Measurer(), Scores(DROPS, 3000, 1), Keep("accuracy", 0.03, 0.95)
+        FRONT, Measurer(), Scores(DROPS, 3000, 1), Keep("accuracy", 0.03, 0.95), SAFEST
     )
     undecided = [drop for drop in drops if drop.test.verdict == "undecided"]
     assert undecided == list(drops[-1:])
     assert "samples would decide" in describe(drops[-1])
+
+
+def test_where_nothing_faster_is_kept_the_safest_plan_is_chosen() -> None:
+    drops = np.append(np.full(N, 0.2), 0.0)
+    choice, _, _ = choose_by_quality(
+        FRONT, Measurer(), Scores(drops, 2000, 1), Keep("accuracy", 0.03, 0.95), SAFEST
+    )
+    assert choice.point.assignment == SAFEST[1].assignment
+    assert choice.label == "mixed (= uniform fp16)"
