@@ -6,7 +6,7 @@ import typer
 
 from mpsearch import __version__
 from mpsearch.cli.check import check
-from mpsearch.cli.costs import cost, sensitivity
+from mpsearch.cli.costs import cost
 from mpsearch.cli.data import data
 from mpsearch.cli.demo import demo
 from mpsearch.cli.export import export
@@ -16,6 +16,7 @@ from mpsearch.cli.lists import list_names
 from mpsearch.cli.plan import app as plan_app
 from mpsearch.cli.report import report
 from mpsearch.cli.search import search
+from mpsearch.cli.sensitivity import sensitivity
 from mpsearch.cli.verify import verify
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""``mpsearch cost`` and ``mpsearch sensitivity``: the two tables, one stage each."""
+"""``mpsearch cost``: what each layer costs in each scheme."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpsearch.cli import options as opt
-from mpsearch.cli.console import Json, command, number, print_json, print_table, progress_bars
+from mpsearch.cli.console import Json, command, number, print_json, print_table
 
 if TYPE_CHECKING:
     from mpsearch.tables import Bools, Floats
@@ -70,85 +70,6 @@ def cost(
         "latency µs", costs.groups, costs.schemes, costs.objectives["latency_us"], costs.allowed
     )
     print_rows(f"{costs.device}, batch {costs.batch}", rows, "")
-
-
-@command
-def sensitivity(
-    target: opt.Target,
-    data: opt.Data = None,
-    device: opt.Device = None,
-    space: opt.Space = None,
-    schemes: opt.Schemes = None,
-    keep: opt.Keep = None,
-    base: opt.Base = None,
-    shape: opt.Shapes = None,
-    loss: opt.Loss = None,
-    metric: opt.Metric = None,
-    batch_size: opt.BatchSize = None,
-    samples: opt.Samples = None,
-    budget: opt.Budget = None,
-    seed: opt.Seed = None,
-    threads: opt.Threads = None,
-    max_memory: opt.MaxMemory = None,
-    model: opt.Model = None,
-    out: Out = None,
-    trust_code: opt.TrustCode = False,
-    as_json: Json = False,
-) -> None:
-    """Score how much each layer loses in each scheme."""
-    from mpsearch.errors import JobError
-    from mpsearch.jobs.prepare import prepare
-    from mpsearch.jobs.run import calibrated_simulator
-    from mpsearch.sensitivity.score import score_sensitivity
-    from mpsearch.tables import write_table
-
-    given = {
-        "device": device if device is not None or target.suffix == ".toml" else "npu_200tops",
-        "space": space,
-        "schemes": schemes,
-        "keep": tuple(keep) if keep else None,
-        "base": base,
-        "shapes": shape or None,
-        "loss": loss,
-        "metric": metric,
-        "batch_size": batch_size,
-        "samples": samples,
-        "budget": budget,
-        "seed": seed,
-        "threads": threads,
-        "max_memory": max_memory,
-    }
-    job, sources = opt.make_job(target, given, model=model, data=data, trust_code=trust_code)
-    prepared = prepare(job, sources)
-    if prepared.batches is None:
-        raise JobError("sensitivity is measured on data; give --data")
-    with progress_bars() as watch:
-        simulator = calibrated_simulator(prepared, watch)
-        table = score_sensitivity(
-            simulator,
-            metric=job.metric,
-            budget=job.budget or None,
-            seed=job.seed,
-            progress=watch("sensitivity"),
-        )
-    if out is not None:
-        write_table(table, out, inputs={"data": prepared.batches.digest})
-    if as_json:
-        print_json(
-            {
-                "metric": table.metric,
-                "unit": table.unit,
-                "groups": list(table.groups),
-                "schemes": list(table.schemes),
-                "values": _table_json(table.values, table.allowed),
-                "stderr": _table_json(table.stderr, table.allowed),
-                "evaluations": table.cost_plans,
-            }
-        )
-        return
-    _print_grid(
-        f"{table.metric} ({table.unit})", table.groups, table.schemes, table.values, table.allowed
-    )
 
 
 def _table_json(values: "Floats", allowed: "Bools") -> list[list[Any]]:

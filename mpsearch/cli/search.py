@@ -36,6 +36,10 @@ def search(
     measure: Annotated[
         int | None, typer.Option("--measure", min=0, help="Points of the front to measure.")
     ] = None,
+    self_test: Annotated[
+        int | None,
+        typer.Option("--self-test", min=0, help="Random plans measured to test the table."),
+    ] = None,
     refine: Annotated[
         int | None,
         typer.Option("--refine", min=0, help="Measurements spent on better points to choose."),
@@ -96,6 +100,7 @@ def search(
         "budget": budget,
         "measure": measure,
         "refine": refine,
+        "self_test": self_test,
         "time_budget_s": time_budget,
         "confidence": confidence,
         "quality": quality,

@@ -113,9 +113,26 @@ def table_inputs(bench: Bench) -> dict[str, str]:
     return {
         "context": bench.context,
         "settings": digest_json(
-            {"metric": job.metric, "budget": job.budget, "seed": job.seed, "keep": job.keep}
+            {
+                "metric": job.metric,
+                "budget": job.budget,
+                "tolerance": job.tolerance,
+                "seed": job.seed,
+                "keep": job.keep,
+            }
         ),
         "space": job.digests["space"],
+    }
+
+
+def self_test_inputs(bench: Bench) -> dict[str, str]:
+    """Return what ``self_test.json`` is computed from, once the front is there."""
+    job = bench.prepared.job
+    return {
+        "context": bench.context,
+        "sensitivity": bench.folder.digest("sensitivity"),
+        "front": bench.folder.digest("front"),
+        "settings": digest_json({"plans": job.self_test, "seed": job.seed}),
     }
 
 

@@ -72,6 +72,9 @@ class Job(Content):
         budget: Whole-plan measurements that the metric and the search may spend; 0 leaves it to them.
         measure: Points of a predicted front that are measured.
         refine: Measurements that are spent on better points near the uniform plan to beat.
+        self_test: Random plans that are measured to say how far the table can be trusted; 0 measures none.
+        tolerance: Expected share of pairs of entries in the wrong order at which the metric has seen
+            enough samples; 0 takes all.
         time_budget_s: Seconds after which the search of the front stops with what it has; 0: no end.
         confidence: Limits and choices are judged by one-sided upper bounds at this level; 0: by means.
         quality: Score of which a chosen plan may lose ``max_drop`` on held-out data: ``accuracy``,
@@ -105,6 +108,8 @@ class Job(Content):
     budget: Annotated[int, Field(ge=0)] = 0
     measure: Annotated[int, Field(ge=0)] = 12
     refine: Annotated[int, Field(ge=0)] = 60
+    self_test: Annotated[int, Field(ge=0)] = 0
+    tolerance: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     time_budget_s: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
     quality: str = ""

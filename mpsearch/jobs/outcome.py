@@ -14,6 +14,7 @@ from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.quality import Drop, describe
 from mpsearch.pareto import Front, read_front
 from mpsearch.report.content import PlanRow, Report
+from mpsearch.sensitivity.selftest_file import read_self_test
 from mpsearch.tables import Costs, Table, read_costs, read_table
 
 
@@ -109,6 +110,7 @@ def make_report(path: Path, record: RunRecord, results: Results) -> Report:
         else (results.correlation, results.correlated),
         notes=results.notes,
         facts=facts,
+        self_test=read_self_test(tested) if (tested := path / "self_test.json").is_file() else None,
     )
 
 

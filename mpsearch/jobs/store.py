@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     PRIMARY KEY (context, assignment)
 ) WITHOUT ROWID
 """
+_SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 
 
 class EvaluationStore:
@@ -43,6 +44,7 @@ class EvaluationStore:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute(_SCHEMA)
+            self._connection.execute(_SETTINGS)
         except sqlite3.DatabaseError as error:
             raise JobError(f"{path.name}: must be a store of evaluations: {error}") from None
 
@@ -69,6 +71,12 @@ class EvaluationStore:
         query = "SELECT losses FROM evaluations WHERE context = ? AND assignment = ?"
         row = self._connection.execute(query, (context, _key(assignment))).fetchone()
         return None if row is None else np.frombuffer(row[0], "<f8").astype(np.float64)
+
+    def settle(self, name: str, value: str) -> str:
+        """Return what setting ``name`` was when it was first settled; it is ``value`` if it is now."""
+        self._connection.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (name, value))
+        query = "SELECT value FROM settings WHERE name = ?"
+        return str(self._connection.execute(query, (name,)).fetchone()[0])
 
     def items(self, context: str) -> Iterator[tuple[tuple[int, ...], Floats]]:
         """Yield every assignment of ``context`` with its [n] losses."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from mpsearch.graph.model import ModelGraph
 from mpsearch.pareto import Front, Point
+from mpsearch.sensitivity.selftest import SelfTest
 from mpsearch.tables import Bools, Costs, Estimate, Table
 
 
@@ -56,6 +57,7 @@ class Report:
         rank_correlation: Spearman of predicted and measured losses, and how many points it is over.
         notes: What a reader must know: honest sentences, one a note.
         facts: More about how the run was made: ``calibration samples`` to ``250``, …
+        self_test: How the table ranks random plans that were measured; None where that was not asked for.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Report:
     rank_correlation: tuple[float, int] | None = None
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    self_test: SelfTest | None = None
 
     @property
     def allowed(self) -> Bools:

@@ -7,6 +7,7 @@ a content security policy names the only two scripts that may run, by digest.
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mpsearch.report.sections import (
     run_section,
 )
 from mpsearch.report.theme import template
+from mpsearch.report.trust import self_test_figure, self_test_table
 
 _FOLDER = Path(__file__).parent
 
@@ -64,6 +66,17 @@ def render_report(report: Report) -> str:
             "This file needs no network.</footer>",
         ]
     )
+    return render_page(report.title, body, figures)
+
+
+def render_page(title: str, body: str, figures: Mapping[str, go.Figure]) -> str:
+    """Return a page that runs offline.
+
+    Args:
+        title: Of the page; escaped here.
+        body: Its HTML, strings of the run escaped.
+        figures: Name to figure of what the body's plots show.
+    """
     data = [_data_block(f"figure-{name}", _figure_value(fig)) for name, fig in figures.items()]
     data.append(_data_block("templates", {"light": template(), "dark": template(dark=True)}))
     # "</script" cannot stand in a script; in JavaScript "<\/script" means the same
@@ -83,7 +96,7 @@ def render_report(report: Report) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="generator" content="mpsearch">',
-            f"<title>{esc(report.title)} – mpsearch</title>",
+            f"<title>{esc(title)} – mpsearch</title>",
             f"<style>\n{style}</style>\n</head>\n<body>",
             body,
             *data,
@@ -142,7 +155,7 @@ def _front(report: Report, figures: dict[str, go.Figure]) -> str:
     return f"""<section id="front"><h2>What speed costs</h2>
 <p>{"; ".join(facts)}.</p>
 {
-        _plot(
+        plot_html(
             "front",
             "Loss against latency: predicted front, measured points, uniform plans",
             "Dotted: predicted, the sum of each layer's own loss. Red: measured with the whole model quantised, "
@@ -163,7 +176,7 @@ def _plan(report: Report, figures: dict[str, go.Figure]) -> str:
     comparison = compare(report)
     rival = comparison.uniform if comparison else _fastest(report)
     parts = [
-        _plot(
+        plot_html(
             "plan",
             "The chosen plan, layer by layer",
             "The same layers five times, in schedule order, at widths that stand for different things: where "
@@ -180,7 +193,7 @@ def _plan(report: Report, figures: dict[str, go.Figure]) -> str:
         beside = f", beside {esc(rival.label)} (dashes)" if rival else ""
         parts.append("<h3>Where its time goes</h3>")
         parts.append(
-            _plot(
+            plot_html(
                 "latency",
                 "Modelled latency of each group",
                 f"Modelled latency of each group in the chosen plan{beside}. The last bar is what is paid "
@@ -205,7 +218,7 @@ def _sensitivity(report: Report, figures: dict[str, go.Figure]) -> str:
     }, one group at one scheme, the rest
 at full precision.</p>
 {
-        _plot(
+        plot_html(
             "sensitivity",
             "Sensitivity of each group at each scheme",
             "Logarithmic colour, darker (in a dark page, brighter) is more fragile; zero or less is palest. Grey with a cross: not allowed, "
@@ -217,9 +230,10 @@ at full precision.</p>
 
 def _trust(report: Report, figures: dict[str, go.Figure]) -> str:
     head = '<section id="trust"><h2>How far the predictions can be trusted</h2>'
+    tested = _self_test(report, figures)
     pairs = [p for p in report.front.points if "loss" in p.predicted and "loss" in p.measured]
     if not pairs:
-        return f"{head}<p>No point of this front was measured, so nothing is known about it.</p></section>"
+        return f"{head}<p>No point of this front was measured, so nothing is known about it.</p>{tested}</section>"
     figures["trust"] = trust_figure(report.front, unit=_loss_unit(report))
     said = f"{len(pairs)} points of the front were measured."
     if report.rank_correlation is not None:
@@ -232,13 +246,27 @@ def _trust(report: Report, figures: dict[str, go.Figure]) -> str:
     return f"""{head}
 <p>{said}</p>
 {
-        _plot(
+        plot_html(
             "trust",
             "Predicted against measured loss",
             "On the dashed line, a prediction is right; above it, layers harm each other more than alone. Order "
             "matters more than distance: the search only needs to know which plan is better.",
         )
-    }</section>"""
+    }{tested}</section>"""
+
+
+def _self_test(report: Report, figures: dict[str, go.Figure]) -> str:
+    """Nothing where no plans were drawn to test the table."""
+    found = report.self_test
+    if found is None:
+        return ""
+    figures["selftest"] = self_test_figure(found, unit=_loss_unit(report))
+    caption = "Random plans, mostly of one or two schemes each, and plans along the front."
+    return (
+        "<h3>Random plans</h3>"
+        + self_test_table(found)
+        + plot_html("selftest", "Predicted against measured loss of random plans", caption)
+    )
 
 
 def _fastest(report: Report) -> PlanRow | None:
@@ -252,7 +280,8 @@ def _loss_unit(report: Report) -> str:
     return "" if unit == "noise/signal" else unit
 
 
-def _plot(name: str, title: str, caption: str) -> str:
+def plot_html(name: str, title: str, caption: str) -> str:
+    """Return the place of figure ``name`` in a page's body."""
     return (
         f'<figure><div class="plot" data-figure="figure-{name}" role="img" aria-label="{esc(title)}">'
         f"</div><figcaption>{caption}</figcaption>"

@@ -1,0 +1,130 @@
+"""How a self-test came out: predicted against measured losses of random plans and of those along a front."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mpsearch.report.theme import (
+    GREY,
+    MEASURED,
+    PREDICTED,
+    objective_title,
+    template,
+    with_error,
+)
+from mpsearch.sensitivity.ranking import Correlation, Ranking
+from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.tables import Bools, Estimate
+
+
+def self_test_figure(found: SelfTest, *, unit: str = "") -> go.Figure:
+    """Draw predicted against measured losses; plans that are saturated are marked and pale.
+
+    Args:
+        found: The self-test.
+        unit: Unit of the loss.
+    """
+    figure = go.Figure()
+    random = ~found.along_front
+    kinds: list[tuple[str, Bools, dict[str, object]]] = [
+        ("random plans", random & ~found.saturated, {"color": MEASURED, "size": 7}),
+        ("saturated", random & found.saturated, {"color": GREY, "size": 7, "symbol": "x"}),
+        ("along the front", found.along_front, {"color": PREDICTED, "size": 9}),
+    ]
+    positive = bool((found.predicted > 0).all() and (found.measured > 0).all())
+    ends = [float(f(x)) for f, x in ((np.min, found.measured), (np.max, found.measured)) if len(x)]
+    if ends:
+        figure.add_scatter(
+            x=ends,
+            y=ends,
+            mode="lines",
+            name="predicted = measured",
+            line={"color": GREY, "width": 1, "dash": "dash"},
+            hoverinfo="skip",
+        )
+    for name, some, marker in kinds:
+        if not some.any():
+            continue
+        measured = list(map(Estimate, found.measured[some].tolist(), found.stderr[some].tolist()))
+        figure.add_scatter(
+            x=found.predicted[some].tolist(),
+            y=[e.mean for e in measured],
+            error_y={"type": "data", "array": [e.stderr for e in measured], "thickness": 0.7},
+            mode="markers",
+            name=name,
+            marker=marker,
+            hovertext=[
+                f"predicted {with_error(Estimate(p))}<br>measured&nbsp; {with_error(e)}"
+                for p, e in zip(found.predicted[some].tolist(), measured, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    kind = "log" if positive else "linear"
+    title = objective_title("loss", unit)
+    figure.update_layout(
+        template=template(),
+        height=460,
+        xaxis={"title": {"text": f"predicted {title}"}, "type": kind},
+        yaxis={"title": {"text": f"measured {title}"}, "type": kind},
+        hovermode="closest",
+    )
+    return figure
+
+
+def ranking_rows(found: SelfTest) -> list[list[str]]:
+    """Return a row for each set of plans: its name, its size, and four correlations with intervals."""
+    sets: list[tuple[str, Ranking | None]] = [
+        ("all random plans", found.overall),
+        ("not saturated", found.useful),
+        ("along the front", found.front),
+    ]
+    return [
+        [
+            name,
+            str(ranking.spearman.n),
+            *(
+                _said(c)
+                for c in (
+                    ranking.spearman,
+                    ranking.spearman_best,
+                    ranking.kendall,
+                    ranking.kendall_best,
+                )
+            ),
+        ]
+        for name, ranking in sets
+        if ranking is not None
+    ]
+
+
+RANKING_COLUMNS = ("plans", "number", "Spearman", "in the best 20 %", "Kendall", "in the best 20 %")
+
+
+def self_test_table(found: SelfTest) -> str:
+    """Return the correlations as an HTML table, and what was left out."""
+    head = "".join(f"<th>{name}</th>" for name in RANKING_COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+        for row in ranking_rows(found)
+    )
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"<p>{verdict(found)} Intervals hold 95 % of bootstrap draws of the plans.</p>"
+    )
+
+
+def verdict(found: SelfTest) -> str:
+    """Return in a sentence how far sums are off, and what was scored apart."""
+    lost = (
+        f" {found.overflowed} plans gave NaN or Inf and were left out." if found.overflowed else ""
+    )
+    return (
+        f"Half of the plans that are not saturated lose more than {found.ratio:.2f} times what was "
+        f"predicted. {int(found.saturated.sum())} of {len(found.measured)} plans are saturated: "
+        f"they lose more than half of what the lowest precision everywhere does.{lost}"
+    )
+
+
+def _said(found: Correlation) -> str:
+    if found.n < 3:
+        return "–"
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
