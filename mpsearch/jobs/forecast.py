@@ -9,6 +9,7 @@ from mpsearch.errors import JobError
 from mpsearch.jobs.bench import Watch, unwatched
 from mpsearch.jobs.limits import check_limits
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.quality import TESTS as QUALITY_TESTS
 from mpsearch.jobs.run import calibrated_simulator
 from mpsearch.space import uniform
 
@@ -65,7 +66,8 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     started = time.perf_counter()
     simulator.losses(plan)
     each = time.perf_counter() - started
-    held_out = n_schemes + 3 if data is not None else 0
+    tests = QUALITY_TESTS if job.quality else 0
+    held_out = n_schemes + 3 + tests if data is not None else 0
     ratio = len(data) / len(prepared.batches) if data is not None else 0.0
     return Forecast(
         evaluations,

@@ -15,7 +15,9 @@ from mpsearch.search.risk import DropTest, judge_drop
 from mpsearch.tables import Floats, Progress
 
 DEFAULT_CONFIDENCE = 0.95
-_TESTS = 20  # points along the front that may be tested
+TESTS = 20
+"""Points along a front that may be tested."""
+
 _LOWER_IS_BETTER = ("nll", "loss")
 
 
@@ -96,7 +98,7 @@ def choose_by_quality(
     reference = _score(scorer, None, keep.quality)
     values = front.objectives
     order = np.flatnonzero(non_dominated(values))  # some points may be dominated as measured
-    order = order[thin(values[order], _TESTS)]
+    order = order[thin(values[order], TESTS)]
     order = order[np.argsort(-values[order, 0], kind="stable")]
     plans = [safest[1], *(front.points[index] for index in order.tolist())]
     drops: list[Drop] = []
