@@ -1,14 +1,15 @@
 """Groups: layers that must share one scheme."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from mpsearch.graph.model import Group, Layer, Node
 from mpsearch.graph.operands import ShapeOf, size
-from mpsearch.graph.traversal import all_nodes
+from mpsearch.graph.traversal import all_nodes, bodies
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-_FUSED = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})
+_FUSED = frozenset({"Einsum", "Gemm", "MatMul", "FusedGemm", "FusedMatMul"})
+_FAMILIES = ("attention", "cross-attention", "feed-forward")
 SHARED, ONE_INPUT = "shared weight", "one input"
 _REASONS = MappingProxyType({SHARED: 0, ONE_INPUT: 1})
 
@@ -18,11 +19,13 @@ def find_groups(
 ) -> tuple[Group, ...]:
     """Return the partition of ``layers``, in schedule order of their first members.
 
-    Layers that read one weight tensor of the file belong together, and so do Gemm and MatMul with
-    weights that read the same activation along the same reduction of equal size (q/k/v, gate/up):
-    runtimes fuse them. Convolutions are never joined by what they read.
+    Layers that read one weight tensor of the file belong together, and so do products with weights
+    that read the same activation along its last axis of equal size and play parts of one block
+    (q/k/v, gate/up of one expert or of all): runtimes fuse them. What chooses among experts stays
+    apart, and so do the branches of an If. Convolutions are never joined by what they read.
     """
     made_by = {name: node for node in all_nodes(nodes) for name in node.outputs}
+    homes = dict(_homes(nodes, 0))
     parent = list(range(len(layers)))
     reasons: dict[int, set[str]] = {}
 
@@ -34,7 +37,7 @@ def find_groups(
 
     seen: dict[tuple[object, ...], int] = {}
     for index, layer in enumerate(layers):
-        for key, reason in _keys(layer, made_by, shape_of):
+        for key, reason in _keys(layer, homes[layer.name], made_by, shape_of):
             other = seen.setdefault(key, index)
             a, b = sorted((root(other), root(index)))
             if a != b:
@@ -55,8 +58,22 @@ def find_groups(
     )
 
 
+def _homes(nodes: Iterable[Node], home: int) -> Iterator[tuple[str, int]]:
+    """Yield each node's name with a number of the graph that it stands in."""
+    for node in nodes:
+        yield node.name, home
+        for body in bodies(node):
+            yield from _homes(body.nodes, id(body))
+
+
+def _family(role: str) -> str:
+    """Return the block that a role belongs to; roles outside of blocks share one."""
+    block = role.partition(".")[0]
+    return block if block in _FAMILIES else ""
+
+
 def _keys(
-    layer: Layer, made_by: Mapping[str, Node], shape_of: ShapeOf
+    layer: Layer, home: int, made_by: Mapping[str, Node], shape_of: ShapeOf
 ) -> list[tuple[tuple[object, ...], str]]:
     """Return what would join ``layer`` with another that has the same."""
     keys: list[tuple[tuple[object, ...], str]] = [
@@ -65,8 +82,12 @@ def _keys(
     gemm = layer.gemms[0]
     if layer.op_type in _FUSED and gemm.has_weight and len(layer.gemms) == 1 and gemm.k:
         value = _unreshaped(gemm.left.value, gemm.k, made_by, shape_of)
-        along_last = gemm.left.reduction_axis in (-1, 1)
-        keys.append((("input", value, gemm.k, along_last), ONE_INPUT))
+        rank = len(shape_of(gemm.left.value) or ())
+        axis = gemm.left.reduction_axis
+        along_last = axis == -1 or (axis == rank - 1 if rank else axis == 1)
+        if gemm.positions == 1:
+            key = ("input", value, gemm.k, along_last, _family(layer.role), home)
+            keys.append((key, ONE_INPUT))
     return keys
 
 

@@ -51,10 +51,18 @@ def find_layers(
                 output=node.outputs[0],
                 input_elements=elements(shape_of(read)),
                 output_elements=elements(shape_of(node.outputs[0])),
-                fqn=fqns.get(node.name, ""),
+                fqn=_module(fqns.get(node.name, ""), node, gemms[0]),
             )
         )
     return tuple(layers)
+
+
+def _module(scope: str, node: Node, gemm: Gemm) -> str:
+    """Return the module that owns the weight: inside ``scope``, or of a convolution that took a norm in."""
+    owner, dot, kind = gemm.right.source.rpartition(".")
+    if not (scope and dot and kind == "weight" and gemm.has_weight):
+        return scope
+    return owner if owner.startswith(scope + ".") or "Conv" in node.op_type else scope
 
 
 def with_known_rows(

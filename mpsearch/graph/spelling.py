@@ -5,12 +5,13 @@ from types import MappingProxyType
 
 import onnx
 
-from mpsearch.graph import contrib_attention, sequences
+from mpsearch.graph import contrib_attention, quantizers, sequences
 from mpsearch.graph.draft import Draft
 from mpsearch.graph.writing import Spelling, Writer
 
 _SPELLINGS: Mapping[tuple[str, str], Spelling] = MappingProxyType(
     {
+        ("", "DequantizeLinear"): quantizers.dequantize,
         ("", "SplitToSequence"): sequences.split_to_sequence,
         ("", "SequenceConstruct"): sequences.sequence_construct,
         ("", "SequenceEmpty"): sequences.sequence_empty,

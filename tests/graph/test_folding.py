@@ -379,3 +379,23 @@ def test_sizes_that_are_sums_of_others(tmp_path: Path) -> None:
     feeds = {"x": noise(3, 2, 8), "past": noise(3, 5, 8), "mask": noise(3, 1, 7)}
     assert_same_outputs(proto, bound, feeds)
     assert_same_outputs(proto, graph, feeds)
+
+
+@pytest.mark.parametrize("opset", [10, 13])
+def test_what_an_unsigned_quantiser_cuts_off_stays_cut_off(opset: int, tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"], name="fc"),
+        node("QuantizeLinear", ["h", "s", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "zero"], ["d"]),
+        node("MatMul", ["d", "v"], ["y"], name="last"),
+    ]
+    scale = numpy_helper.from_array(np.float32(0.02), "s")
+    zero = numpy_helper.from_array(np.uint8(0), "zero")
+    proto = model(
+        nodes, {"x": ["n", 4]}, ["y"], [tensor("w", 4, 6), tensor("v", 6, 2), scale, zero],
+        opset=opset,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="1 pairs of QuantizeLinear"):
+        graph = import_onnx(save(proto, tmp_path))
+    assert ops(graph) == ["MatMul", "Clip", "MatMul"]
+    assert_same_outputs(proto, graph, {"x": noise(8, 4)}, tolerance=0.05)
