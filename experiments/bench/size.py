@@ -134,9 +134,9 @@ def inspect(path: Path) -> dict[str, float]:
     from mpsearch.graph.importer import import_onnx
     from mpsearch.space import read_space
 
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     graph = import_onnx(path)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     space = read_space("hopper")
     costs = estimate_costs(graph, space, "h100_sxm5_80gb")
     return {
@@ -144,6 +144,7 @@ def inspect(path: Path) -> dict[str, float]:
         "parameters": graph.coverage.total_parameters,
         "weight_bytes": float(costs.objectives["weight_bytes"][:, 0].sum()),
         "import_s": seconds,
+        "import_cpu_s": cpu,
         "resident_bytes": status_bytes("VmHWM"),
     }
 

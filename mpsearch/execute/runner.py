@@ -34,7 +34,10 @@ Feed = Mapping[str, Tensor]
 
 
 class Runner:
-    """A program, the schemes its layers may run in, and kept values of the base assignment.
+    """A program, the schemes its layers may run in, and kept values of two assignments.
+
+    One is the base, that sweeps change; the other, where memory allows, is the last one that ran whole,
+    since searches move in small steps.
 
     Attributes:
         ranges: Calibrated ranges of activations.
@@ -48,11 +51,13 @@ class Runner:
         "_flops",
         "_full",
         "_graph",
+        "_keeps_recent",
         "_ports",
         "_program",
-        "_schedules",
+        "_recent",
         "_schemes",
         "_slots",
+        "_starts",
         "_weights",
         "flops",
         "ranges",
@@ -79,7 +84,10 @@ class Runner:
         self._costs = step_costs(program, self._flops, slot_bytes)
         kept = choose_slots(program, self._full, slot_bytes, self._costs, batch_budget)
         self._anchor = Anchor((base,) * len(graph.layers), kept)
-        self._schedules: dict[tuple[int, ...], Schedule] = {}
+        self._recent: Anchor | None = None
+        size = sum(slot_bytes.get(slot, 0) for slot in kept)
+        self._keeps_recent = bool(kept) and 2 * size <= batch_budget
+        self._starts: dict[tuple[int, ...], tuple[Anchor, Schedule]] = {}
         self.flops = 0.0
 
     def scheme_run(self, schemes: Sequence[int], steps: Sequence[Step]) -> SchemeRun:
@@ -139,17 +147,19 @@ class Runner:
             The values, and how many whole runs it took: 2 when kept values had to be made first.
         """
         if schemes == self._anchor.schemes:
-            return self._fill(feed, batch), 1
-        if schemes not in self._schedules:
-            self._schedules = {schemes: self._plan(schemes)}
-        schedule = self._schedules[schemes]
+            return self._fill(self._anchor, feed, batch), 1
+        anchor, schedule = self._find_start(schemes, batch)
         if schedule is self._full:
-            return self.run(feed, schemes), 1
+            if not self._keeps_recent:
+                return self.run(feed, schemes), 1
+            if self._recent is None or self._recent.schemes != schemes:
+                self._recent, self._starts = Anchor(schemes, self._anchor.slots), {}
+            return self._fill(self._recent, feed, batch), 1
         runs = 1
-        if batch not in self._anchor.values:
-            self._fill(feed, batch)
+        if batch not in anchor.values:
+            self._fill(anchor, feed, batch)
             runs = 2
-        kept = self._anchor.values[batch]
+        kept = anchor.values[batch]
         loads = {slot: kept[slot] for slot in schedule.loads if slot in kept}
         return self.run(feed, schemes, schedule=schedule, loads=loads), runs
 
@@ -174,7 +184,8 @@ class Runner:
     def planned_cost(self, schemes: tuple[int, ...]) -> float:
         """Return what running ``schemes`` costs as a share of a full run."""
         whole = schedule_cost(self._full, self._costs)
-        return schedule_cost(self._plan(schemes), self._costs) / whole if whole else 1.0
+        partial = self._plan(schemes, self._anchor)
+        return schedule_cost(partial, self._costs) / whole if whole else 1.0
 
     def heads(self, values: Values) -> tuple[Tensor, ...]:
         """Return the tensors that the loss reads."""
@@ -185,25 +196,38 @@ class Runner:
         for name, tensor in feed.items():
             values[self._program.slots[name]] = tensor
 
-    def _plan(self, schemes: tuple[int, ...]) -> Schedule:
+    def _find_start(self, schemes: tuple[int, ...], batch: int) -> tuple[Anchor, Schedule]:
+        """The values that ``schemes`` need least beside, and what is left to run."""
+        recent = self._recent
+        if schemes not in self._starts:
+            starts = [(self._anchor, self._plan(schemes, self._anchor))]
+            if recent is not None:
+                starts.append((recent, self._plan(schemes, recent)))
+            best = min(starts, key=lambda start: schedule_cost(start[1], self._costs))
+            self._starts = {schemes: best}
+        anchor, schedule = self._starts[schemes]
+        if anchor is recent and batch not in anchor.values:
+            return self._anchor, self._plan(schemes, self._anchor)
+        return anchor, schedule
+
+    def _plan(self, schemes: tuple[int, ...], anchor: Anchor) -> Schedule:
         """What must run when ``schemes`` replace the anchor's, if that is worth it."""
         partial = make_schedule(
             self._program,
             self._slots,
-            changed=self._anchor.changed(self._program, schemes),
-            stored=self._anchor.slots,
+            changed=anchor.changed(self._program, schemes),
+            stored=anchor.slots,
         )
         whole = schedule_cost(self._full, self._costs)
         worth = schedule_cost(partial, self._costs) <= _WORTH_AN_ANCHOR * whole
         return partial if worth else self._full
 
-    def _fill(self, feed: Feed, batch: int) -> Values:
+    def _fill(self, anchor: Anchor, feed: Feed, batch: int) -> Values:
         """Run the anchor's assignment on a batch and keep its values."""
-        kept = self._anchor.slots
-        schedule = make_schedule(self._program, [*self._slots, *kept])
-        values = self.run(feed, self._anchor.schemes, schedule=schedule)
-        self._anchor.values[batch] = {
-            slot: tensor for slot in kept if (tensor := values[slot]) is not None
+        schedule = make_schedule(self._program, [*self._slots, *anchor.slots])
+        values = self.run(feed, anchor.schemes, schedule=schedule)
+        anchor.values[batch] = {
+            slot: tensor for slot in anchor.slots if (tensor := values[slot]) is not None
         }
         return values
 

@@ -99,3 +99,24 @@ def test_a_few_values_are_kept_where_all_do_not_fit(room: int, tmp_path: Path) -
         for layer in layers
     ]
     assert sum(again) < 0.9 * len(layers) * schedule_cost(schedule, costs)
+
+
+def test_small_steps_from_any_plan_re_execute_only_what_they_change(tmp_path: Path) -> None:
+    graph = imported(residual_net(), tmp_path)
+    found = []
+    for limit in (None, 0):
+        rng = np.random.default_rng(2)
+        simulator = Simulator(graph, SPACE, vectors(), max_memory=limit)
+        plan = np.ones(len(graph.groups), np.int64)
+        losses = [simulator.losses(plan)]
+        for _ in range(12):
+            step = plan.copy()
+            group = rng.integers(len(plan))
+            step[group] = 1 - step[group]
+            losses.append(simulator.losses(step))
+            if rng.random() < 0.4:
+                plan = step
+        found.append((np.array(losses), simulator.executed_flops))
+    (kept, spent), (fresh, full) = found
+    assert np.array_equal(kept, fresh)
+    assert spent < 0.9 * full
