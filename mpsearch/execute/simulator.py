@@ -38,7 +38,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.space import SearchSpace, allowed, tie_groups
 from mpsearch.tables import Bools, Estimate, Floats, Ints, estimate_mean
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised whenever the same assignment would get another loss than before."""
 
 
