@@ -103,9 +103,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="a100_pcie_40gb")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--calibrate", type=int, default=256, help="for ranges and Gram matrices")
+    parser.add_argument("--samples", type=int, default=64, help="for the table")
     parser.add_argument("--held", type=int, default=128)
-    parser.add_argument("--points", type=int, default=24)
+    parser.add_argument("--points", type=int, default=16)
     parser.add_argument("--metric", default="perturbation")
     parser.add_argument("--dense", nargs="+", help="dense schemes to take; default: all")
     parser.add_argument("-o", "--out", type=Path)
@@ -113,7 +114,7 @@ def main() -> int:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     started = time.process_time()
     folder = arguments.folder
-    calibration = read_batches(folder / "calibration.npz", limit=arguments.samples)
+    calibration = read_batches(folder / "calibration.npz", limit=arguments.calibrate)
     held = read_batches(folder / "held_out.npz")
     rows = np.linspace(0, len(held) - 1, min(arguments.held, len(held))).astype(int)
     held = make_batches({name: held.arrays[name][rows] for name in calibration.arrays})
@@ -129,7 +130,8 @@ def main() -> int:
     kind = "mse" if folder.resolve().name == "minilm" else "kl"
     simulator = Simulator(graph, space, unlabelled, loss=kind)
     costs = estimate_costs(graph, space, device, batch=arguments.batch)
-    table = score_sensitivity(simulator, metric=arguments.metric)
+    few = unlabelled.take(arguments.samples)
+    table = score_sensitivity(simulator.on_data(few), metric=arguments.metric)
     print(f"scored in {time.process_time() - started:.0f} s of processor", flush=True)
     judge = simulator.on_data(held)
     dense = [i for i, s in enumerate(space.schemes) if s.sparsity is None]

@@ -26,7 +26,16 @@ from mpsearch.sensitivity.score import score_sensitivity
 from mpsearch.space import SearchSpace
 
 WIDTHS = (16, 32, 64, 128)
-DEFAULT = ("fisher", "sqnr", "output_perturbation", "gradient", "gauss_newton")
+DEFAULT = (
+    "fisher",
+    "sqnr",
+    "output_perturbation",
+    "gradient",
+    "information",
+    "gauss_newton",
+    "perturbation",
+    "model_output_perturbation",
+)
 
 
 class Block(nn.Module):
@@ -123,6 +132,7 @@ def main() -> int:
     parser.add_argument("metrics", nargs="*", default=DEFAULT)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     digits = load_digits()
@@ -141,11 +151,11 @@ def main() -> int:
         graph = import_onnx(path, shapes={"x": (1, 1, 16, 16)})
         space = SearchSpace("bench", tuple(map(find_scheme, ("fp16", "fp8", "nvfp4"))))
         batches = make_batches({"x": images[: arguments.images].numpy()}, batch_size=128)
-        simulator = Simulator(graph, space, batches)
         print(f"{len(graph.layers)} layers, {len(batches)} images, {len(space.schemes)} formats")
         for metric in arguments.metrics:
             times = []
-            for _ in range(3):
+            for _ in range(arguments.repeats):
+                simulator = Simulator(graph, space, batches)  # nothing is measured or simulated yet
                 wall, processor = time.perf_counter(), time.process_time()
                 table = score_sensitivity(simulator, metric=metric)
                 times.append((time.perf_counter() - wall, time.process_time() - processor))

@@ -15,7 +15,7 @@ from mpsearch.registry import find
 from mpsearch.sensitivity.ranking import predict, saturated
 from mpsearch.sensitivity.responses import enough_draws, responses
 from mpsearch.sensitivity.selftest import ceiling, draw_plans
-from mpsearch.sensitivity.single import single_changes
+from mpsearch.sensitivity.single import finite_loss, single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
 PLANS = 24
@@ -51,8 +51,10 @@ def score(
     )
     n_plans = PLANS if budget is None else max(0, budget - len(single_changes(simulator)) - 1)
     edges, terms = predicted_pairs(simulator, seed=seed)
-    plans = draw_plans(simulator.allowed, n_plans, seed=seed + 1)
-    losses = np.array([simulator.loss(plan).mean for plan in plans])
+    plans = draw_plans(single.allowed, n_plans, seed=seed + 1)
+    measured = [finite_loss(simulator, plan) for plan in plans]
+    plans = plans[[loss is not None for loss in measured]]
+    losses = np.array([loss for loss in measured if loss is not None])
     useful = ~saturated(losses, ceiling(simulator))
     coupled = replace(single, metric="cross_terms", edges=edges, pair_terms=terms)
     factor = fit_factor(
@@ -68,7 +70,7 @@ def predicted_pairs(simulator: Simulator, *, seed: int = 0) -> tuple[Ints, Float
     size = n_groups * n_schemes
     gram, count = np.zeros((size, size)), 0
     for changes, _ in responses(simulator, n_draws=enough_draws(simulator), seed=seed):
-        rows = changes.reshape(-1, size)
+        rows = np.where(np.isfinite(changes), changes, 0.0).reshape(-1, size)  # Inf: refused
         gram += rows.T @ rows
         count += len(rows)
     whole = (gram / count).reshape(n_groups, n_schemes, n_groups, n_schemes).transpose(0, 2, 1, 3)

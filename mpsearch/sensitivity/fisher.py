@@ -12,6 +12,7 @@ import numpy as np
 from mpsearch.execute.simulator import Simulator
 from mpsearch.sensitivity.responses import enough_draws, responses
 from mpsearch.sensitivity.sampling import Clock
+from mpsearch.sensitivity.single import refuse_infinite
 from mpsearch.tables import Costs, Floats, Progress, Table
 
 
@@ -43,8 +44,9 @@ def score(
     parts: list[Floats] = []
     independent = np.zeros(simulator.allowed.shape)
     for b, (changes, squares) in enumerate(responses(simulator, n_draws=n_draws, seed=seed)):
-        parts.append(0.5 * np.square(changes).mean(axis=1))
-        independent += 0.5 * squares.sum(axis=0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            parts.append(0.5 * np.square(changes).mean(axis=1))
+            independent += 0.5 * squares.sum(axis=0)
         if progress is not None:
             progress(b + 1, n_batches, "gradients and local errors")
         if clock.over:
@@ -54,9 +56,10 @@ def score(
     if notes and progress is not None:
         progress(n_batches, n_batches, notes[0])
     values, stderr = np.zeros(simulator.allowed.shape), np.zeros(simulator.allowed.shape)
-    for g, s in np.ndindex(*values.shape):
-        values[g, s], stderr[g, s] = simulator.estimate(samples[:, g, s])
-    return Table(
+    with np.errstate(invalid="ignore", over="ignore"):  # what overflows is refused below
+        for g, s in np.ndindex(*values.shape):
+            values[g, s], stderr[g, s] = simulator.estimate(samples[:, g, s])
+    table = Table(
         metric="fisher",
         unit=simulator.unit,
         groups=tuple(simulator.groups),
@@ -69,3 +72,4 @@ def score(
         cost_plans=float(len(simulator.space.schemes) + 2 * n_draws),
         notes=notes,
     )
+    return refuse_infinite(table)

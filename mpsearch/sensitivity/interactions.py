@@ -12,7 +12,7 @@ from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.sensitivity.ranking import predict
 from mpsearch.sensitivity.selftest import draw_plans
-from mpsearch.sensitivity.single import base_assignment, change_one, single_changes
+from mpsearch.sensitivity.single import base_assignment, change_one, finite_loss, single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
 DEFAULT_PAIRS = 100
@@ -55,8 +55,10 @@ def score(
     for done, (g, s, h, t) in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs), f"{simulator.groups[g]} with {simulator.groups[h]}")
-        both = simulator.loss(change_one(change_one(base, g, s), h, t)).mean - neither
-        terms[place[g, h], s, t] = both - single.values[g, s] - single.values[h, t]
+        both = finite_loss(simulator, change_one(change_one(base, g, s), h, t))
+        if both is not None:  # else there is no such plan, and nothing to predict of it
+            alone = single.values[g, s] + single.values[h, t]
+            terms[place[g, h], s, t] = both - neither - alone
     if progress is not None:
         progress(len(pairs), len(pairs), "pairs measured")
     return replace(
@@ -76,8 +78,10 @@ def additive_residual(
     Returns:
         Root of Σ (measured − predicted)² / Σ measured², and a sentence that says whether it is small.
     """
-    plans = draw_plans(simulator.allowed, n_plans, seed=seed)
-    measured = np.array([simulator.loss(plan).mean for plan in plans])
+    plans = draw_plans(table.allowed, n_plans, seed=seed)
+    losses = [finite_loss(simulator, plan) for plan in plans]
+    plans = plans[[loss is not None for loss in losses]]
+    measured = np.array([loss for loss in losses if loss is not None])
     residual = relative_residual(predict(table, plans), measured)
     verdict = "is sufficient" if residual < 0.1 else "is not sufficient"
     kind = "with pair terms" if table.pair_terms is not None else "additive"
@@ -102,8 +106,8 @@ def _choose_pairs(
     found = [
         (float(values[g, s] * values[h, t]), (g, s, h, t))
         for g, h in neighbours(simulator).tolist()
-        for s in np.flatnonzero(simulator.allowed[g]).tolist()
-        for t in np.flatnonzero(simulator.allowed[h]).tolist()
+        for s in np.flatnonzero(single.allowed[g]).tolist()
+        for t in np.flatnonzero(single.allowed[h]).tolist()
         if s != base and t != base
     ]
     found.sort(key=lambda pair: (-pair[0], pair[1]))

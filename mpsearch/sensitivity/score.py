@@ -4,9 +4,12 @@ import inspect
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from mpsearch.errors import MetricError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
+from mpsearch.sensitivity.single import refuse_infinite
 from mpsearch.tables import Costs, Progress, Table
 
 
@@ -70,7 +73,9 @@ def score_sensitivity(
             f"metric {metric} cannot stop early ({', '.join(refused)}); leave it out, or take one that "
             f"measures entry by entry, such as perturbation"
         )
-    table = score(simulator, costs=costs, budget=budget, seed=seed, progress=progress, **given)
+    with np.errstate(invalid="ignore", over="ignore"):  # what overflows is refused, not warned of
+        table = score(simulator, costs=costs, budget=budget, seed=seed, progress=progress, **given)
+    table = refuse_infinite(table)
     if simulator.n_samples == 1:
         note = "one sample: standard errors are not known, each is said to be as large as its value"
         table = replace(table, notes=(*table.notes, note))

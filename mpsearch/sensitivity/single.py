@@ -1,10 +1,14 @@
 """What metrics share: which entries to score, paired differences, the empty table."""
 
+from contextlib import suppress
+from dataclasses import replace
+
 import numpy as np
 from torch import Tensor
 
+from mpsearch.errors import NumericsError
 from mpsearch.execute.simulator import Simulator
-from mpsearch.tables import Estimate, Floats, Ints, estimate_mean
+from mpsearch.tables import Estimate, Floats, Ints, Table, estimate_mean
 
 
 def base_assignment(simulator: Simulator) -> Ints:
@@ -30,6 +34,33 @@ def change_one(assignment: Ints, group: int, scheme: int) -> Ints:
     changed = assignment.copy()
     changed[group] = scheme
     return changed
+
+
+def finite_loss(simulator: Simulator, assignment: Ints) -> float | None:
+    """Return the mean loss of ``assignment`` [G]; None where it overflows."""
+    with suppress(NumericsError):
+        return simulator.loss(assignment).mean
+    return None
+
+
+def refuse_infinite(table: Table) -> Table:
+    """Return ``table`` with entries that are NaN or Inf not allowed: they overflow, and are no score."""
+    bad = ~(np.isfinite(table.values) & np.isfinite(table.stderr)) & table.allowed
+    if not bad.any():
+        return table
+    reasons = dict(table.reasons)
+    for g, s in np.argwhere(bad).tolist():
+        reasons[table.groups[g], table.schemes[s]] = (
+            f"overflows on the data: {table.metric} of {table.groups[g]!r} is NaN or Inf"
+        )
+    return replace(
+        table,
+        values=np.where(bad, 0.0, table.values),
+        stderr=np.where(bad, 0.0, table.stderr),
+        allowed=table.allowed & ~bad,
+        reasons=reasons,
+        details={name: np.where(bad, 0.0, values) for name, values in table.details.items()},
+    )
 
 
 class RatioSum:

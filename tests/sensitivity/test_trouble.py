@@ -12,7 +12,9 @@ from mpsearch.data import make_batches
 from mpsearch.errors import NumericsError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.graph.importer import import_onnx
+from mpsearch.registry import list_names
 from mpsearch.sensitivity.score import score_sensitivity
+from mpsearch.sensitivity.sqnr import decibels
 
 BACKWARD = ("fisher", "gradient", "hessian", "gauss_newton", "eigenvalue", "calibrated")
 
@@ -56,6 +58,53 @@ def test_metrics_without_gradients_score_such_a_model(tmp_path: Path) -> None:
     simulator = square_root_simulator(tmp_path)
     for metric in ("perturbation", "sqnr", "output_perturbation"):
         assert (score_sensitivity(simulator, metric=metric).values[:, 1:] > 0).all()
+
+
+def brim_simulator(folder: Path) -> Simulator:
+    """The first layer's output fits fp16 in fp32 and not when its weights are rounded to fp8."""
+    rng = np.random.default_rng(0)
+    first, second = random_weights(16, 16, 3)
+    first = np.abs(first)
+    x = np.abs(rng.standard_normal((12, 16), dtype=np.float32))
+    first *= np.float32(65500 / (x @ first).max())
+    return mlp_simulator(
+        folder, [first, second * np.float32(1e-5)], schemes=("fp16", "fp8", "nvfp4"), x=x
+    )
+
+
+@pytest.mark.parametrize("metric", list_names("metrics"))
+def test_what_overflows_only_in_a_scheme_is_refused_by_name_and_the_rest_is_scored(
+    metric: str, tmp_path: Path
+) -> None:
+    simulator = brim_simulator(tmp_path)
+    refused = []
+    for s in (1, 2):
+        try:
+            simulator.losses(np.array([s, 0]))
+        except NumericsError:
+            refused.append(s)
+    assert refused, "the case must overflow in a scheme"
+    table = score_sensitivity(simulator, metric=metric)
+    assert np.isfinite(table.values).all()
+    assert np.isfinite(table.stderr).all()
+    assert (table.values[1, 1:] > 0).all()
+    if metric in ("perturbation", "kl", "fisher", "calibrated"):
+        assert not table.allowed[0, refused].any()
+        reason = table.reasons["fc0", table.schemes[refused[0]]]
+        assert "overflows on the data" in reason
+        assert "fc0" in reason
+
+
+def test_a_dead_branch_is_zero_where_its_neighbours_are_not(tmp_path: Path) -> None:
+    weights = random_weights(16, 8, 8, 3)
+    weights[1][:] = 0
+    simulator = mlp_simulator(tmp_path, weights)
+    for metric in ("sqnr", "fisher", "perturbation", "gradient"):
+        table = score_sensitivity(simulator, metric=metric)
+        assert table.details.get("weight_noise", table.values)[1, 1:].tolist() == [0, 0]
+    ratio = decibels(score_sensitivity(simulator, metric="sqnr").details["weight_noise"])
+    assert np.isnan(ratio[1]).all()  # no noise: shown as a dash, never as infinite decibels
+    assert np.isfinite(ratio[0, 1:]).all()
 
 
 @pytest.mark.parametrize("metric", ["perturbation", "fisher", "sqnr", "calibrated"])
