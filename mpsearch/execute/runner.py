@@ -181,12 +181,6 @@ class Runner:
         run_schedule(self._full, values, call=mixture)
         return values
 
-    def planned_cost(self, schemes: tuple[int, ...]) -> float:
-        """Return what running ``schemes`` costs as a share of a full run."""
-        whole = schedule_cost(self._full, self._costs)
-        partial = self._plan(schemes, self._anchor)
-        return schedule_cost(partial, self._costs) / whole if whole else 1.0
-
     def heads(self, values: Values) -> tuple[Tensor, ...]:
         """Return the tensors that the loss reads."""
         found = tuple(values[slot] for slot in self._slots)
