@@ -48,7 +48,11 @@ Samples = Annotated[
 ]
 Loss = Annotated[
     str | None,
-    typer.Option("--loss", help="kl, nll or mse; kl:OUTPUT chooses outputs. Else as data say."),
+    typer.Option(
+        "--loss",
+        help="kl, nll, mse, ctc, ctc_last; kl:OUTPUT chooses outputs, kl:worst_slice the slice that "
+        "fares worst. Else as graph and data say.",
+    ),
 ]
 Metric = Annotated[
     str | None, typer.Option("--metric", help="Sensitivity; see `mpsearch list metrics`.")

@@ -61,7 +61,7 @@ def evaluation_context(prepared: Prepared, simulator: Simulator, data: str = "da
             "schemes": [repr(scheme) for scheme in prepared.space.schemes],
             "base": prepared.space.base,
             "groups": [group.name for group in prepared.graph.groups],
-            "loss": simulator.loss_kind,
+            "loss": [simulator.loss_kind, prepared.job.loss],
             "seed": prepared.job.seed,
             "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
         }
