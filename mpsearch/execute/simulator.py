@@ -133,6 +133,9 @@ class Simulator:
         if self.loss_kind in LABELLED:  # labels that do not fit are said here, before anything runs
             self.reference_losses()
         self._slots = [self.program.slots[head.value] for head in self.heads]
+        self._to_outputs = make_schedule(
+            self.program, [self.program.slots[name] for name in self.program.outputs]
+        )
         schedule = make_schedule(self.program, self._slots)
         for_weights, for_values = budget.share(
             graph, self.program, schedule, calibration.slot_bytes, rows
@@ -222,11 +225,10 @@ class Simulator:
             NumericsError: An output is not finite; the message names the first layer that is not.
         """
         wanted = [self.program.slots[name] for name in self.program.outputs]
-        schedule = make_schedule(self.program, wanted)
         schemes = None if assignment is None else self._layer_schemes(assignment)
         with torch.inference_mode():
             values = self._runner.run(
-                self._tensors(inputs), schemes, schedule=schedule, check=wanted
+                self._tensors(inputs), schemes, schedule=self._to_outputs, check=wanted
             )
         outputs = {}
         for name, slot in zip(self.program.outputs, wanted, strict=True):
