@@ -15,7 +15,7 @@ from mpsearch.search.risk import DropTest, judge_drop
 from mpsearch.tables import Floats, Progress
 
 DEFAULT_CONFIDENCE = 0.95
-TESTS = 20
+TESTS = 40
 """Points along a front that may be tested."""
 
 _LOWER_IS_BETTER = ("nll", "loss")
@@ -73,9 +73,9 @@ def choose_by_quality(
     *,
     progress: Progress | None = None,
 ) -> tuple[Choice, Front, tuple[Drop, ...]]:
-    """Choose the fastest of up to 20 points along ``front`` that keep ``keep``.
+    """Choose the fastest of up to 40 points along ``front`` that keep ``keep``.
 
-    The points are laid down before held-out data are looked at, and tested from the safest plan and then
+    The points, evenly apart in latency, are laid down before held-out data are looked at, and tested from the safest plan and then
     the slowest point on until one is not kept: a fixed sequence, in which the chance that any plan passes wrongly is no larger than that
     of a single test (Maurer et al. 1995), however many there are.
 
@@ -98,9 +98,10 @@ def choose_by_quality(
     reference = _score(scorer, None, keep.quality)
     values = front.objectives
     order = np.flatnonzero(non_dominated(values))  # some points may be dominated as measured
-    order = order[thin(values[order], TESTS)]
+    order = order[thin(values[order, :1], TESTS)]
     order = order[np.argsort(-values[order, 0], kind="stable")]
-    plans = [safest[1], *(front.points[index] for index in order.tolist())]
+    tried = [safest[1], *(front.points[index] for index in order.tolist())]
+    plans = list({point.assignment: point for point in reversed(tried)}.values())[::-1]
     drops: list[Drop] = []
     for point in plans:
         scores = _score(scorer, point.assignment, keep.quality)
