@@ -19,6 +19,7 @@ NAMES = (
     "captcha",
     "ddddocr",
     "magika",
+    "silero",
 )
 
 

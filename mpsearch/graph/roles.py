@@ -165,7 +165,7 @@ def _convolutions(around: Surroundings, role: str) -> Iterator[tuple[int, str]]:
         if gemm.groups > 1 and gemm.k == gemm.positions:
             found = "depthwise"
         else:
-            found = "pointwise" if gemm.positions == 1 and gemm.groups == 1 else ""
+            found = "pointwise" if gemm.positions == 1 else ""
         if found == role:
             yield index, role
 
@@ -181,7 +181,15 @@ def _heads(
         if not layer.has_weight:
             continue
         following = around.after(layer.output, lambda node: not around.is_layer(node))
-        if any(node.op_type in _CLASSIFIES for node in following):
+        if any(_classifies(around, node) for node in following):
             yield index, "head.classification"
         else:
             yield index, "head.regression" if layer.n == 1 else "head"
+
+
+def _classifies(around: Surroundings, node: Node) -> bool:
+    """Return whether ``node`` makes classes of numbers, be it as the exponentials of a Softmax written out."""
+    if node.op_type != "Exp":
+        return node.op_type in _CLASSIFIES
+    readers = {reader.op_type for reader in around.read_by.get(node.outputs[0], ())}
+    return {"ReduceSum", "Div"} <= readers
