@@ -252,9 +252,14 @@ def _name_or_file(kind: DataFolder, text: str, folder: Path, noun: str) -> str:
 
 
 def difference(old: Job, new: Job) -> str:
-    """Return the first key in which two jobs differ, with both values; "" if they are the same."""
+    """Return the first key in which two jobs differ, with both values; "" if they are the same.
+
+    How much memory they may take decides no result, and is left out.
+    """
     left, right = old.model_dump(mode="json"), new.model_dump(mode="json")
     for key, value in left.items():
+        if key == "max_memory":
+            continue
         other = right[key]
         if isinstance(value, dict) and value != other:
             inner = next(k for k in {**value, **other} if value.get(k) != other.get(k))

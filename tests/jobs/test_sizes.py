@@ -3,7 +3,7 @@
 import pytest
 
 from mpsearch.errors import JobError
-from mpsearch.jobs.job import job_text, new_job
+from mpsearch.jobs.job import change_job, difference, job_text, new_job
 from mpsearch.jobs.sizes import parse_bytes
 
 
@@ -33,3 +33,9 @@ def test_a_job_keeps_the_word_and_refuses_a_wrong_one() -> None:
     assert 'max_memory = "2GB"' in job_text(job)
     with pytest.raises(JobError, match=r"max_memory.*2GB, 512MB"):
         new_job({"model": "m.onnx", "device": "t4", "max_memory": "much"})
+
+
+def test_a_run_goes_on_with_other_memory() -> None:
+    job = new_job({"model": "m.onnx", "device": "t4", "max_memory": "2GB"})
+    assert difference(job, change_job(job, {"max_memory": "1GB"})) == ""
+    assert "seed" in difference(job, change_job(job, {"max_memory": "1GB", "seed": 3}))
