@@ -2,11 +2,13 @@
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from attention_models import fused_encoder, grouped
 from graph_models import integers, model, noise, run, save, tensor
 from onnx import helper, numpy_helper
 
@@ -286,8 +288,8 @@ def varied() -> bytes:
     return proto.SerializeToString()
 
 
-def survive(tmp_path: Path, seeds: range) -> dict[str, int]:
-    data, path = varied(), tmp_path / "m.onnx"
+def survive(tmp_path: Path, seeds: range, data: bytes) -> dict[str, int]:
+    path = tmp_path / "m.onnx"
     counts = {"imported": 0, "refused": 0}
     for seed in seeds:
         path.write_bytes(mutated(data, seed))
@@ -301,15 +303,32 @@ def survive(tmp_path: Path, seeds: range) -> dict[str, int]:
 
 @pytest.mark.filterwarnings("ignore")
 def test_mutated_files_are_imported_or_refused(tmp_path: Path) -> None:
-    counts = survive(tmp_path, range(300))
+    counts = survive(tmp_path, range(300), varied())
     assert counts["imported"] > 0  # else the mutations test the parser alone
+    assert counts["refused"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [fused_encoder, grouped])
+def test_mutated_operators_that_are_spelt_out_are_imported_or_refused(
+    tmp_path: Path, make: Callable[[], tuple[onnx.ModelProto, object]]
+) -> None:
+    proto, _ = make()
+    (tmp_path / "w.bin").write_bytes(b"\0" * (1 << 17))
+    for weight in proto.graph.initializer:  # else the bytes of weights take most mutations
+        if len(weight.raw_data) > 64:
+            weight.ClearField("raw_data")
+            weight.data_location = onnx.TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value="w.bin")
+    counts = survive(tmp_path, range(150), proto.SerializeToString())
+    assert counts["imported"] > 0
     assert counts["refused"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_thousand_mutated_files_are_imported_or_refused(tmp_path: Path) -> None:
-    counts = survive(tmp_path, range(300, 2300))
+    counts = survive(tmp_path, range(300, 2300), varied())
     assert sum(counts.values()) == 2000
 
 
