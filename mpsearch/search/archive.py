@@ -16,6 +16,7 @@ from mpsearch.tables import Bools, Estimate, Floats, Ints, Progress
 DEFAULT_MEASUREMENTS = 200
 DEFAULT_EVALUATIONS = 10_000
 _STALE = 200  # requests in a row that bring nothing new: the space is as good as exhausted
+_COUNTED = 4096  # assignments up to which those that may be evaluated are counted
 
 
 class Exhausted(Exception):  # noqa: N818  # the end of a search is no error
@@ -64,6 +65,7 @@ class Archive:
         self._history: list[Step] = []
         self._front: Floats = np.zeros((0, len(self.names)))
         self._stale = 0
+        self._all = self._count_all()
 
     @property
     def left(self) -> int:
@@ -115,7 +117,7 @@ class Archive:
             key: row for key, row in zip(keys, rows, strict=True) if key not in self._index
         }
         self._stale = 0 if fresh else self._stale + 1
-        if self._stale >= _STALE:
+        if self._stale >= _STALE or (not fresh and len(self._rows) >= self._all):
             raise Exhausted
         batch = list(fresh.values())[: self.left]
         if self._evaluator is None:
@@ -208,6 +210,16 @@ class Archive:
             certificate=certificate,
             history=self._history,
         )
+
+    def _count_all(self) -> float:
+        """Return how many assignments of variables can be feasible; inf where there are many."""
+        domains = [np.flatnonzero(row) for row in self.reduced.allowed]
+        if np.prod([float(len(domain)) for domain in domains]) > _COUNTED:
+            return np.inf
+        rows = np.stack([axis.ravel() for axis in np.meshgrid(*domains, indexing="ij")], axis=1)
+        left = [c for c in self.problem.constraints if c not in self.loss_limits]
+        free = self.problem.changed(constraints=left) if self.loss_limits else self.problem
+        return float(free.feasible(self.reduced.expand(rows)).sum())
 
     def _check_time(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
