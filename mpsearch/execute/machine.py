@@ -3,6 +3,7 @@
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,18 @@ def keep_freed_blocks(limit: int) -> None:
     asked for: on large activations that costs more than the arithmetic. It holds for the process; where
     malloc is another one nothing is done.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = _glibc("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, limit)
         mallopt(_TRIM_THRESHOLD, limit)
+
+
+def release_freed_blocks() -> None:
+    """Give freed blocks back to the kernel, so that :func:`anonymous_memory` counts what is in use."""
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
+def _glibc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

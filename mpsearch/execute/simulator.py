@@ -137,18 +137,23 @@ class Simulator:
             self.program, [self.program.slots[name] for name in self.program.outputs]
         )
         schedule = make_schedule(self.program, self._slots)
-        for_weights, for_values = budget.share(
-            graph, self.program, schedule, calibration.slot_bytes, rows
+        shares = budget.share(
+            graph,
+            self.program,
+            schedule,
+            calibration.slot_bytes,
+            batch_size=rows,
+            recovers=any(scheme.recovery != "none" for scheme in space.schemes),
         )
         if calibrated is None:
             if ranges is None:
                 ranges = make_ranges(graph, calibration, space.schemes)
-            self._weights = WeightStore(graph, self.program, for_weights)
+            self._weights = WeightStore(graph, self.program, shares.weights)
             self._weights.recover = Recovery(
                 graph,
                 self.program,
                 self._feeds,
-                limit=budget.total // 4,
+                limit=shares.grams,
                 mask=find_mask(graph, batches),
             )
             self.allowed, self.reasons = self._find_allowed(calibration)
@@ -164,7 +169,7 @@ class Simulator:
             self._weights,
             self._slots,
             calibration.slot_bytes,
-            for_values / self.n_batches,
+            shares.values / self.n_batches,
         )
         self._losses: dict[tuple[int, ...], dict[int, Floats]] = {}
         self._batches_run = 0
