@@ -7,6 +7,7 @@ from mpsearch.report.theme import (
     GREY,
     MEASURED,
     PREDICTED,
+    number,
     objective_title,
     template,
     with_error,
@@ -118,8 +119,8 @@ def verdict(found: SelfTest) -> str:
         f" {found.overflowed} plans gave NaN or Inf and were left out." if found.overflowed else ""
     )
     return (
-        f"Half of the plans that are not saturated lose more than {found.ratio:.2f} times what was "
-        f"predicted. {int(found.saturated.sum())} of {len(found.measured)} plans are saturated: "
+        f"Half of the plans that are not saturated lose more than {number(found.ratio)} times what "
+        f"the table adds up to. {int(found.saturated.sum())} of {len(found.measured)} plans are saturated: "
         f"they lose more than half of what the lowest precision everywhere does.{lost}"
     )
 
