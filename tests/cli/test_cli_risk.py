@@ -33,7 +33,7 @@ def test_a_plan_is_chosen_that_keeps_accuracy_and_the_tests_are_reported(
     kept = [test for test in tests if test["verdict"] == "kept"][-1]
     assert kept["upper"] <= 0.05
     assert kept["samples"] == 600
-    plans = {row["label"]: row for row in found.json["rows"]}
+    plans = {row["label"].split(" ")[0]: row for row in found.json["rows"]}
     assert plans["mixed"]["latency_us"] == pytest.approx(kept["latency_us"])
     fall = (
         plans["fp32"]["held_out"]["accuracy"]["mean"]
@@ -134,7 +134,7 @@ def test_a_function_of_the_user_s_own_is_kept(
         found[name] = result.json
     tests = found["margin"]["quality"]
     assert tests == [pytest.approx(test, abs=1e-6) for test in found["surprise"]["quality"]]
-    plans = {row["label"]: row["held_out"] for row in found["margin"]["rows"]}
+    plans = {row["label"].split(" ")[0]: row["held_out"] for row in found["margin"]["rows"]}
     scores = [plans[k]["own_quality:margin"]["mean"] for k in ("fp32", "mixed")]
     kept = [test for test in tests if test["verdict"] == "kept"][-1]
     assert scores[0] - scores[1] == pytest.approx(kept["drop"], abs=1e-9)
