@@ -55,7 +55,7 @@ METHODS = {
     "de": Method("de", None, UNSEEDED),
     "random": Method("random"),
 }
-GRID = (12, 18, 25, 35, 50, 70, 100, 150, 250, 500, 1000)  # plan-equivalents
+GRID = (10, 25, 50, 70, 100, 200, 500)  # plan-equivalents
 
 
 class Bench:

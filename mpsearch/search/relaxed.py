@@ -15,10 +15,17 @@ from mpsearch.search.repair import Repairer, make_repairer
 from mpsearch.search.seeds import predicted_plans
 from mpsearch.tables import Floats, Ints, Progress
 
-_GRADIENT_COST = 3.0  # of one plan's measurement: forward through all schemes, and backward
-_RATE = 0.3
-_TEMPERATURES = (1.0, 0.1)
-_WEIGHT = 30.0  # of squared excess over the target, in units of its range
+_GRADIENT_COST = (
+    9.0  # of one plan's measurement: all schemes forward, and back (5 to 12 on real models)
+)
+_TINY = 1e-300  # losses may be of any size
+_DESCENT = 0.75  # of a target's budget goes to gradients, the rest to roundings
+_RATE = 0.5
+_TEMPERATURES = (1.0, 0.3)
+_SURE = 6.0  # nats: no choice counts as surer than this when rounding
+_STAY = 1.5  # nats by which further roundings prefer what the best one so far chose
+_HIGHEST, _BISECTIONS = 1e4, 20  # of prices
+_NOISE = (0.3, 2.0)  # of the Gumbel noise of further roundings
 
 Gradient = Callable[[Floats], tuple[float, Floats]]
 """Probabilities [V, S] -> loss, and its gradient [V, S]."""
@@ -34,20 +41,22 @@ def search(
     progress: Progress | None = None,
     time_limit_s: float | None = None,
     seeded: bool = False,
-    targets: int = 8,
+    targets: int = 4,
 ) -> Front:
-    """Return the front of plans rounded from continuous ones, one for each target of the first objective.
+    """Return the front of plans rounded from continuous ones, at targets of the first objective.
 
     Each variable holds softmax weights over its schemes. For targets spread evenly between the least and
-    the greatest useful value of the first objective, Adam lowers loss + excess over the target while the
-    temperature falls; the previous target's weights are the start. The plan is the likeliest one that
-    keeps the target and all constraints (an integer program). The sensitivity table is not read.
+    the greatest useful value of the first objective, Adam lowers the loss while the temperature falls;
+    before every gradient a price on the first objective (Lagrange) brings its expected value to the
+    target. The previous target's weights are the start. The plan is the likeliest one that keeps the
+    target and all constraints (an integer program); with Gumbel noise on the likelihoods, and a preference
+    for the best plan so far, further ones are measured. The sensitivity table is not read.
 
     Args:
         problem: The tables of costs; constraints that are sums.
         objectives: Two to minimise; the last one must be ``loss``.
         evaluator: Gives losses and gradients; None: the table's expected loss.
-        budget: Evaluations, one gradient counting as 3; 600 if None.
+        budget: Evaluations, one gradient counting as 9; 1 000 if None.
         seed: Of the starting weights.
         progress: Called after evaluations.
         time_limit_s: Stop then.
@@ -68,7 +77,7 @@ def search(
         problem,
         objectives,
         evaluator=evaluator,
-        budget=budget or 600,
+        budget=budget or 1000,
         progress=progress,
         time_limit_s=time_limit_s,
     )
@@ -104,33 +113,78 @@ def _descend(
     archive.evaluate(np.stack([ends[0].row, ends[1].row]))
     flat = high - low <= 1e-12 * max(abs(low), abs(high))
     span = 1.0 if flat else high - low
-    steps = max(4, int((archive.left / targets - 1) / _GRADIENT_COST))
+    share = max(0.0, archive.left / targets)
+    steps = max(2, int(_DESCENT * share / _GRADIENT_COST))
     logits = 0.01 * rng.standard_normal(reduced.allowed.shape)
-    for target in np.linspace(high, low, targets + 1)[:-1]:
+    for number, target in enumerate(np.linspace(high, low, targets + 1)[:-1].tolist()):
+        end = archive.left * (1 - 1 / (targets - number))  # what later targets may still spend
         state = _Adam(logits)
         for step in range(steps):
-            share = step / max(1, steps - 1)
-            temperature = _TEMPERATURES[0] * (_TEMPERATURES[1] / _TEMPERATURES[0]) ** share
-            probabilities = _softmax(logits / temperature, reduced)
+            done = step / (steps - 1)
+            temperature = _TEMPERATURES[0] * (_TEMPERATURES[1] / _TEMPERATURES[0]) ** done
+            probabilities = _meet(logits / temperature, reduced, target, span)
             archive.charge(_GRADIENT_COST)
-            loss, slope = gradient(probabilities)
-            value, cost_slope = expected_cost(reduced, probabilities, 0)
-            over = 0.0 if flat else max(0.0, (value - target) / span)
-            size = max(abs(loss), 1e-3 * float(np.ptp(slope, axis=1).sum())) or 1.0
-            total = slope / size + 2 * _WEIGHT * over * cost_slope / span
-            inner = (total * probabilities).sum(axis=1, keepdims=True)
-            logits = state.step(probabilities * (total - inner) / temperature)
-            if archive.left < 1:
-                break
-        final = _softmax(logits / _TEMPERATURES[1], reduced)
-        row = _round(program, reduced, final, [*bounds, Bound(cost, float(target))])
-        archive.evaluate(repairer.repair(row[None], rng))
+            _, slope = gradient(probabilities)
+            inner = (slope * probabilities).sum(axis=1, keepdims=True)
+            logits = state.step(probabilities * (slope - inner))
+        final = _meet(logits / _TEMPERATURES[1], reduced, target, span)
+        limits = [*bounds, Bound(cost, target)]
+        _try_roundings(archive, repairer, program, final, limits, end, rng)
         logits = logits * 0.5  # remembered, but soft again
 
 
-def _round(program: Program, reduced: Reduced, probabilities: Floats, bounds: list[Bound]) -> Ints:
-    """Return the likeliest assignment [V] within ``bounds``; the likeliest of all if none is found."""
-    surprise = -np.log(np.maximum(probabilities, 1e-12))
+def _try_roundings(
+    archive: Archive,
+    repairer: Repairer,
+    program: Program,
+    probabilities: Floats,
+    bounds: list[Bound],
+    end: float,
+    rng: np.random.Generator,
+) -> None:
+    """Measure the likeliest plan, then others near the best so far, until ``end`` evaluations are left."""
+    reduced = archive.reduced
+    surprise = np.minimum(-np.log(np.maximum(probabilities, 1e-12)), _SURE)
+    best = repairer.repair(_round(program, reduced, surprise, bounds)[None], rng)
+    least = archive.evaluate(best)[0, 1]
+    repeated = 0
+    while archive.left > end and repeated < 20:
+        scale = np.exp(rng.uniform(*np.log(_NOISE))) * (1 + repeated)
+        noise = scale * rng.gumbel(size=surprise.shape)
+        stay = _STAY * (best[0][:, None] == np.arange(surprise.shape[1]))
+        row = repairer.repair(_round(program, reduced, surprise - stay - noise, bounds)[None], rng)
+        repeated = repeated + 1 if archive.known(row[0]) else 0
+        loss = archive.evaluate(row)[0, 1]
+        if loss < least and not archive.excess(row)[0]:
+            best, least = row, loss
+
+
+def _meet(logits: Floats, reduced: Reduced, target: float, span: float) -> Floats:
+    """Return softmax probabilities [V, S] of ``logits`` less the price at which ``target`` is expected.
+
+    If no price suffices (boundary costs of undecided neighbours add up), those of a high price.
+    """
+    free = _softmax(logits, reduced)
+    value, slope = expected_cost(reduced, free, 0)
+    if value <= target:
+        return free
+    unit = slope * (reduced.n_variables / span)
+    low, high = 0.0, 1.0
+
+    def priced(price: float) -> Floats:
+        return _softmax(logits - price * unit, reduced)
+
+    while expected_cost(reduced, priced(high), 0)[0] > target and high < _HIGHEST:
+        low, high = high, 4 * high
+    for _ in range(_BISECTIONS):
+        price = 0.5 * (low + high)
+        over = expected_cost(reduced, priced(price), 0)[0] > target
+        low, high = (price, high) if over else (low, price)
+    return priced(high)
+
+
+def _round(program: Program, reduced: Reduced, surprise: Floats, bounds: list[Bound]) -> Ints:
+    """Return the least surprising assignment [V] within ``bounds``; the least of all if none is found."""
     solution = solve(program, program.column(surprise, None), bounds, gap=1e-3, time_limit_s=20.0)
     if solution is not None:
         return solution.row
@@ -148,10 +202,12 @@ def expected_cost(reduced: Reduced, probabilities: Floats, column: int) -> tuple
     """Return the expected sum of an objective under independent choices, and its gradient [V, S]."""
     slope = reduced.values[:, :, column].copy()
     total = float((slope * probabilities).sum())
-    for (i, j), term in zip(reduced.edges.tolist(), reduced.pair_values[..., column], strict=True):
-        total += float(probabilities[i] @ term @ probabilities[j])
-        slope[i] += term @ probabilities[j]
-        slope[j] += probabilities[i] @ term
+    if len(reduced.edges):
+        (i, j), terms = reduced.edges.T, reduced.pair_values[..., column]
+        ahead = np.einsum("eab,eb->ea", terms, probabilities[j])
+        total += float((probabilities[i] * ahead).sum())
+        np.add.at(slope, i, ahead)
+        np.add.at(slope, j, np.einsum("eab,ea->eb", terms, probabilities[i]))
     return total, slope
 
 
@@ -170,7 +226,7 @@ def _gradient(archive: Archive, evaluator: Evaluator | None) -> Gradient:
 
 
 class _Adam:
-    """Adam (Kingma & Ba 2015) on one array."""
+    """Adam (Kingma & Ba 2015) on one array, of short memory: there are few steps."""
 
     def __init__(self, start: Floats) -> None:
         self._at = start.copy()
@@ -180,9 +236,9 @@ class _Adam:
 
     def step(self, slope: Floats) -> Floats:
         self._count += 1
-        self._first = 0.9 * self._first + 0.1 * slope
-        self._second = 0.99 * self._second + 0.01 * slope**2
-        first = self._first / (1 - 0.9**self._count)
-        second = self._second / (1 - 0.99**self._count)
-        self._at = self._at - _RATE * first / (np.sqrt(second) + 1e-8)
+        self._first = 0.8 * self._first + 0.2 * slope
+        self._second = 0.95 * self._second + 0.05 * slope**2
+        first = self._first / (1 - 0.8**self._count)
+        second = self._second / (1 - 0.95**self._count)
+        self._at = self._at - _RATE * first / (np.sqrt(second) + _TINY)
         return self._at
