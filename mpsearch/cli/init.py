@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mpsearch.graph.model import ModelGraph
     from mpsearch.space import SearchSpace
 
+_LIKELY_SIZES = (128, 224, 320, 640, 64, 32, 16000)
+"""What is assumed of dynamic axes where neither options nor data say: tokens, pixels, samples of sound."""
+
 
 @command
 def init(
@@ -30,7 +33,6 @@ def init(
     from mpsearch.artifacts import write_text
     from mpsearch.cost.device import read_device
     from mpsearch.errors import JobError, OutputExistsError
-    from mpsearch.graph.importer import import_onnx
     from mpsearch.jobs.prepare import default_space
     from mpsearch.space import read_space
 
@@ -40,20 +42,58 @@ def init(
         if path.exists():
             raise OutputExistsError(f"{path.name}: exists; remove it, or give a folder with -o")
     shapes = dict(map(opt.parse_shape, shape or []))
-    bound = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}
-    graph = import_onnx(model, shapes=bound or None)
+    graph, assumed = _bound_graph(model, shapes, data)
     space = read_space(default_space(read_device(device)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JobError(f"{folder.name}: the folder cannot be made: {error.strerror}") from None
     write_text(space_file, _space_text(graph, space, device))
-    write_text(job_file, _job_text(graph, model, folder, device, space_file, shapes, data))
+    write_text(
+        job_file,
+        _job_text(graph, model, folder, device, space_file, shapes | assumed, data, assumed),
+    )
     if as_json:
         print_json({"job": job_file.name, "space": space_file.name})
         return
     print(f"written: {job_file}, {space_file}")
+    for name, sizes in assumed.items():
+        print(
+            f"assumed: {name} of {', '.join('any' if s == 0 else str(s) for s in sizes)}; change it"
+        )
     print(f"next: mpsearch search {job_file} -o runs/{model.stem}")
+
+
+def _bound_graph(
+    model: Path, shapes: dict[str, tuple[int, ...]], data: Path | None
+) -> "tuple[ModelGraph, dict[str, tuple[int, ...]]]":
+    """Return the model with its axes bound by options, else by the data, else by sizes that it runs at.
+
+    The sizes that were assumed come second; 0 is the batch.
+    """
+    from mpsearch.data import data_shapes, read_batches
+    from mpsearch.graph.importer import import_onnx, read_inputs
+
+    given = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}
+    if data is not None:
+        of_data = data_shapes(read_batches(data, limit=1), *read_inputs(model))
+        return import_onnx(model, shapes={**of_data, **given}), {}
+    graph = import_onnx(model, shapes=given or None)
+    free = {axis.partition("[")[0] for axis in graph.unbound}
+    for size in _LIKELY_SIZES if free else ():
+        assumed = {
+            value.name: tuple(
+                size if f"{value.name}[{axis}]" in graph.unbound else s or 0
+                for axis, s in enumerate(value.shape or ())
+            )
+            for value in graph.inputs
+            if value.name in free
+        }
+        sizes = {name: tuple(s or None for s in axes) for name, axes in assumed.items()}
+        found = import_onnx(model, shapes=given | sizes)
+        if all(gemm.m and gemm.k for layer in found.layers for gemm in layer.gemms):
+            return found, assumed
+    return graph, {}
 
 
 def _job_text(
@@ -64,6 +104,7 @@ def _job_text(
     space_file: Path,
     shapes: dict[str, tuple[int, ...]],
     data: Path | None,
+    assumed: dict[str, tuple[int, ...]],
 ) -> str:
     import json
     import os
@@ -119,7 +160,8 @@ def _job_text(
         "# loss = 0.01",
     ]
     if shapes:
-        lines += ["", "# Sizes of dynamic axes; 0 leaves an axis to the model.", "[shapes]"]
+        note = " Assumed: put in what you deploy, or give data." if assumed else ""
+        lines += ["", f"# Sizes of dynamic axes; 0 leaves an axis to the model.{note}", "[shapes]"]
         lines += [f"{json.dumps(name)} = {list(sizes)}" for name, sizes in shapes.items()]
     return "\n".join(lines) + "\n"
 
