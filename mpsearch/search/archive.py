@@ -222,7 +222,8 @@ class Archive:
         return float(free.feasible(self.reduced.expand(rows)).sum())
 
     def _check_time(self) -> None:
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        if late and self._rows:  # one is evaluated however little time there is
             raise Exhausted
 
     def _record(self, rows: Ints, losses: list[Estimate] | None = None) -> None:
