@@ -48,15 +48,22 @@ def import_torch(module: Any, example_inputs: Any) -> ModelGraph:
             dynamic_shapes=_dynamic_shapes(positional, named) if is_batched else None,
         )
     except Exception as error:
-        first = str(error).strip().splitlines()
         raise ModelError(
-            f"{type(module).__name__}: torch cannot export it: {first[0] if first else error!r}"
+            f"{type(module).__name__}: torch cannot export it: {_first_cause(error)}"
         ) from error
     finally:
         module.train(training)
     if program is None:
         raise ModelError(f"{type(module).__name__}: torch's exporter returned no model")
     return import_model(program.model_proto, f"{type(module).__name__}.onnx", Path.cwd())
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of what went wrong first; the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
 
 
 def _arguments(examples: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -31,6 +31,8 @@ OTHER_ROUNDING = {
 def is_known(name: str) -> bool:
     if "attention" in name and "bf16" in name:
         return True  # sums in another order, in bf16
+    if name.startswith("test_flexattention"):
+        return not name.endswith("_expanded")  # a preview whose bodies are subgraphs
     return any(name.startswith(start) for start in (*NOT_NATIVE, *OTHER_ROUNDING))
 
 
