@@ -154,8 +154,9 @@ def main() -> int:
     fronts = [
         measured_front(table, costs, some, judge, arguments.points) for some in (dense, every)
     ]
-    lines += ["", *compare(*fronts)]
-    print("\n".join(lines[-len(fronts[0]) - 3 :]))
+    compared = ["", *compare(*fronts)]
+    lines += compared
+    print("\n".join(compared))
     print(f"{time.process_time() - started:.0f} s of processor")
     if arguments.out is not None:
         arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
