@@ -55,7 +55,7 @@ METHODS = {
     "de": Method("de", None, UNSEEDED),
     "random": Method("random"),
 }
-GRID = (10, 25, 50, 70, 100, 200, 500)  # plan-equivalents
+GRID = (10, 25, 30, 40, 50, 70, 100, 150, 200, 500)  # plan-equivalents
 
 
 class Bench:
@@ -142,7 +142,7 @@ class Bench:
         run.save(path)
         return run
 
-    def curve(self, run: Run) -> list[tuple[float, float, float]]:
+    def curve(self, run: Run) -> list[tuple[float, ...]]:
         """Return (plan-equivalents, share of the box on held-out data, on calibration data)."""
         problem, _ = self.problem(None)
         latency: Floats = problem.evaluate(run.rows)["latency_us"]
@@ -156,7 +156,7 @@ class Bench:
                 hypervolume(np.stack([latency[front], losses], axis=1), self.reference) / box
                 for losses in (held_out, run.losses[front])
             ]
-            points.append((round(compute, 2), round(shares[0], 5), round(shares[1], 5)))
+            points.append((round(float(compute), 2), *(round(float(share), 5) for share in shares)))
         return points
 
 
@@ -173,8 +173,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             found[f"{name}/{seed}"] = {
                 "curve": points,
                 "plans": len(run.losses),
-                "plan_s": run.plan_s,
-                "search_s": run.search_s,
+                "plan_s": round(run.plan_s, 4),
+                "search_s": round(run.search_s, 2),
             }
             end = f"{points[-1][1]:.4f} held-out, {points[-1][2]:.4f}" if points else ""
             print(
@@ -184,6 +184,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             )
     return {
         "model": Path(options.model).name,
+        "groups": len(bench.simulator.groups),
+        "schemes": len(bench.simulator.space.schemes),
         "samples": len(bench.calibration),
         "held_out_samples": options.held_out_samples,
         "reference": [bench.low, *bench.reference.tolist()],
@@ -213,8 +215,9 @@ def main() -> None:
     found = compare(options)
     if options.out:
         known = json.loads(options.out.read_text()) if options.out.exists() else {}
-        known[found["model"]] = found
-        options.out.write_text(json.dumps(known, indent=None))
+        earlier = known.get(found["model"], {}).get("runs", {})
+        known[found["model"]] = found | {"runs": earlier | found["runs"]}
+        options.out.write_text(json.dumps(known) + "\n")
     print(f"{time.process_time() - start:.0f} s of processor time")
 
 

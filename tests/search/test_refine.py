@@ -120,3 +120,43 @@ def test_expected_improvement_equals_its_average_over_draws() -> None:
         draws = mean[k] + deviation[k] * rng.standard_normal(4000)
         after = [hypervolume(np.vstack([front, [known[k], y]]), corner) for y in draws]
         assert gain[k] == pytest.approx(np.mean(after) - before, abs=4 * np.std(after) / 4000**0.5)
+
+
+class Recorded(Mispriced):
+    """Notes the order of what is measured; what is ``known`` is not measured again."""
+
+    def __init__(self, problem: Problem, seed: int, known: dict[bytes, Estimate]) -> None:
+        super().__init__(problem, seed)
+        self.known, self.fresh = known, 0
+
+    def evaluate(self, assignments: np.ndarray, *, fraction: float = 1.0) -> list[Estimate]:
+        for row in assignments:
+            if row.tobytes() not in self.known:
+                self.fresh += 1
+                self.known[row.tobytes()] = super().evaluate(row[None])[0]
+        return [self.known[row.tobytes()] for row in assignments]
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped() -> None:
+    problem = layers(3, G=10)
+    known: dict[bytes, Estimate] = {}
+    search(problem, evaluator=Recorded(problem, 3, known), budget=40)
+    resumed = Recorded(problem, 3, known)
+    front = search(problem, evaluator=resumed, budget=60)
+    whole = search(problem, evaluator=Recorded(problem, 3, {}), budget=60)
+    assert resumed.fresh == 20
+    assert front.assignments.tolist() == whole.assignments.tolist()
+    assert front.history == whole.history
+
+
+def test_limits_on_other_quantities_hold_and_are_used_up() -> None:
+    problem = layers(4, G=16)
+    size = np.random.default_rng(0).lognormal(0, 1, (16, 1)) * np.array([16.0, 8.0, 8.0, 4.0])
+    limit = 0.5 * size[:, 0].sum()
+    limited = Problem(
+        {**problem.objectives, "weight_bytes": size}, constraints=(f"weight_bytes <= {limit}",)
+    )
+    front = search(limited, evaluator=Mispriced(limited, 4), budget=60)
+    taken = limited.evaluate(front.assignments)["weight_bytes"]
+    assert (taken <= limit * (1 + 1e-9)).all()
+    assert taken.max() > 0.95 * limit
