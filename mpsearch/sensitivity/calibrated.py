@@ -25,6 +25,8 @@ from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
 PRIOR = "fisher"
+_EFFORT = 3.0  # spent by default, in units of what the prior takes
+_SHARE_OF_LARGEST = 0.8  # of the effort for entries
 _SHARE_OF_FRONT = 0.5  # of the plans, where costs are given; the rest are random
 
 
@@ -45,7 +47,7 @@ def score(
         simulator: The model and its data.
         costs: If given, half of the plans are from the predicted front of latency and loss.
         budget: What may be spent beside the prior, in evaluations of the whole model; one entry costs
-            what it executes again. None spends twice what the prior takes. As many evaluations
+            what it executes again. None spends three times what the prior takes. As many evaluations
             as there are entries always measure all of them, and what is left goes to plans.
         seed: Seed of the prior and of the plans.
         progress: Told the measurements that are done.
@@ -55,7 +57,7 @@ def score(
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
     prior: Table = find("metrics", PRIOR)(simulator, seed=seed)
-    total = 2 * prior.cost_plans if budget is None else float(budget)
+    total = _EFFORT * prior.cost_plans if budget is None else float(budget)
     top = _worst_loss(simulator, prior)
     shares = suffix_shares(simulator.graph)
     chosen = choose_entries(prior, single_changes(simulator), shares, total - 2, 0.5 * top)
@@ -125,7 +127,8 @@ def choose_entries(
 ) -> list[tuple[int, int]]:
     """Return the entries to measure, in the order of their use.
 
-    The largest come first, those above ``limit`` last: no plan that is of use holds them.
+    Four of five are the largest, but those above ``limit`` come last: no plan that is of use holds them.
+    The others are spread over the order of what is left, so that the law holds there too.
 
     Args:
         prior: What is known of the entries.
@@ -137,8 +140,25 @@ def choose_entries(
     if len(entries) <= effort:
         return entries
     ordered = sorted(entries, key=lambda entry: (prior.values[entry] > limit, -prior.values[entry]))
-    spent = np.cumsum([shares[g] for g, _ in ordered])
-    return ordered[: max(4, int((spent <= effort).sum()))]
+    largest = _affordable(ordered, shares, _SHARE_OF_LARGEST * effort)
+    rest = ordered[len(largest) :]
+    spread = [rest[i] for i in _spread_order(len(rest))]
+    left = effort - float(sum(shares[g] for g, _ in largest))
+    return largest + _affordable(spread, shares, left)
+
+
+def _affordable(
+    entries: list[tuple[int, int]], shares: Floats, effort: float
+) -> list[tuple[int, int]]:
+    spent = np.cumsum([shares[g] for g, _ in entries])
+    return entries[: max(2, int((spent <= effort).sum()))]
+
+
+def _spread_order(count: int) -> list[int]:
+    """Return 0 … count − 1 so that every beginning of it is spread evenly: van der Corput's order."""
+    bits = max(count - 1, 1).bit_length()
+    mirrored = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
+    return [i for i in mirrored if i < count]
 
 
 def choose_plans(table: Table, costs: Costs | None, count: int, limit: float, seed: int) -> Ints:
