@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnx.reference import ReferenceEvaluator
 
+from mpsearch.errors import PlanError
 from mpsearch.verify.rounding import EXACT, Rounding
 from mpsearch.verify.session import Array, Session, load_model
 
@@ -29,5 +30,12 @@ def open_session(path: Path) -> Session:
 
     Raises:
         ModelError: It cannot be read.
+        PlanError: It holds an operator that is not of the standard.
     """
-    return ReferenceSession(ReferenceEvaluator(load_model(path)))
+    try:
+        return ReferenceSession(ReferenceEvaluator(load_model(path)))
+    except NotImplementedError as error:
+        raise PlanError(
+            f"{path} must hold standard operators alone to run in onnx.reference: {error} "
+            "Take the runtime onnxruntime or openvino"
+        ) from None

@@ -2,9 +2,10 @@
 
 import numpy as np
 import onnx
-from graph_models import model, noise, tensor
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.graph.graph_models import model, noise, tensor
 
 Arrays = dict[str, NDArray[np.generic]]
 node = helper.make_node

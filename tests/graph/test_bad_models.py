@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from attention_models import fused_encoder, grouped
-from graph_models import integers, model, noise, run, save, tensor
 from onnx import helper, numpy_helper
 
 from mpsearch.errors import ModelError, MpsearchError
 from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.serialise import to_onnx
+from tests.graph.attention_models import fused_encoder, grouped
+from tests.graph.graph_models import integers, model, noise, run, save, tensor
 
 node = helper.make_node
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from graph_models import integers, model, save, tensor
 from onnx import helper, numpy_helper
 
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
+from tests.graph.graph_models import integers, model, save, tensor
 
 node = helper.make_node
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graph_models import assert_same_outputs, integers, model, noise, save, tensor
 from onnx import helper, numpy_helper
 
 from mpsearch.graph.importer import import_onnx
+from tests.graph.graph_models import assert_same_outputs, integers, model, noise, save, tensor
 
 node = helper.make_node
 

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from golden_text import GOLDEN, describe
-from graph_models import assert_same_outputs, noise, run
 from onnx import numpy_helper
 
 from mpsearch.execute.program import compile_graph, make_schedule, run_schedule
 from mpsearch.graph.importer import import_model, import_onnx
+from tests.graph.golden_text import GOLDEN, describe
+from tests.graph.graph_models import assert_same_outputs, noise, run
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from graph_models import integers, model, save, tensor
 from onnx import helper
 
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
+from tests.graph.graph_models import integers, model, save, tensor
 
 node = helper.make_node
 

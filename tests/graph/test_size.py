@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graph_models import model, noise, save, tensor
 from onnx import helper
 
 from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.serialise import to_onnx
+from tests.graph.graph_models import model, noise, save, tensor
 
 node = helper.make_node
 

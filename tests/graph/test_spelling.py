@@ -4,12 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import attention_models as written
 import numpy as np
 import onnx
 import pytest
-from attention_models import Arrays
-from graph_models import assert_same_outputs, integers, model, noise, run, tensor
 from onnx import TensorProto, helper
 
 import mpsearch as mp
@@ -18,6 +15,9 @@ from mpsearch.graph.importer import import_model
 from mpsearch.graph.model import ModelGraph
 from mpsearch.schemes import find_scheme
 from mpsearch.space import SearchSpace, uniform
+from tests.graph import attention_models as written
+from tests.graph.attention_models import Arrays
+from tests.graph.graph_models import assert_same_outputs, integers, model, noise, run, tensor
 
 node = helper.make_node
 SPACE = SearchSpace("s", tuple(map(find_scheme, ("fp16", "int8", "nvfp4"))))
