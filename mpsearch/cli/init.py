@@ -139,7 +139,7 @@ def _job_text(
         f"space = {json.dumps(space_file.name)}",
         "# keep = ['*head*']  # layers that stay in the base format, by name pattern",
         "",
-        'metric = "perturbation"  # `mpsearch list metrics`',
+        'metric = "calibrated"  # `mpsearch list metrics`',
         'method = "exact"         # `mpsearch list searchers`',
         "samples = 128            # calibration samples at most; 0 uses all",
         "batch_size = 32          # rows simulated together; part of what makes results repeatable",

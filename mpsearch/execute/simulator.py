@@ -14,7 +14,7 @@ from mpsearch.data import Batches, check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError
 from mpsearch.execute.assignments import layer_schemes
 from mpsearch.execute.calibration import Calibration, calibrate, find_overflows, make_ranges
-from mpsearch.execute.gradients import warn_lost
+from mpsearch.execute.gradients import find_lost, warn_lost
 from mpsearch.execute.heads import LABELLED, choose_heads, find_mask, parse_loss, read_heads
 from mpsearch.execute.layers import Ranges
 from mpsearch.execute.losses import (
@@ -213,6 +213,10 @@ class Simulator:
     def executed_flops(self) -> float:
         """Operations that layers have run so far: kept values save theirs."""
         return self._runner.flops
+
+    def layers_without_gradient(self) -> tuple[int, ...]:
+        """Return the layers whose gradient a node that torch does not compute cuts off, at least in part."""
+        return find_lost(self.program, self._slots)[0]
 
     def warn_lost_gradients(self) -> None:
         """Warn with the names of the layers whose gradient is lost, if there are any."""

@@ -52,7 +52,7 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     simulator = calibrated_simulator(prepared, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups
-    scoring = entries + 1 if job.metric == "perturbation" else min(entries, 2 * n_schemes)
+    scoring = entries + 1 if job.metric == "perturbation" else min(entries, 4 * (n_schemes + 6))
     searching = job.measure if job.method == "exact" else job.budget or 100
     choosing = ceil(log2(_FRONT_POINTS)) if job.limits.given() else job.refine
     evaluations = (job.budget or scoring) + searching + choosing + n_schemes

@@ -100,7 +100,7 @@ class Job(Content):
     target: str = ""
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     loss: str = ""
-    metric: str = "perturbation"
+    metric: str = "calibrated"
     method: str = "exact"
     batch: Positive = 1
     batch_size: Positive = 32

@@ -1,6 +1,7 @@
 """Calibrated: a cheap table corrected by measurements, with error bars that the measurements justify.
 
-A prior (``fisher``) ranks all entries for the price of a few evaluations. Then entries are measured one
+A prior (``fisher``; ``sqnr`` where the loss or a layer has no gradient) ranks all entries for the price
+of a few evaluations. Then entries are measured one
 at a time, the largest first as far as plans with them are of use: an entry that alone brings half of
 what the lowest precision everywhere does comes last. What is measured is kept; a power law in the
 prior, shrunk towards the prior itself, corrects the rest, and the held-out residuals of that law
@@ -24,7 +25,6 @@ from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
 from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
-PRIOR = "fisher"
 _EFFORT = 3.0  # spent by default, in units of what the prior takes
 _SHARE_OF_LARGEST = 0.8  # of the effort for entries
 _SHARE_OF_FRONT = 0.5  # of the plans, where costs are given; the rest are random
@@ -56,11 +56,13 @@ def score(
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    prior: Table = find("metrics", PRIOR)(simulator, seed=seed)
-    total = _EFFORT * prior.cost_plans if budget is None else float(budget)
+    prior: Table = find("metrics", _choose_prior(simulator))(simulator, seed=seed)
+    usual = _EFFORT * max(prior.cost_plans, len(prior.schemes) + 4)
+    total = usual if budget is None else float(budget)
     top = _worst_loss(simulator, prior)
     shares = suffix_shares(simulator.graph)
-    chosen = choose_entries(prior, single_changes(simulator), shares, total - 2, 0.5 * top)
+    limit = 0.5 * top if prior.unit == simulator.unit else float("inf")
+    chosen = choose_entries(prior, single_changes(simulator), shares, total - 2, limit)
     spent = 2 + float(sum(shares[g] for g, _ in chosen))
     complete = len(chosen) == len(single_changes(simulator))
     n_plans = max(0, int(total - spent)) if complete else 0
@@ -86,6 +88,7 @@ def score(
     table = replace(
         prior,
         metric="calibrated",
+        unit=simulator.unit,
         values=values,
         stderr=stderr,
         allowed=allowed,
@@ -111,6 +114,12 @@ def score(
         stderr=np.hypot(stderr, moved - values),
         cost_plans=table.cost_plans + len(plans),
     )
+
+
+def _choose_prior(simulator: Simulator) -> str:
+    """Name of the metric to start from: ``fisher``, where all layers have a gradient."""
+    cut_off = simulator.loss_kind == "quality" or simulator.layers_without_gradient()
+    return "sqnr" if cut_off else "fisher"
 
 
 def _worst_loss(simulator: Simulator, prior: Table) -> float:

@@ -5,7 +5,7 @@ from scipy import stats
 
 from mpsearch.tables import Bools, Floats, Ints, Table
 
-_OFFSET_SPREAD = 1.0  # of the law's offset, in logarithms
+_OFFSET_SPREAD = 10.0  # of the law's offset, in logarithms: the prior may have another unit
 _SCHEME_SPREAD = 0.2  # of a scheme's own offset
 _SLOPE_SPREAD = 0.1
 _LEAST_SPREAD = 0.05  # no law is better than this
@@ -31,11 +31,12 @@ def correct_entries(
         known: [G, S] what was measured.
         entries: [G, S] what is to be scored; 0 elsewhere.
     """
-    floor = 1e-3 * float(np.median(measured[known])) if known.any() else 0.0
-    smallest = float(prior.values[entries & (prior.values > 0)].min(initial=np.inf))
-    floor = max(abs(floor), 1e-12 if not np.isfinite(smallest) else 1e-3 * smallest)
+    least = 1e-3 * abs(float(np.median(measured[known]))) if known.any() else 0.0
+    floor = 1e-9 * float(
+        prior.values[entries].max(initial=1e-300)
+    )  # below it an entry does nothing
     x = np.log(np.maximum(prior.values, floor))
-    usable = known & (measured > floor) & (prior.values > floor)
+    usable = known & (measured > least) & (prior.values > floor)
     law, sigma = _fit_law(x, measured, usable)
     quantile = float(stats.t.ppf(0.95, max(int(usable.sum()) - 1, 1)))
     spread = float(np.expm1(min(quantile * sigma, 3.0))) / 1.96

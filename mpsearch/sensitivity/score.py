@@ -35,7 +35,7 @@ class Metric(Protocol):
 def score_sensitivity(
     simulator: Simulator,
     *,
-    metric: str = "perturbation",
+    metric: str = "calibrated",
     costs: Costs | None = None,
     budget: int | None = None,
     seed: int = 0,

@@ -67,6 +67,19 @@ def test_a_node_that_onnxruntime_runs_is_named(tmp_path: Path) -> None:
     np.testing.assert_allclose(simulator.run({"x": X})["z"].numpy(), z, rtol=1e-4, atol=1e-5)
 
 
+def test_calibrated_starts_from_noise_where_a_layer_has_no_gradient(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        simulator = Simulator(blocked_graph(tmp_path), SPACE, make_batches({"x": X}))
+    assert simulator.layers_without_gradient() == (0,)
+    table = score_sensitivity(simulator, metric="calibrated")
+    np.testing.assert_array_equal(
+        table.details["prior"], score_sensitivity(simulator, metric="sqnr").values
+    )
+    assert table.values[0, 1] > 0
+    assert table.unit == simulator.unit
+
+
 def test_layers_that_lose_their_gradient_are_named_and_metrics_say_so(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)
