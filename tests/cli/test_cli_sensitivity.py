@@ -47,10 +47,10 @@ def test_the_table_is_printed_and_written(
     out = tmp_path / "s.json"
     result = mpsearch(*command, "-o", out)
     assert result.code == 0, result.err
-    assert "perturbation (nats)" in result.out
+    assert "calibrated (nats)" in result.out
     assert "stem" in result.out
     table = read_table(out)
-    assert table.details["samples"].max() == 24
+    assert table.details["measured"].max() == 1
     assert table.groups[0] == "stem"
 
 
@@ -97,7 +97,7 @@ def test_more_samples_measure_only_the_new_ones(
     store = tmp_path / "losses.sqlite"
     command = [
         "sensitivity", tiny / "tiny.onnx", "--data", tmp_path / "calib.npz", "--batch-size", 16,
-        "--json",
+        "--json", "--metric", "perturbation",
     ]  # fmt: skip
     assert mpsearch(*command, "--samples", 64, "--store", store).code == 0
     assert set(counted) == {0, 1, 2, 3}
@@ -115,14 +115,14 @@ def test_more_samples_measure_only_the_new_ones(
 
 
 def test_a_time_budget_returns_what_is_finished(command: list[object], mpsearch: Mpsearch) -> None:
-    found = mpsearch(*command, "--time-budget", 0, "--json").json
+    found = mpsearch(*command, "--metric", "perturbation", "--time-budget", 0, "--json").json
     assert "time budget" in found["notes"][0]
     assert all(row[1:] == [None] * (len(row) - 1) for row in found["values"])
     assert any("time budget" in why for _, _, why in found["reasons"])
 
 
 def test_a_tolerance_may_stop_early(command: list[object], mpsearch: Mpsearch) -> None:
-    found = mpsearch(*command, "--tolerance", 0.45, "--json").json
+    found = mpsearch(*command, "--metric", "perturbation", "--tolerance", 0.45, "--json").json
     assert "stopped at 16 of 24 samples" in found["notes"][0]
 
 
