@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="of the latency model")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--held-out-samples", type=int, default=200)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.65, 0.8])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.4, 0.5, 0.6, 0.8])
     parser.add_argument(
-        "--budget", type=int, default=500, help="evaluations of relaxed at a latency"
+        "--budget", type=int, default=600, help="evaluations of relaxed at a latency"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

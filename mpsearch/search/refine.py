@@ -17,6 +17,9 @@ from mpsearch.tables import Floats, Ints, Progress
 
 _FIRST = 12  # plans measured before the first refit
 _BATCH = 4  # plans measured between refits
+_BOLD = (
+    0.3  # of a deviation counts: the best of hundreds of candidates is else the least certain one
+)
 _FIELD = 300  # candidates, the most promising, among which a batch is chosen
 _FRONT = 250  # points of the first predicted front
 _REPAIRED = 60
@@ -116,6 +119,7 @@ def _propose(
     if not len(candidates):
         return repairer.draw(count, rng)
     mean, deviation = fit.predict(candidates)
+    deviation = _BOLD * deviation
     cost = archive.totals(candidates)[:, known]
     everything = np.concatenate([measured, np.stack([cost, mean], axis=1)])
     reference = _reference(measured if len(measured) else everything, everything)

@@ -237,8 +237,8 @@ class _Adam:
     def step(self, slope: Floats) -> Floats:
         self._count += 1
         self._first = 0.8 * self._first + 0.2 * slope
-        self._second = 0.95 * self._second + 0.05 * slope**2
+        self._second = 0.8 * self._second + 0.2 * slope**2
         first = self._first / (1 - 0.8**self._count)
-        second = self._second / (1 - 0.95**self._count)
+        second = self._second / (1 - 0.8**self._count)
         self._at = self._at - _RATE * first / (np.sqrt(second) + _TINY)
         return self._at

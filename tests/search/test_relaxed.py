@@ -28,7 +28,7 @@ class Errors:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_plan_within_a_limit_is_nearly_the_best_of_all(seed: int) -> None:
+def test_the_plan_within_a_limit_is_among_the_best_hundredth(seed: int) -> None:
     G, S = 8, 3
     rng = np.random.default_rng(seed)
     cost = rng.lognormal(0, 1, (G, 1)) * np.array([1.0, 0.5, 0.3])
@@ -39,9 +39,9 @@ def test_a_plan_within_a_limit_is_nearly_the_best_of_all(seed: int) -> None:
     evaluator = Errors(G, S, seed)
     rows = np.array(list(product(range(S), repeat=G)))
     rows = rows[problem.feasible(rows)]
-    best = min(loss.mean for loss in evaluator.evaluate(rows))
+    good = np.quantile([loss.mean for loss in evaluator.evaluate(rows)], 0.01)
     front = search(problem, evaluator=evaluator, budget=250, targets=1, seed=seed)
-    assert front.objectives[:, 1].min() <= 1.2 * best
+    assert front.objectives[:, 1].min() <= good
 
 
 def test_the_table_of_losses_is_not_read() -> None:
