@@ -3,7 +3,7 @@
     make demo
     .venv/bin/python -m experiments.spine runs/demo
 
-Prints the table in Markdown and what holds of it.
+Prints the table in Markdown and what holds of it; ``--picture FILE.svg`` draws the front.
 """
 
 import argparse
@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mpsearch.artifacts import read_envelope
+from mpsearch.jobs.outcome import read_report
 from mpsearch.pareto import non_dominated
 from mpsearch.problem import Problem, build_problem
+from mpsearch.report.static import write_figure
 from mpsearch.search.front import find_front
 from mpsearch.tables import read_costs, read_table
 
@@ -92,7 +94,11 @@ def print_exact(run: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    run = parser.parse_args().run
+    parser.add_argument("--picture", type=Path, help="the run's front, as docs/pictures/front.svg")
+    arguments = parser.parse_args()
+    run = arguments.run
+    if arguments.picture is not None:
+        write_figure(arguments.picture, "front", read_report(run))
     rows = rows_of(run)
     print_rows(rows)
     print()
