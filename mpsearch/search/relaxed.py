@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,23 +10,24 @@ from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Archive, Exhausted
+from mpsearch.search.correction import Correction, correct_table
 from mpsearch.search.linear import Bound, Program, limit_bounds, make_program, solve
 from mpsearch.search.reduce import Reduced
 from mpsearch.search.repair import Repairer, make_repairer
 from mpsearch.search.seeds import predicted_plans
 from mpsearch.tables import Floats, Ints, Progress
 
-_GRADIENT_COST = (
-    9.0  # of one plan's measurement: all schemes forward, and back (5 to 12 on real models)
-)
+_GRADIENT_COST = 9.0  # of a plan's measurement: all schemes forward, and back (5 to 12)
 _TINY = 1e-300  # losses may be of any size
-_DESCENT = 0.75  # of a target's budget goes to gradients, the rest to roundings
+_DESCENT = 0.4  # of a target's budget goes to gradients, the rest to roundings
 _RATE = 0.5
 _TEMPERATURES = (1.0, 0.3)
 _SURE = 6.0  # nats: no choice counts as surer than this when rounding
-_STAY = 1.5  # nats by which further roundings prefer what the best one so far chose
+_NOISY = 20  # plans measured at a target before they correct what the probabilities say
+_REFIT = 4  # plans measured between corrections
+_REPEATED = 30  # plans in a row that were known: there is nothing left to try
 _HIGHEST, _BISECTIONS = 1e4, 20  # of prices
-_NOISE = (0.3, 2.0)  # of the Gumbel noise of further roundings
+_NOISE = (0.3, 2.0)  # of the Gumbel noise of roundings
 
 Gradient = Callable[[Floats], tuple[float, Floats]]
 """Probabilities [V, S] -> loss, and its gradient [V, S]."""
@@ -49,8 +51,8 @@ def search(
     the greatest useful value of the first objective, Adam lowers the loss while the temperature falls;
     before every gradient a price on the first objective (Lagrange) brings its expected value to the
     target. The previous target's weights are the start. The plan is the likeliest one that keeps the
-    target and all constraints (an integer program); with Gumbel noise on the likelihoods, and a preference
-    for the best plan so far, further ones are measured. The sensitivity table is not read.
+    target and all constraints (an integer program). With Gumbel noise on the likelihoods further ones are
+    measured; they correct what the probabilities say of each choice. The sensitivity table is not read.
 
     Args:
         problem: The tables of costs; constraints that are sums.
@@ -142,21 +144,44 @@ def _try_roundings(
     end: float,
     rng: np.random.Generator,
 ) -> None:
-    """Measure the likeliest plan, then others near the best so far, until ``end`` evaluations are left."""
+    """Measure the likeliest plan and noisy ones, then what these say is best, until ``end`` are left.
+
+    What a choice costs is believed to grow as its probability falls; the plans measured at this target
+    correct that belief, and draws from the posterior say what to measure next (Thompson sampling).
+    """
     reduced = archive.reduced
     surprise = np.minimum(-np.log(np.maximum(probabilities, 1e-12)), _SURE)
-    best = repairer.repair(_round(program, reduced, surprise, bounds)[None], rng)
-    least = archive.evaluate(best)[0, 1]
-    repeated = 0
-    while archive.left > end and repeated < 20:
-        scale = np.exp(rng.uniform(*np.log(_NOISE))) * (1 + repeated)
-        noise = scale * rng.gumbel(size=surprise.shape)
-        stay = _STAY * (best[0][:, None] == np.arange(surprise.shape[1]))
-        row = repairer.repair(_round(program, reduced, surprise - stay - noise, bounds)[None], rng)
-        repeated = repeated + 1 if archive.known(row[0]) else 0
-        loss = archive.evaluate(row)[0, 1]
-        if loss < least and not archive.excess(row)[0]:
-            best, least = row, loss
+    belief = np.exp(surprise / 2) - np.exp(surprise / 2).min(axis=1, keepdims=True)
+    belief = np.where(reduced.allowed, belief, 0.0)
+    blind = replace(
+        reduced,
+        values=np.stack([reduced.values[..., 0], belief], axis=2),
+        pair_values=reduced.pair_values * np.array([1.0, 0.0]),
+    )
+    start = len(archive.evaluated[0])
+    row = repairer.repair(_round(program, reduced, surprise, bounds)[None], rng)
+    archive.evaluate(row)
+    tried, repeated = 0, 0
+    fit: Correction | None = None
+    while archive.left > end and repeated < _REPEATED:
+        rows, values, _ = archive.evaluated
+        rows, losses = rows[start:], values[start:, 1]
+        if len(rows) < _NOISY:
+            scale = np.exp(rng.uniform(*np.log(_NOISE))) * (1 + repeated)
+            costs = surprise - scale * rng.gumbel(size=surprise.shape)
+        else:
+            due = not repeated and not tried % max(_REFIT, len(rows) // 10)
+            if fit is None or due:
+                fit = correct_table(blind, 1, rows, losses)
+            costs = fit.table if due else fit.draw(rng)
+            size = 0.1 * repeated * float(np.abs(costs).mean())
+            costs = costs + size * rng.standard_normal(costs.shape)
+        row = repairer.repair(_round(program, reduced, costs, bounds)[None], rng)
+        if archive.known(row[0]):
+            repeated += 1
+            continue
+        tried, repeated = tried + 1, 0
+        archive.evaluate(row)
 
 
 def _meet(logits: Floats, reduced: Reduced, target: float, span: float) -> Floats:

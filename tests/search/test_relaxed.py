@@ -27,7 +27,7 @@ class Errors:
         return Estimate(float(total @ total), 1e-3), 2 * self.vectors @ total
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_plan_within_a_limit_is_among_the_best_hundredth(seed: int) -> None:
     G, S = 8, 3
     rng = np.random.default_rng(seed)
@@ -40,7 +40,7 @@ def test_the_plan_within_a_limit_is_among_the_best_hundredth(seed: int) -> None:
     rows = np.array(list(product(range(S), repeat=G)))
     rows = rows[problem.feasible(rows)]
     good = np.quantile([loss.mean for loss in evaluator.evaluate(rows)], 0.01)
-    front = search(problem, evaluator=evaluator, budget=250, targets=1, seed=seed)
+    front = search(problem, evaluator=evaluator, budget=160, targets=1, seed=seed)
     assert front.objectives[:, 1].min() <= good
 
 
