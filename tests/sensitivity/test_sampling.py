@@ -57,18 +57,20 @@ def test_entries_that_are_equal_are_in_no_wrong_order() -> None:
 
 
 def test_a_loose_tolerance_stops_early_and_says_so(simulator: Simulator) -> None:
-    table = score_sensitivity(simulator, tolerance=0.2)
+    table = score_sensitivity(simulator, metric="perturbation", tolerance=0.2)
     seen = table.details["samples"][0, 1]
     assert 16 <= seen < 96
     assert (table.details["samples"][:, 1:] == seen).all()
     assert f"stopped at {seen:.0f} of 96 samples" in table.notes[0]
-    full = score_sensitivity(simulator)
+    full = score_sensitivity(simulator, metric="perturbation")
     assert stats.kendalltau(table.values, full.values).statistic > 0.8
 
 
 def test_a_strict_tolerance_takes_all_data(simulator: Simulator) -> None:
-    table = score_sensitivity(simulator, tolerance=0.0)
-    np.testing.assert_array_equal(table.values, score_sensitivity(simulator).values)
+    table = score_sensitivity(simulator, metric="perturbation", tolerance=0.0)
+    np.testing.assert_array_equal(
+        table.values, score_sensitivity(simulator, metric="perturbation").values
+    )
     assert table.notes == ()
 
 
@@ -76,7 +78,7 @@ def test_a_time_budget_returns_what_was_measured_and_how_much_that_is(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "time", Ticking())
-    table = score_sensitivity(simulator, seconds=12)
+    table = score_sensitivity(simulator, metric="perturbation", seconds=12)
     samples = table.details["samples"][:, 1:]
     assert {16.0, 32.0} == set(samples.flatten().tolist())
     assert table.allowed.all()
@@ -87,7 +89,7 @@ def test_what_the_time_did_not_reach_is_not_allowed_and_not_zero_loss(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "time", Ticking())
-    table = score_sensitivity(simulator, seconds=5)
+    table = score_sensitivity(simulator, metric="perturbation", seconds=5)
     reached = table.details["samples"] > 0
     assert 0 < reached.sum() < 6
     np.testing.assert_array_equal(table.allowed[:, 1:], reached[:, 1:])
@@ -101,12 +103,14 @@ def test_scoring_goes_on_where_it_stopped(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "time", Ticking())
-        score_sensitivity(simulator, seconds=12)
+        score_sensitivity(simulator, metric="perturbation", seconds=12)
     before = simulator.evaluations
     assert before > 0
     fresh = mlp_simulator_like(simulator)
-    table = score_sensitivity(simulator)
-    np.testing.assert_array_equal(table.values, score_sensitivity(fresh).values)
+    table = score_sensitivity(simulator, metric="perturbation")
+    np.testing.assert_array_equal(
+        table.values, score_sensitivity(fresh, metric="perturbation").values
+    )
     assert simulator.evaluations <= fresh.evaluations + 1
 
 
@@ -125,7 +129,7 @@ def test_an_entry_that_overflows_only_when_it_runs_is_named_and_the_others_are_s
         return own(assignment, batches)
 
     monkeypatch.setattr(simulator, "losses", losses)
-    table = score_sensitivity(simulator)
+    table = score_sensitivity(simulator, metric="perturbation")
     assert not table.allowed[1, 2]
     assert table.allowed.sum() == 8
     assert "overflows on the data" in table.reasons["fc1", "nvfp4"]
