@@ -215,8 +215,10 @@ def main() -> None:
     found = compare(options)
     if options.out:
         known = json.loads(options.out.read_text()) if options.out.exists() else {}
-        earlier = known.get(found["model"], {}).get("runs", {})
-        known[found["model"]] = found | {"runs": earlier | found["runs"]}
+        earlier = known.get(found["model"], {})
+        for part in ("runs", "tables"):
+            found[part] = earlier.get(part, {}) | found[part]
+        known[found["model"]] = found
         options.out.write_text(json.dumps(known) + "\n")
     print(f"{time.process_time() - start:.0f} s of processor time")
 
