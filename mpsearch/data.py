@@ -36,6 +36,7 @@ class Batches:
         digest: SHA-256 of names, types, shapes and contents.
         axes: Input name to the axis that samples run over in the model, where that is not the first;
             None: the model reads it once for all samples (see :func:`check_batches`).
+        source: What messages call the data.
     """
 
     arrays: Mapping[str, Array]
@@ -45,6 +46,7 @@ class Batches:
     batch_size: int
     digest: str
     axes: Mapping[str, int | None] = field(default_factory=dict)
+    source: str = "data"
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -88,6 +90,7 @@ class Batches:
             batch_size=self.batch_size,
             digest=_digest({**arrays, **present}),
             axes=self.axes,
+            source=self.source,
         )
 
 
@@ -204,6 +207,7 @@ def make_batches(
         slice=kept.get("slice"),
         batch_size=batch_size,
         digest=_digest(kept),
+        source=source,
     )
 
 
@@ -221,13 +225,13 @@ def check_batches(batches: Batches, graph: ModelGraph) -> Batches:
     for name in batches.arrays:
         if name not in wanted:
             raise DataError(
-                f"arrays of the data must be inputs of {graph.name}: "
+                f"{batches.source}: its arrays must be inputs of {graph.name}: "
                 f"{', '.join(wanted)}; got {name!r}"
             )
     missing = [name for name in wanted if name not in batches.arrays]
     if missing:
         raise DataError(
-            f"the data must hold every input of {graph.name}: {', '.join(missing)} missing, "
+            f"{batches.source}: must hold every input of {graph.name}: {', '.join(missing)} missing, "
             f"got {_listed(batches.arrays)}"
         )
     axes: dict[str, int | None] = {}
@@ -236,7 +240,7 @@ def check_batches(batches: Batches, graph: ModelGraph) -> Batches:
         axis: int | None = batch_axis(value, graph.unbound)
         if value.shape is not None and array.ndim == len(value.shape) + 1:
             axis = None
-        _check_fit(name, array, value, axis)
+        _check_fit(batches.source, name, array, value, axis)
         if axis != 0:
             axes[name] = axis
     return replace(batches, axes=axes)
@@ -275,10 +279,10 @@ def batch_axis(value: Value, unbound: Collection[str]) -> int:
     return free[0] if free else 0
 
 
-def _check_fit(name: str, array: Array, value: Value, axis: int | None) -> None:
+def _check_fit(source: str, name: str, array: Array, value: Value, axis: int | None) -> None:
     if value.dtype is not None and array.dtype != np.dtype(value.dtype):
         raise DataError(
-            f"array {name!r} must be {value.dtype}, got {array.dtype}; "
+            f"{source}: array {name!r} must be {value.dtype}, got {array.dtype}; "
             f"convert it with .astype(np.{value.dtype})"
         )
     if value.shape is None:
@@ -290,10 +294,12 @@ def _check_fit(name: str, array: Array, value: Value, axis: int | None) -> None:
     if not fits:
         shown = ", ".join(["samples", *("any" if s is None else str(s) for s in sizes)])
         where = f" (the model's axis {axis} is the batch)" if axis else ""
-        raise DataError(f"array {name!r} must have shape [{shown}]{where}, got {list(array.shape)}")
+        raise DataError(
+            f"{source}: array {name!r} must have shape [{shown}]{where}, got {list(array.shape)}"
+        )
     if axis is None and bool((array != array[:1]).any()):
         raise DataError(
-            f"array {name!r} must be the same for all samples: the model reads {value.name!r} once a batch"
+            f"{source}: array {name!r} must be the same for all samples: the model reads {value.name!r} once a batch"
         )
 
 
