@@ -4,8 +4,9 @@ Nothing is imported before it is asked for, so listing names is free of heavy pa
 """
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -71,10 +72,16 @@ _NOUNS: Mapping[Kind, str] = {
 }
 
 
+@cache
+def _third_party(kind: Kind) -> tuple[EntryPoint, ...]:
+    """Entry points of ``kind``. Finding them reads the metadata of all installed packages: once a process."""
+    return tuple(entry_points(group=f"mpsearch.{kind}"))
+
+
 def _targets(kind: Kind) -> dict[str, str]:
     """Name to ``module:attribute`` of built-in and third-party plug-ins of ``kind``."""
     targets = dict(BUILT_IN[kind])
-    for point in entry_points(group=f"mpsearch.{kind}"):
+    for point in _third_party(kind):
         if point.name in targets:
             raise DuplicateNameError(
                 f"a name must have one owner, but {_NOUNS[kind]} {point.name!r} is {targets[point.name]} "
