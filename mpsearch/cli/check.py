@@ -54,7 +54,7 @@ def _run(path: Path) -> tuple[str, str]:
     from mpsearch.jobs.job import read_job
 
     job, record = read_job(path / "job.toml"), read_record(path)
-    for name in ("graph", "costs", "sensitivity", "front"):
+    for name in ("graph", "costs", "sensitivity", "front", "self_test"):
         if (path / f"{name}.json").is_file():
             _artifact(path / f"{name}.json")
     state = "interrupted" if record.interrupted else "finished"
@@ -112,6 +112,7 @@ def _artifact(path: Path) -> tuple[str, str]:
     from mpsearch.jobs.graph_file import read_graph
     from mpsearch.pareto import read_front
     from mpsearch.plan import read_plan
+    from mpsearch.sensitivity.selftest_file import read_self_test
     from mpsearch.tables import read_costs, read_table
 
     schema = str(read_envelope(path)["schema"]).removeprefix("mpsearch.")
@@ -133,6 +134,9 @@ def _artifact(path: Path) -> tuple[str, str]:
     if schema == "graph":
         graph = read_graph(path)
         return "graph", f"{graph.name}: {len(graph.layers)} layers"
+    if schema == "self_test":
+        tested = read_self_test(path)
+        return "self-test", f"{len(tested.measured)} measured plans"
     if schema == "run":
         record = read_record(path.parent)
         return "record of a run", ", ".join(record.stages)

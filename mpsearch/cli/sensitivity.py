@@ -161,9 +161,11 @@ def _table_json(scoring: "Scoring", i: int) -> dict[str, Any]:
         "notes": [*scoring.notes, *table.notes],
     }
     if test is not None:
+        from mpsearch.sensitivity.interactions import additive_residual
         from mpsearch.sensitivity.selftest_file import self_test_content
 
-        found["self_test"] = self_test_content(test).model_dump(mode="json", exclude={"extensions"})
+        content = self_test_content(test, additive_residual(table, test, scoring.unit))
+        found["self_test"] = content.model_dump(mode="json", exclude={"extensions"})
     return found
 
 
@@ -178,11 +180,12 @@ def _print_scoring(scoring: "Scoring") -> None:
         test = scoring.tests[i]
         if test is not None:
             from mpsearch.report.trust import RANKING_COLUMNS, ranking_rows, verdict
+            from mpsearch.sensitivity.interactions import additive_residual
 
             print_table(
                 f"{table.metric} against measured plans", RANKING_COLUMNS, ranking_rows(test)
             )
-            print(verdict(test))
+            print(verdict(test, additive_residual(table, test, scoring.unit)))
     for note in scoring.notes:
         print(note)
     if len(scoring.tables) < 2:

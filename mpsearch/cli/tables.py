@@ -59,6 +59,10 @@ def summary_lines(outcome: "Outcome") -> list[str]:
             if count >= 3
             else f"{count} points were measured: too few to say how predictions rank"
         )
+        if (residual := outcome.additive_residual) is not None:
+            from mpsearch.sensitivity.interactions import say_residual
+
+            lines.append(say_residual(residual))
         lines.append(f"{outcome.evaluations} evaluations are kept; {outcome.seconds:.0f} s")
     return lines
 
@@ -87,6 +91,7 @@ def outcome_json(outcome: "Outcome", folder: Path) -> dict[str, Any]:
         },
         "quality": [drop_json(drop) for drop in outcome.drops],
         "rank_correlation": {"spearman": rho, "points": count},
+        "additive_residual": outcome.additive_residual,
         "evaluations": outcome.evaluations,
         "seconds": round(outcome.seconds, 2),
         "notes": list(outcome.notes),

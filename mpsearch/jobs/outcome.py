@@ -14,6 +14,8 @@ from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.quality import Drop, describe
 from mpsearch.pareto import Front, read_front
 from mpsearch.report.content import PlanRow, Report
+from mpsearch.sensitivity.interactions import additive_residual
+from mpsearch.sensitivity.selftest import SelfTest
 from mpsearch.sensitivity.selftest_file import read_self_test
 from mpsearch.tables import Costs, Table, read_costs, read_table
 
@@ -31,6 +33,7 @@ class Outcome:
         choices: Plans that were written, the main one first.
         correlation: Spearman of predicted and measured losses along the front, and of how many points.
         unit: Unit of the loss.
+        test: How the table ranks random plans; None where that was not asked for.
         drops: Plans whose quality was tested on held-out data, in order.
         evaluations: Whole assignments whose losses are kept.
         seconds: Wall time of the run.
@@ -44,9 +47,17 @@ class Outcome:
     choices: tuple[Choice, ...] = ()
     correlation: tuple[float, int] = (float("nan"), 0)
     unit: str = ""
+    test: SelfTest | None = None
     drops: tuple[Drop, ...] = ()
     evaluations: int = 0
     seconds: float = 0.0
+
+    @property
+    def additive_residual(self) -> float | None:
+        """Share of random plans' loss that the table's sums leave unexplained; None where nobody measured it."""
+        if self.table is None or self.test is None:
+            return None
+        return additive_residual(self.table, self.test, self.unit)
 
 
 def make_results(prepared: Prepared, simulator: Simulator, outcome: Outcome) -> Results:
@@ -111,12 +122,14 @@ def make_report(path: Path, record: RunRecord, results: Results) -> Report:
         notes=results.notes,
         facts=facts,
         self_test=read_self_test(tested) if (tested := path / "self_test.json").is_file() else None,
+        unit=results.unit,
     )
 
 
 def make_notes(
     prepared: Prepared,
     simulator: Simulator,
+    table: Table,
     choices: tuple[Choice, ...],
     drops: tuple[Drop, ...] = (),
 ) -> tuple[str, ...]:
@@ -124,6 +137,7 @@ def make_notes(
     graph, space = prepared.graph, prepared.space
     notes = [f"{choice.label}: {choice.rule}, as measured." for choice in choices]
     notes += _quality_notes(prepared.job.quality, drops)
+    notes += [f"{table.metric}: {note}" for note in table.notes]
     limited = [
         f"{name} for {int(column.sum())} of {len(graph.groups)} groups"
         for name, column in zip(space.names, simulator.allowed.T, strict=True)

@@ -52,8 +52,9 @@ from mpsearch.report.content import PlanRow
 from mpsearch.report.html import write_report
 from mpsearch.search.front import find_front
 from mpsearch.search.measure import measure_points, rank_correlation
+from mpsearch.sensitivity.interactions import additive_residual
 from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.sensitivity.selftest import self_test
+from mpsearch.sensitivity.selftest import SelfTest, self_test
 from mpsearch.sensitivity.selftest_file import read_self_test, write_self_test
 from mpsearch.tables import Costs, Progress, Table, read_table, write_costs, write_table
 
@@ -220,23 +221,7 @@ def _run_stages(bench: Bench) -> Outcome:
             rules=_rules(job),
             progress=bench.watch("choose"),
         )
-    if job.self_test:
-        along = np.array([p.assignment for p in found.points if "loss" in p.measured], np.int64)
-        folder.stage(
-            "self_test",
-            "self_test.json",
-            self_test_inputs(bench),
-            compute=lambda: self_test(
-                simulator,
-                table,
-                n_plans=job.self_test,
-                front=along,
-                seed=job.seed,
-                progress=bench.watch("self-test"),
-            ),
-            write=write_self_test,
-            read=read_self_test,
-        )
+    test = _self_test(bench, table, found) if job.self_test else None
     if front != found:
         seconds = folder.record.stages["front"].seconds
         digest = write_front(front, folder.file("front.json"), inputs)
@@ -248,12 +233,13 @@ def _run_stages(bench: Bench) -> Outcome:
     outcome = Outcome(
         costs,
         rows,
-        make_notes(bench.prepared, simulator, choices, drops),
+        make_notes(bench.prepared, simulator, table, choices, drops),
         table,
         front,
         choices,
         rank_correlation(front),
         simulator.unit,
+        test,
         drops,
     )
     results = make_results(bench.prepared, simulator, outcome)
@@ -298,6 +284,32 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
         deadline=deadline,
         seed=job.seed,
         progress=bench.watch("refine"),
+    )
+
+
+def _self_test(bench: Bench, table: Table, front: Front) -> SelfTest:
+    """How ``table`` ranks random plans, and the measured points of ``front``."""
+    job, simulator = bench.prepared.job, bench.simulator
+    along = np.array([p.assignment for p in front.points if "loss" in p.measured], np.int64)
+
+    def write(found: SelfTest, path: Path, *, inputs: Mapping[str, str]) -> str:
+        residual = additive_residual(table, found, simulator.unit)
+        return write_self_test(found, path, residual=residual, inputs=inputs)
+
+    return bench.folder.stage(
+        "self_test",
+        "self_test.json",
+        self_test_inputs(bench),
+        compute=lambda: self_test(
+            simulator,
+            table,
+            n_plans=job.self_test,
+            front=along,
+            seed=job.seed,
+            progress=bench.watch("self-test"),
+        ),
+        write=write,
+        read=read_self_test,
     )
 
 

@@ -58,6 +58,7 @@ class Report:
         notes: What a reader must know: honest sentences, one a note.
         facts: More about how the run was made: ``calibration samples`` to ``250``, …
         self_test: How the table ranks random plans that were measured; None where that was not asked for.
+        unit: Unit of measured losses; "" where none were measured.
     """
 
     title: str
@@ -77,6 +78,7 @@ class Report:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     self_test: SelfTest | None = None
+    unit: str = ""
 
     @property
     def allowed(self) -> Bools:

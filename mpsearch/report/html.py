@@ -33,6 +33,7 @@ from mpsearch.report.sections import (
 )
 from mpsearch.report.theme import template
 from mpsearch.report.trust import self_test_figure, self_test_table
+from mpsearch.sensitivity.interactions import additive_residual
 
 _FOLDER = Path(__file__).parent
 
@@ -141,7 +142,7 @@ def _front(report: Report, figures: dict[str, go.Figure]) -> str:
     measured = sum("loss" in p.measured for p in front.points)
     chosen = find_row(report)
     marked = [row for row in report.rows if row is not chosen]
-    figures["front"] = plot_front(front, rows=marked, chosen=report.chosen, unit=_loss_unit(report))
+    figures["front"] = plot_front(front, rows=marked, chosen=report.chosen, unit=report.unit)
     facts = [f"{grouped(len(front.points))} plans, none better than another in everything"]
     if front.method:
         facts.append(f"found by {esc(front.method)}")
@@ -234,7 +235,7 @@ def _trust(report: Report, figures: dict[str, go.Figure]) -> str:
     pairs = [p for p in report.front.points if "loss" in p.predicted and "loss" in p.measured]
     if not pairs:
         return f"{head}<p>No point of this front was measured, so nothing is known about it.</p>{tested}</section>"
-    figures["trust"] = trust_figure(report.front, unit=_loss_unit(report))
+    figures["trust"] = trust_figure(report.front, unit=report.unit)
     said = f"{len(pairs)} points of the front were measured."
     if report.rank_correlation is not None:
         rho, n = report.rank_correlation
@@ -260,11 +261,12 @@ def _self_test(report: Report, figures: dict[str, go.Figure]) -> str:
     found = report.self_test
     if found is None:
         return ""
-    figures["selftest"] = self_test_figure(found, unit=_loss_unit(report))
+    residual = additive_residual(report.table, found, report.unit)
+    figures["selftest"] = self_test_figure(found, unit=report.unit)
     caption = "Random plans, mostly of one or two schemes each, and plans along the front."
     return (
         "<h3>Random plans</h3>"
-        + self_test_table(found)
+        + self_test_table(found, residual)
         + plot_html("selftest", "Predicted against measured loss of random plans", caption)
     )
 
@@ -272,12 +274,6 @@ def _self_test(report: Report, figures: dict[str, go.Figure]) -> str:
 def _fastest(report: Report) -> PlanRow | None:
     rows = [row for row in uniform_rows(report) if row.latency_us is not None]
     return min(rows, key=lambda row: row.latency_us or 0.0, default=None)
-
-
-def _loss_unit(report: Report) -> str:
-    """The unit of losses is the table's only where the table holds losses."""
-    unit = report.table.unit
-    return "" if unit == "noise/signal" else unit
 
 
 def plot_html(name: str, title: str, caption: str) -> str:

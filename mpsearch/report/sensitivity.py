@@ -10,6 +10,7 @@ from mpsearch.report.html import plot_html, render_page
 from mpsearch.report.layers import sensitivity_heatmap
 from mpsearch.report.sections import esc
 from mpsearch.report.trust import self_test_figure, self_test_table
+from mpsearch.sensitivity.interactions import additive_residual
 from mpsearch.sensitivity.selftest import SelfTest
 from mpsearch.tables import Table
 
@@ -39,7 +40,8 @@ def write_sensitivity(
         tested = ""
         if test is not None:
             figures[f"test{i}"] = self_test_figure(test, unit=unit)
-            tested = self_test_table(test) + plot_html(
+            residual = additive_residual(table, test, unit)
+            tested = self_test_table(test, residual) + plot_html(
                 f"test{i}", "Predicted against measured loss", "Random plans and the front."
             )
         sections.append(

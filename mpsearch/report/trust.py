@@ -12,6 +12,7 @@ from mpsearch.report.theme import (
     template,
     with_error,
 )
+from mpsearch.sensitivity.interactions import say_residual
 from mpsearch.sensitivity.ranking import Correlation, Ranking
 from mpsearch.sensitivity.selftest import SelfTest
 from mpsearch.tables import Bools, Estimate
@@ -100,8 +101,8 @@ def ranking_rows(found: SelfTest) -> list[list[str]]:
 RANKING_COLUMNS = ("plans", "number", "Spearman", "in the best 20 %", "Kendall", "in the best 20 %")
 
 
-def self_test_table(found: SelfTest) -> str:
-    """Return the correlations as an HTML table, and what was left out."""
+def self_test_table(found: SelfTest, residual: float | None = None) -> str:
+    """Return the correlations as an HTML table, how far sums are off, and what was left out."""
     head = "".join(f"<th>{name}</th>" for name in RANKING_COLUMNS)
     body = "".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
@@ -109,17 +110,24 @@ def self_test_table(found: SelfTest) -> str:
     )
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<p>{verdict(found)} Intervals hold 95 % of bootstrap draws of the plans.</p>"
+        f"<p>{verdict(found, residual)} Intervals hold 95 % of bootstrap draws of the plans.</p>"
     )
 
 
-def verdict(found: SelfTest) -> str:
-    """Return in a sentence how far sums are off, and what was scored apart."""
+def verdict(found: SelfTest, residual: float | None = None) -> str:
+    """Return in plain sentences how far sums are off, and what was scored apart.
+
+    Args:
+        found: The self-test.
+        residual: Share of the plans' loss that sums leave unexplained
+            (:func:`mpsearch.sensitivity.interactions.additive_residual`); None says nothing of it.
+    """
     lost = (
         f" {found.overflowed} plans gave NaN or Inf and were left out." if found.overflowed else ""
     )
+    additive = f"{say_residual(residual)} " if residual is not None else ""
     return (
-        f"Half of the plans that are not saturated lose more than {number(found.ratio)} times what "
+        f"{additive}Half of the plans that are not saturated lose more than {number(found.ratio)} times what "
         f"the table adds up to. {int(found.saturated.sum())} of {len(found.measured)} plans are saturated: "
         f"they lose more than half of what the lowest precision everywhere does.{lost}"
     )

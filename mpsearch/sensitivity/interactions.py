@@ -10,12 +10,14 @@ import numpy as np
 
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
-from mpsearch.sensitivity.ranking import predict
-from mpsearch.sensitivity.selftest import draw_plans
+from mpsearch.sensitivity.selftest import SelfTest
 from mpsearch.sensitivity.single import base_assignment, change_one, finite_loss, single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
 DEFAULT_PAIRS = 100
+SUFFICIENT = 0.1
+"""Share of the loss that sums may leave unexplained where one adds up losses instead of measuring plans."""
+_LEAST_PLANS = 3
 
 
 def score(
@@ -29,7 +31,7 @@ def score(
     """Measure each group at each scheme, then pairs of neighbours at the entries that hurt most.
 
     The pair term of (g, s) and (h, t) is loss(both) − loss(g, s) − loss(h, t) + loss(neither); what was
-    not measured has none.
+    not measured has none. A note says how much of the measured pairs' loss is not the sum of the two.
 
     Args:
         simulator: The model and its data.
@@ -52,6 +54,7 @@ def score(
     terms = np.zeros((len(edges), n_schemes, n_schemes))
     base = base_assignment(simulator)
     neither = simulator.loss(base).mean
+    sums, together = [], []
     for done, (g, s, h, t) in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs), f"{simulator.groups[g]} with {simulator.groups[h]}")
@@ -59,6 +62,8 @@ def score(
         if both is not None:  # else there is no such plan, and nothing to predict of it
             alone = single.values[g, s] + single.values[h, t]
             terms[place[g, h], s, t] = both - neither - alone
+            sums.append(alone)
+            together.append(both - neither)
     if progress is not None:
         progress(len(pairs), len(pairs), "pairs measured")
     return replace(
@@ -67,29 +72,51 @@ def score(
         edges=edges,
         pair_terms=terms,
         cost_plans=single.cost_plans + len(pairs),
+        notes=(*single.notes, *_pair_notes(np.array(sums), np.array(together))),
     )
 
 
-def additive_residual(
-    simulator: Simulator, table: Table, *, n_plans: int = 20, seed: int = 0
-) -> tuple[float, str]:
-    """Measure random plans and return the share of their loss that ``table`` does not explain.
+def _pair_notes(sums: Floats, together: Floats) -> tuple[str, ...]:
+    if not len(sums):
+        return ()
+    return (say_residual(_unexplained(sums, together), f"{len(sums)} measured pairs'"),)
+
+
+def additive_residual(table: Table, found: SelfTest, unit: str) -> float | None:
+    """Return how much of measured plans' loss the sums of ``table`` leave unexplained.
+
+    Over the random plans of a self-test that are not saturated:
+    √(Σ (measured − predicted)² / Σ measured²), predicted with pair terms where there are some.
+
+    Args:
+        table: What was tested.
+        found: How it came out; nothing more is measured.
+        unit: Unit of the measured losses.
 
     Returns:
-        Root of Σ (measured − predicted)² / Σ measured², and a sentence that says whether it is small.
+        The share; None where the table speaks of something else than the loss, or of fewer than 3 plans.
     """
-    plans = draw_plans(table.allowed, n_plans, seed=seed)
-    losses = [finite_loss(simulator, plan) for plan in plans]
-    plans = plans[[loss is not None for loss in losses]]
-    measured = np.array([loss for loss in losses if loss is not None])
-    residual = relative_residual(predict(table, plans), measured)
-    verdict = "is sufficient" if residual < 0.1 else "is not sufficient"
-    kind = "with pair terms" if table.pair_terms is not None else "additive"
-    return residual, f"{kind} {verdict} here: residual {residual:.0%} of the loss"
+    some = ~found.along_front & ~found.saturated
+    if table.unit != unit or some.sum() < _LEAST_PLANS:
+        return None
+    return _unexplained(found.predicted[some], found.measured[some])
 
 
-def relative_residual(predicted: Floats, measured: Floats) -> float:
-    """Return the root of Σ (measured − predicted)² / Σ measured²; 0 where nothing was lost."""
+def say_residual(residual: float, what: str = "the plans'") -> str:
+    """Return in a sentence whether adding up suffices: it leaves at most :data:`SUFFICIENT` unexplained.
+
+    Args:
+        residual: Share of the loss.
+        what: Whose loss, as a genitive.
+    """
+    said = f"dding up leaves {residual:.0%} of {what} loss unexplained"
+    if residual <= SUFFICIENT:
+        return f"Additive is sufficient here: a{said}."
+    return f"A{said}: choose by measured points."
+
+
+def _unexplained(predicted: Floats, measured: Floats) -> float:
+    """The root of Σ (measured − predicted)² / Σ measured²; 0 where nothing was lost."""
     power = float(np.square(measured).sum())
     return float(np.square(measured - predicted).sum() / power) ** 0.5 if power else 0.0
 

@@ -45,6 +45,8 @@ class SelfTestContent(Content):
         useful: Agreement over those that are not saturated.
         front: Agreement along the front.
         ratio: Median of measured over predicted losses of the useful plans.
+        additive_residual: Share of the useful plans' loss that the table's sums leave unexplained; None
+            where the table is in another unit, or was not asked.
     """
 
     assignments: list[list[int]]
@@ -59,10 +61,11 @@ class SelfTestContent(Content):
     useful: RankingContent
     front: RankingContent | None
     ratio: float
+    additive_residual: float | None = None
 
 
-def self_test_content(found: SelfTest) -> SelfTestContent:
-    """Return a self-test as plain values."""
+def self_test_content(found: SelfTest, residual: float | None = None) -> SelfTestContent:
+    """Return a self-test, and the residual of additivity where there is one, as plain values."""
     return SelfTestContent(
         assignments=found.assignments.tolist(),
         predicted=found.predicted.tolist(),
@@ -76,12 +79,19 @@ def self_test_content(found: SelfTest) -> SelfTestContent:
         useful=_content(found.useful),
         front=None if found.front is None else _content(found.front),
         ratio=found.ratio,
+        additive_residual=residual,
     )
 
 
-def write_self_test(found: SelfTest, path: Path, *, inputs: Mapping[str, str] = {}) -> str:
-    """Write ``found`` to ``path`` and return its digest."""
-    return write_artifact(path, "self_test", self_test_content(found), inputs=inputs)
+def write_self_test(
+    found: SelfTest,
+    path: Path,
+    *,
+    residual: float | None = None,
+    inputs: Mapping[str, str] = {},
+) -> str:
+    """Write ``found`` and the residual of additivity to ``path``, and return the file's digest."""
+    return write_artifact(path, "self_test", self_test_content(found, residual), inputs=inputs)
 
 
 def read_self_test(path: Path) -> SelfTest:

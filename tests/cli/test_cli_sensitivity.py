@@ -81,7 +81,9 @@ def test_the_self_test_ranks_measured_plans(
     assert found["overall"]["spearman"]["n"] == 12
     assert found["front"]["spearman"]["n"] >= 3
     assert found["useful"]["spearman"]["low"] <= found["useful"]["spearman"]["high"]
+    assert found["additive_residual"] > 0
     printed = mpsearch(*command, "--self-test", 12).out
+    assert "dding up leaves" in printed
     assert "not saturated" in printed
     assert "along the front" not in printed  # no device was named, so there is no front
     text = page.read_text()
@@ -185,5 +187,8 @@ def test_a_run_with_a_self_test_reports_it(tiny: Path, tmp_path: Path, mpsearch:
     )  # fmt: skip
     assert result.code == 0, result.err
     assert (run / "self_test.json").is_file()
+    assert "dding up leaves" in result.out
+    assert "dding up leaves" in (run / "report.html").read_text()
+    assert mpsearch("check", run / "self_test.json").out.startswith("self_test.json: a self-test")
     assert "figure-selftest" in (run / "report.html").read_text()
     assert "Half of the plans" in (run / "report.html").read_text()

@@ -197,6 +197,7 @@ def _make(n_layers: int = 54, seed: int = 0, names: tuple[str, ...] | None = Non
             "Latencies come from a model of the device that no measurement of this network confirmed.",
         ),
         {"calibration samples": "250", "held-out samples": "800"},
+        unit=table.unit,
     )
 
 

@@ -1,5 +1,6 @@
 """The page of a self-test: every plan is drawn once, saturated ones apart, and every correlation is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +55,20 @@ def test_each_set_of_plans_has_its_correlations_with_intervals(found: SelfTest) 
     assert rows[0][2] in self_test_table(found)
 
 
-def test_a_report_shows_the_self_test_where_there_is_one(report: Report, found: SelfTest) -> None:
-    from dataclasses import replace
+def test_the_residual_of_additivity_is_said_where_it_is_known(
+    report: Report, found: SelfTest, tmp_path: Path
+) -> None:
+    assert "unexplained" not in verdict(found)
+    assert "dding up leaves 41% of the plans' loss unexplained" in verdict(found, 0.41)
+    same, other = replace(report, self_test=found), replace(report, self_test=found, unit="bits")
+    assert "dding up leaves" in render_report(same)
+    assert "dding up leaves" not in render_report(other)
+    for unit, said in (("nats", True), ("bits", False)):
+        write_sensitivity(tmp_path / "s.html", "x", [report.table], [found], unit)
+        assert ("dding up leaves" in (tmp_path / "s.html").read_text()) is said
 
+
+def test_a_report_shows_the_self_test_where_there_is_one(report: Report, found: SelfTest) -> None:
     assert "figure-selftest" not in render_report(report)
     text = render_report(replace(report, self_test=found))
     assert 'id="figure-selftest"' in text

@@ -1,12 +1,15 @@
 """Metrics that are made from others: divergence, the weight-only control, interactions, the self-test."""
 
+import json
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_models import mlp_simulator, random_weights, space_of, write_mlp
 
+from mpsearch.artifacts import digest_json
 from mpsearch.data import make_batches
 from mpsearch.execute.simulator import Simulator
 from mpsearch.graph.importer import import_onnx
@@ -75,14 +78,54 @@ def test_a_budget_of_pairs_goes_to_the_entries_that_hurt_most(tmp_path: Path) ->
     assert all(term[2, 2] != 0 for term in table.pair_terms)
 
 
-def test_the_residual_of_additivity_is_said(tmp_path: Path) -> None:
+def test_the_residual_of_additivity_is_that_of_random_plans_below_saturation(
+    tmp_path: Path,
+) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    additive = perturbation.score(simulator)
-    residual, text = interactions.additive_residual(simulator, additive)
-    assert f"residual {residual:.0%} of the loss" in text
-    pairs = interactions.score(simulator)
-    assert interactions.additive_residual(simulator, pairs)[0] < residual
-    assert interactions.relative_residual(np.ones(3), np.ones(3)) == 0
+    table = perturbation.score(simulator)
+    found = self_test(simulator, table, n_plans=30, front=np.full((1, 3), 2))
+    residual = interactions.additive_residual(table, found, simulator.unit)
+    some = [i for i in range(30) if not found.saturated[i]]
+    errors = [simulator.loss(found.assignments[i]).mean - found.predicted[i] for i in some]
+    assert residual == pytest.approx(
+        np.linalg.norm(errors) / np.linalg.norm(found.measured[some]), rel=1e-9
+    )
+
+
+def test_a_table_in_another_unit_has_no_residual(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    table = perturbation.score(simulator)
+    found = self_test(simulator, table, n_plans=12)
+    assert interactions.additive_residual(table, found, "drop of accuracy") is None
+    few = self_test(simulator, table, n_plans=2)
+    assert interactions.additive_residual(table, few, simulator.unit) is None
+
+
+@pytest.mark.parametrize(
+    ("residual", "said"),
+    [
+        (0.03, "Additive is sufficient here: adding up leaves 3% of the plans' loss unexplained."),
+        (0.41, "Adding up leaves 41% of the plans' loss unexplained: choose by measured points."),
+    ],
+)
+def test_the_residual_is_one_plain_sentence(residual: float, said: str) -> None:
+    assert interactions.say_residual(residual) == said
+
+
+def test_interactions_say_what_pairs_add_to_their_sums(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    table = interactions.score(simulator)
+    assert table.pair_terms is not None
+    base = simulator.loss(np.zeros(3, np.int64)).mean
+    excess, power = 0.0, 0.0
+    for (g, h), term in zip(table.edges.tolist(), table.pair_terms, strict=True):
+        for s, t in product((1, 2), repeat=2):
+            plan = np.zeros(3, np.int64)
+            plan[[g, h]] = s, t
+            excess += term[s, t] ** 2
+            power += (simulator.loss(plan).mean - base) ** 2
+    said = f"{(excess / power) ** 0.5:.0%} of 8 measured pairs' loss"
+    assert said in table.notes[0]
 
 
 def test_the_self_test_compares_with_what_the_simulator_measures(tmp_path: Path) -> None:
@@ -120,6 +163,17 @@ def test_a_self_test_can_be_written_and_read(tmp_path: Path) -> None:
     again = read_self_test(tmp_path / "self_test.json")
     for field in fields(found):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
+
+
+def test_a_self_test_of_before_the_residual_can_be_read(tmp_path: Path) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
+    path = tmp_path / "self_test.json"
+    found = self_test(simulator, perturbation.score(simulator), n_plans=12)
+    write_self_test(found, path, residual=0.5)
+    file = json.loads(path.read_text())
+    assert file["content"].pop("additive_residual") == 0.5
+    path.write_text(json.dumps(file | {"digest": digest_json(file["content"])}))
+    np.testing.assert_array_equal(read_self_test(path).measured, found.measured)
 
 
 def test_the_models_output_error_is_measured_beside_the_layers(tmp_path: Path) -> None:
