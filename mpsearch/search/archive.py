@@ -100,9 +100,10 @@ class Archive:
         totals = self.problem.evaluate(self.reduced.expand(rows))
         return np.stack([totals[name] for name in self.names], axis=1)
 
-    def known(self, row: Ints) -> bool:
-        """Return whether the assignment of variables ``row`` [V] was evaluated."""
-        return np.asarray(row, np.int64).tobytes() in self._index
+    def known(self, rows: Ints) -> Bools:
+        """Return which assignments of variables ``rows`` [P, V] were evaluated."""
+        rows = np.ascontiguousarray(rows, np.int64)
+        return np.array([row.tobytes() in self._index for row in rows], np.bool_)
 
     def evaluate(self, rows: Ints) -> Floats:
         """Return the objectives [P, O] of assignments of variables [P, V]; repeated ones are free.
@@ -164,10 +165,9 @@ class Archive:
 
     def adopt(self, row: Ints, loss: Estimate | None) -> None:
         """Keep what an earlier search found of the assignment ``row`` [V]; it counts as spent."""
-        if not self.known(row):
-            self._record(
-                np.ascontiguousarray(row, np.int64)[None], None if loss is None else [loss]
-            )
+        rows = np.ascontiguousarray(row, np.int64)[None]
+        if not self.known(rows).any():
+            self._record(rows, None if loss is None else [loss])
 
     def screen(self, rows: Ints, fraction: float) -> list[Estimate]:
         """Return losses of assignments of variables [P, V] on a fraction of the data; not recorded.

@@ -7,7 +7,8 @@ import numpy as np
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Exhausted
-from mpsearch.search.evolve import begin
+from mpsearch.search.evolve import first_population
+from mpsearch.search.start import begin
 from mpsearch.search.survival import survive_by_crowding
 from mpsearch.tables import Bools, Floats, Ints, Progress
 
@@ -55,15 +56,13 @@ def search(
         seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
-        seeded=seeded,
-        size=size,
-        most=60,
         stream=5,
     )
-    archive, repairer, rng, population = start.archive, start.repairer, start.rng, start.size
+    archive, repairer, rng = start.archive, start.repairer, start.rng
+    rows = first_population(start, size, most=60, seeded=seeded)
+    population = len(rows)
     places = _Places(archive.reduced.values[:, :, 0], archive.reduced.allowed)
     with suppress(Exhausted):
-        rows = start.draw()
         values = archive.evaluate(rows)
         while True:
             keys = places.encode(rows, rng)

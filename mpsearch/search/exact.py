@@ -10,8 +10,14 @@ from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.elimination import Additive, Eliminated, additive, eliminate
 from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.lagrange import sweep_hull
-from mpsearch.search.measure import measured_only
-from mpsearch.search.points import check_objectives, make_front, make_points
+from mpsearch.search.measure import as_measured
+from mpsearch.search.points import (
+    COMPLETE,
+    check_objectives,
+    eps_certificate,
+    make_front,
+    make_points,
+)
 from mpsearch.search.reduce import Reduced, reduce_problem
 from mpsearch.tables import Progress
 
@@ -74,10 +80,8 @@ def search(
         method="exact",
         certificate=_certify(found, quantities.n_objectives),
     )
-    if evaluator is None or "loss" not in names:
-        return front
-    return measured_only(
-        problem, front, evaluator, budget=budget or 50, progress=progress, deadline=deadline
+    return as_measured(
+        problem, front, evaluator, budget=budget, progress=progress, deadline=deadline
     )
 
 
@@ -108,14 +112,11 @@ def _padded(problem: Additive) -> Additive:
 
 def _certify(found: Eliminated, n_objectives: int) -> str:
     if not found.width.any():
-        return "complete: every non-dominated assignment of the additive problem"
+        return COMPLETE
     values = found.values[:, :n_objectives]
     spans = np.ptp(values, axis=0)
     shares = found.width[:n_objectives] / np.where(spans > 0, spans, 1.0)
-    text = (
-        f"eps={shares.max():.2g}: every assignment is matched to within {shares.max():.2g} of each "
-        "objective's range over the front"
-    )
+    text = eps_certificate(float(shares.max()))
     if found.width[n_objectives:].any():
         text += ", where it meets the limits with as much to spare"
     return text

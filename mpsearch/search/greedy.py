@@ -7,8 +7,9 @@ import numpy as np
 from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.repair import make_repairer
+from mpsearch.search.archive import Exhausted
+from mpsearch.search.reduce import Reduced
+from mpsearch.search.start import begin
 from mpsearch.tables import Floats, Ints, Progress
 
 
@@ -41,19 +42,20 @@ def search(
         ProblemError: There is one objective only.
         InfeasibleError: No assignment meets the constraints.
     """
-    archive = Archive(
+    if len(objectives) < 2:
+        raise ProblemError("greedy trades one objective for another, so it needs two")
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        stream=4,
     )
-    if len(archive.names) < 2:
-        raise ProblemError("greedy trades one objective for another, so it needs two")
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    rng = np.random.default_rng([seed, 4])
-    path = repairer.repair(_walk(archive), rng)
+    archive = start.archive
+    path = start.repairer.repair(_walk(archive.reduced), start.rng)
     chosen = np.unique(
         np.linspace(0, len(path) - 1, min(archive.budget, len(path))).astype(np.int64)
     )
@@ -63,15 +65,14 @@ def search(
     return archive.front(method="greedy")
 
 
-def _walk(archive: Archive) -> Ints:
+def _walk(reduced: Reduced) -> Ints:
     """Return the path [P, V] of single changes."""
-    reduced = archive.reduced
     V, S = reduced.allowed.shape
     last = np.where(reduced.allowed, reduced.values[:, :, -1], np.inf)
     row = last.argmin(axis=1)
     path = [row]
     for _ in range(V * S):
-        gain, price = _changes(archive, row)
+        gain, price = _changes(reduced, row)
         better = reduced.allowed & (gain < 0)
         if not better.any():
             break
@@ -85,9 +86,8 @@ def _walk(archive: Archive) -> Ints:
     return np.stack(path)
 
 
-def _changes(archive: Archive, row: Ints) -> tuple[Floats, Floats]:
+def _changes(reduced: Reduced, row: Ints) -> tuple[Floats, Floats]:
     """Return what each single change [V, S] does to the first and to the last objective."""
-    reduced = archive.reduced
     V = len(row)
     change = reduced.values - reduced.values[np.arange(V), row][:, None, :]
     for (i, j), term in zip(reduced.edges.tolist(), reduced.pair_values, strict=True):

@@ -9,11 +9,11 @@ from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.elimination import Additive, eliminate
 from mpsearch.search.infeasible import infeasible_error
-from mpsearch.search.lagrange import Hull, sweep_hull
+from mpsearch.search.lagrange import sweep_hull
 from mpsearch.search.linear import limit_bounds, make_program, solve
-from mpsearch.search.measure import measured_only
-from mpsearch.search.points import check_objectives, make_front, make_points
-from mpsearch.search.reduce import Reduced, reduce_problem
+from mpsearch.search.measure import as_measured
+from mpsearch.search.points import check_objectives, eps_certificate, make_front, make_points
+from mpsearch.search.reduce import Reduced, add_up, reduce_problem
 from mpsearch.tables import Floats, Ints, Progress
 
 _POINTS = 1_000
@@ -62,7 +62,7 @@ def search(
     if not len(reduced.edges) and not reduced.limits and not problem.checks:
         x, y = np.ascontiguousarray(np.moveaxis(reduced.values, 2, 0))
         swept = sweep_hull(x, y, reduced.allowed, n=count)
-        certificate = hull_certificate(swept)
+        certificate = eps_certificate(swept.eps)
         rows = swept.rows
     else:
         if problem.checks:
@@ -79,18 +79,8 @@ def search(
         method="hull",
         certificate=certificate,
     )
-    if evaluator is None or "loss" not in names:
-        return front
-    return measured_only(
-        problem, front, evaluator, budget=budget or 50, progress=progress, deadline=deadline
-    )
-
-
-def hull_certificate(hull: Hull) -> str:
-    """Say what a swept hull proves."""
-    return (
-        f"eps={hull.eps:.2g}: every assignment is matched to within {hull.eps:.2g} of each objective's "
-        "range over the front"
+    return as_measured(
+        problem, front, evaluator, budget=budget, progress=progress, deadline=deadline
     )
 
 
@@ -138,16 +128,14 @@ class _Prices:
         self._size = np.where(size > 0, size, 1.0)
         self._deadline = deadline
         self._program = make_program(reduced)
-        self._bounds = [b for group in limit_bounds(self._program, reduced) for b in group]
+        self._bounds = limit_bounds(self._program, reduced.limits)
         self._use_program = bool(self._bounds)
 
     def values(self, row: Ints) -> Floats:
         reduced = self._reduced
-        total: Floats = reduced.values[np.arange(len(row)), row].sum(axis=0)
-        if len(reduced.edges):
-            i, j = row[reduced.edges[:, 0]], row[reduced.edges[:, 1]]
-            total = total + reduced.pair_values[np.arange(len(i)), i, j].sum(axis=0)
-        return total / self._size
+        sums = add_up(reduced.values, reduced.edges, reduced.pair_values, row[None])
+        scaled: Floats = sums[0] / self._size
+        return scaled
 
     def area(self, left: Ints, right: Ints) -> float:
         return float(np.prod(np.abs(self.values(left) - self.values(right))))

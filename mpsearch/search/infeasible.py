@@ -102,7 +102,7 @@ def _feasible(problem: Problem, words: list[str]) -> bool:
     if reduced is None:
         return False
     program = make_program(reduced)
-    bounds = [bound for group in limit_bounds(program, reduced) for bound in group]
+    bounds = limit_bounds(program, reduced.limits)
     cost = bounds[0].coefficients if bounds else np.zeros(len(program.upper))
     return solve(program, cost, bounds, gap=1.0, time_limit_s=_SECONDS) is not None
 
@@ -116,10 +116,9 @@ def _nearest(problem: Problem, kept: list[str], text: str) -> float | None:
     if reduced is None:
         return None
     program = make_program(reduced)
-    groups = limit_bounds(program, reduced)
-    own = next(k for k, known in enumerate(reduced.limits) if known.source.text == text)
-    bounds = [bound for k, group in enumerate(groups) if k != own for bound in group]
-    column = program.column(reduced.limits[own].coefficients, reduced.limits[own].pair_coefficients)
+    own = next(known for known in reduced.limits if known.source.text == text)
+    bounds = limit_bounds(program, [known for known in reduced.limits if known is not own])
+    column = program.column(own.coefficients, own.pair_coefficients)
     candidates: list[float] = []
     for sign, target in ((1.0, limit.upper), (-1.0, limit.lower)):
         if not np.isfinite(target):

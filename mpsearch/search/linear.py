@@ -7,7 +7,7 @@ tolerances (1e-6) would otherwise decide among sums of 1e-7.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array, vstack
 
-from mpsearch.search.reduce import Reduced
+from mpsearch.search.reduce import Limit, Reduced
 from mpsearch.tables import Bools, Floats, Ints
 
 _ROW_SCALE = 1e3  # largest coefficient of a row: HiGHS's 1e-6 is then 1e-9 of it
@@ -137,13 +137,13 @@ def make_program(reduced: Reduced, *, forbid: bool = True) -> Program:
     )
 
 
-def limit_bounds(program: Program, reduced: Reduced) -> list[list[Bound]]:
-    """Return each limit of ``reduced`` as one bound, or two if it has both ends."""
-    bounds: list[list[Bound]] = []
-    for limit in reduced.limits:
+def limit_bounds(program: Program, limits: Iterable[Limit]) -> list[Bound]:
+    """Return each of ``limits`` as one bound, or two if it has both ends."""
+    bounds: list[Bound] = []
+    for limit in limits:
         column = program.column(limit.coefficients, limit.pair_coefficients)
-        ends = [Bound(column, limit.upper), Bound(-column, -limit.lower)]
-        bounds.append([end for end in ends if np.isfinite(end.upper)])
+        ends = (Bound(column, limit.upper), Bound(-column, -limit.lower))
+        bounds += [end for end in ends if np.isfinite(end.upper)]
     return bounds
 
 

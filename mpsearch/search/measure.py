@@ -12,6 +12,8 @@ from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.points import describe, judge, make_front
 from mpsearch.tables import Estimate, Ints, Progress
 
+_MEASURED = 50  # points of a predicted front
+
 
 def measure(
     evaluator: Evaluator,
@@ -68,24 +70,29 @@ def measure_points(
     return replace(front, points=tuple(points))
 
 
-def measured_only(
+def as_measured(
     problem: Problem,
     front: Front,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
     *,
-    budget: int,
+    budget: int | None,
     progress: Progress | None = None,
     deadline: float | None = None,
 ) -> Front:
-    """Measure up to ``budget`` points of ``front`` and return the front of those that were measured.
+    """Measure up to ``budget`` points of ``front`` (50 if None) and return the front of those measured.
 
-    After ``deadline`` (of ``time.monotonic``) no more are measured.
+    Without evaluator, or where the loss is no objective, it stays as predicted. After ``deadline`` (of
+    ``time.monotonic``) no more are measured.
 
     Raises:
         InfeasibleError: As measured, none meets the constraints.
         NumericsError: A loss is not finite.
     """
-    measured = measure_points(front, evaluator, count=budget, progress=progress, deadline=deadline)
+    if evaluator is None or "loss" not in front.names:
+        return front
+    measured = measure_points(
+        front, evaluator, count=budget or _MEASURED, progress=progress, deadline=deadline
+    )
     points = [point for point in measured.points if "loss" in point.measured]
     rows = np.array([point.assignment for point in points], np.int64)
     losses = [point.measured["loss"] for point in points]

@@ -11,8 +11,8 @@ from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.infeasible import infeasible_error
 from mpsearch.search.linear import Bound, Program, Solution, limit_bounds, make_program, solve
-from mpsearch.search.measure import measured_only
-from mpsearch.search.points import check_objectives, make_front, make_points
+from mpsearch.search.measure import as_measured
+from mpsearch.search.points import COMPLETE, check_objectives, make_front, make_points
 from mpsearch.search.reduce import reduce_problem
 from mpsearch.tables import Floats, Ints, Progress
 
@@ -61,7 +61,7 @@ def search(
     small = len(program.upper) <= _SMALL
     wanted_gap = (0.0 if small else 1e-3) if gap is None else gap
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    limits = [bound for group in limit_bounds(program, reduced) for bound in group]
+    limits = limit_bounds(program, reduced.limits)
     costs = [
         program.column(reduced.values[:, :, k], reduced.pair_values[..., k])
         for k in range(len(names))
@@ -103,16 +103,13 @@ def search(
     out_of_time = deadline is not None and time.monotonic() > deadline
     whole = not goal and not out_of_time and worst <= 1e-8
     certificate = (
-        f"complete: every non-dominated assignment of the additive problem ({names[0]} to 1e-7 of its "
-        "largest sum)"
+        f"{COMPLETE} ({names[0]} to 1e-7 of its largest sum)"
         if whole
         else f"each of the integer programs solved to a gap of {worst:.2g}"
     )
     front = make_front(problem, made, names, method="milp", certificate=certificate)
-    if evaluator is None or "loss" not in names:
-        return front
-    return measured_only(
-        problem, front, evaluator, budget=goal or 50, progress=progress, deadline=deadline
+    return as_measured(
+        problem, front, evaluator, budget=goal or None, progress=progress, deadline=deadline
     )
 
 

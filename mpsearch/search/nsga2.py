@@ -2,7 +2,8 @@
 
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.evolve import begin, evolve
+from mpsearch.search.evolve import evolve, first_population
+from mpsearch.search.start import begin
 from mpsearch.search.survival import survive_by_crowding
 from mpsearch.tables import Progress
 
@@ -46,10 +47,8 @@ def search(
         seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
-        seeded=seeded,
-        size=size,
-        most=100,
         stream=2,
     )
-    evolve(start, survive_by_crowding)
+    population = first_population(start, size, most=100, seeded=seeded)
+    evolve(start, population, survive_by_crowding)
     return start.archive.front(method="nsga2")

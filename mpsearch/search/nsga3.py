@@ -2,7 +2,8 @@
 
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.evolve import begin, evolve
+from mpsearch.search.evolve import evolve, first_population
+from mpsearch.search.start import begin
 from mpsearch.search.survival import survive_by_directions
 from mpsearch.tables import Progress
 
@@ -46,10 +47,9 @@ def search(
         seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
-        seeded=seeded,
-        size=size,
-        most=100,
         stream=3,
     )
-    evolve(start, survive_by_directions(len(start.archive.names), start.size))
+    population = first_population(start, size, most=100, seeded=seeded)
+    directions = survive_by_directions(len(objectives), len(population))
+    evolve(start, population, directions)
     return start.archive.front(method="nsga3")

@@ -16,8 +16,8 @@ from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Archive, Exhausted
 from mpsearch.search.evolve import renew
-from mpsearch.search.repair import make_repairer
 from mpsearch.search.seeds import predicted_plans
+from mpsearch.search.start import begin
 from mpsearch.tables import Estimate, Floats, Ints, Progress
 
 SAMPLERS = ("tpe", "nsgaii", "gp")
@@ -62,16 +62,17 @@ def search(
         ProblemError: No such sampler, or the study in the storage is of another problem.
         InfeasibleError: No assignment meets the constraints.
     """
-    archive = Archive(
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget or 200,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        stream=6,
     )
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    rng = np.random.default_rng([seed, 6])
+    archive, repairer = start.archive, start.repairer
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -80,12 +81,12 @@ def search(
             trials = _Trials(archive, _open(sampler, storage, study, len(archive.names), seed))
             with suppress(Exhausted):
                 trials.adopt()
-                start = predicted_plans(archive, max(1, archive.budget // 10) if seeded else 0)
-                for row in repairer.repair(start, rng):
+                plans = predicted_plans(archive, max(1, archive.budget // 10) if seeded else 0)
+                for row in repairer.repair(plans, start.rng):
                     trials.add(row)
                 while True:
-                    row = repairer.repair(trials.ask()[None], rng)
-                    trials.add(renew(archive, repairer, row, rng)[0])
+                    row = repairer.repair(trials.ask()[None], start.rng)
+                    trials.add(renew(start, row)[0])
     finally:
         optuna.logging.set_verbosity(verbosity)
     return archive.front(method="optuna")
@@ -145,7 +146,7 @@ class _Trials:
 
     def add(self, row: Ints) -> None:
         """Evaluate ``row`` [V] and enter it, unless it was entered before."""
-        fresh = not self._archive.known(row)
+        fresh = not self._archive.known(row[None]).any()
         values = self._archive.evaluate(row[None])[0]
         if fresh:
             self._study.add_trial(self._trial(row, values))

@@ -9,6 +9,17 @@ from mpsearch.pareto import Front, Point, Step, non_dominated
 from mpsearch.problem import Problem
 from mpsearch.tables import Bools, Estimate, Ints
 
+COMPLETE = "complete: every non-dominated assignment of the additive problem"
+"""The certificate of a whole front."""
+
+
+def eps_certificate(eps: float) -> str:
+    """Return the certificate of a front that is whole but for a share ``eps`` of each objective's range."""
+    return (
+        f"eps={eps:.2g}: every assignment is matched to within {eps:.2g} of each objective's range over "
+        "the front"
+    )
+
 
 def check_objectives(problem: Problem, names: Sequence[str]) -> tuple[str, ...]:
     """Return ``names`` as a tuple of different objectives of ``problem``.

@@ -7,9 +7,9 @@ import numpy as np
 from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
+from mpsearch.search.archive import Exhausted
 from mpsearch.search.reduce import Reduced
-from mpsearch.search.repair import make_repairer
+from mpsearch.search.start import begin
 from mpsearch.tables import Bools, Floats, Ints, Progress
 
 _EPISODES = 8  # per update
@@ -47,18 +47,19 @@ def search(
         ProblemError: There is one objective only.
         InfeasibleError: No assignment meets the constraints.
     """
-    archive = Archive(
+    if len(objectives) < 2:
+        raise ProblemError("policy trades one objective against a budget of another: it needs two")
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        stream=9,
     )
-    if len(archive.names) < 2:
-        raise ProblemError("policy trades one objective against a budget of another: it needs two")
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    rng = np.random.default_rng([seed, 9])
+    archive, repairer, rng = start.archive, start.repairer, start.rng
     scene = _Scene(archive.reduced)
     weights = np.zeros(_FEATURES)
     buckets = np.full(10, np.nan)

@@ -5,14 +5,12 @@ quantity would multiply that. Here such quantities are charged to the loss at a 
 prices that gave plans within the limits are tried again, a little changed.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from mpsearch.errors import ProblemError
 from mpsearch.search.elimination import Additive, additive, eliminate
 from mpsearch.search.lagrange import sweep_hull
-from mpsearch.search.reduce import Reduced
+from mpsearch.search.reduce import Reduced, add_up
 from mpsearch.tables import Bools, Floats, Ints
 
 _EPS = 0.02  # of the first objective's range: what a front may be off
@@ -35,12 +33,8 @@ class PricedFronts:
     """Fronts of a known objective and the loss, for one table of losses after another."""
 
     def __init__(self, reduced: Reduced, *, known: int, loss: int) -> None:
-        """Price everything but the columns ``known`` and ``loss``; limits on the loss bind nothing.
-
-        They are judged by measurements, which no prediction forestalls.
-        """
-        limits = tuple(limit for limit in reduced.limits if limit.source.quantity != "loss")
-        self._all = additive(replace(reduced, limits=limits))
+        """Price everything but the columns ``known`` and ``loss``."""
+        self._all = additive(reduced)
         self._known, self._loss = known, loss
         self._priced = [k for k in range(self._all.values.shape[2]) if k not in (known, loss)]
         self._span = self._spans(self._all.values, self._all.pair_values)
@@ -104,12 +98,8 @@ class PricedFronts:
     def _within(self, rows: Ints) -> Bools:
         """Return which of ``rows`` [P, V] keep all limits."""
         whole = self._all
-        sums = whole.values[np.arange(rows.shape[1]), rows].sum(axis=1)
-        if len(whole.edges):
-            i, j = rows[:, whole.edges[:, 0]], rows[:, whole.edges[:, 1]]
-            sums = sums + whole.pair_values[np.arange(len(whole.edges)), i, j].sum(axis=1)
-        fine: Bools = (sums <= whole.upper + 1e-12 * self._span).all(axis=1)
-        return fine
+        sums = add_up(whole.values, whole.edges, whole.pair_values, rows)
+        return np.asarray((sums <= whole.upper + 1e-12 * self._span).all(axis=1), np.bool_)
 
     def _spans(self, values: Floats, pairs: Floats) -> Floats:
         """Return [D] how far sums over values [V, S, D] and pairs [E, S, S, D] may range."""

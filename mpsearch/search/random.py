@@ -2,12 +2,10 @@
 
 from contextlib import suppress
 
-import numpy as np
-
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.repair import make_repairer
+from mpsearch.search.archive import Exhausted
+from mpsearch.search.start import begin
 from mpsearch.tables import Progress
 
 _BATCH = 64
@@ -37,17 +35,17 @@ def search(
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    archive = Archive(
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        stream=1,
     )
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    rng = np.random.default_rng([seed, 1])
     with suppress(Exhausted):
         while True:
-            archive.evaluate(repairer.draw(_BATCH, rng))
-    return archive.front(method="random")
+            start.archive.evaluate(start.repairer.draw(_BATCH, start.rng))
+    return start.archive.front(method="random")

@@ -67,6 +67,15 @@ class Reduced:
         return np.asarray(assignments, np.int64)[:, first]
 
 
+def add_up(values: Floats, edges: Ints, pair_values: Floats, rows: Ints) -> Floats:
+    """Return the sums [P, O] that ``rows`` [P, V] take of ``values`` [V, S, O] and ``pair_values`` [E, S, S, O]."""
+    total: Floats = values[np.arange(len(values)), rows].sum(axis=1)
+    if len(edges):
+        i, j = rows[:, edges[:, 0]], rows[:, edges[:, 1]]
+        total = total + pair_values[np.arange(len(edges)), i, j].sum(axis=1)
+    return total
+
+
 def reduce_problem(problem: Problem, names: tuple[str, ...]) -> Reduced:
     """Contract ``problem``'s ties, join its parallel edges, drop edges without effect.
 

@@ -12,7 +12,8 @@ from mpsearch.search.correction import correct_table
 from mpsearch.search.improvement import expected_improvement
 from mpsearch.search.priced import PricedFronts
 from mpsearch.search.racing import Race
-from mpsearch.search.repair import Repairer, draw_allowed, make_repairer
+from mpsearch.search.repair import draw_allowed, draw_segments
+from mpsearch.search.start import Start, begin
 from mpsearch.tables import Floats, Ints, Progress
 
 _FIRST = 12  # plans measured before the first refit
@@ -62,45 +63,46 @@ def search(
     """
     if evaluator is None or "loss" not in objectives or len(objectives) < 2:
         front: Front = registry.find("searchers", "exact")(
-            problem, objectives=objectives, evaluator=evaluator, budget=budget, progress=progress
+            problem,
+            objectives=objectives,
+            evaluator=evaluator,
+            budget=budget,
+            progress=progress,
+            time_limit_s=time_limit_s,
         )
         return front
-    archive = Archive(
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        stream=7,
     )
-    repairer = make_repairer(problem, archive.reduced, measures=True, seed=seed)
-    rng = np.random.default_rng([seed, 7])
+    archive, repairer, rng = start.archive, start.repairer, start.rng
     race = Race(fraction) if fraction < 1 else None
     loss, known = _columns(archive.names)
-    fronts = PricedFronts(archive.reduced, known=known, loss=loss)
+    fronts = PricedFronts(repairer.reduced, known=known, loss=loss)
     with suppress(Exhausted):
-        start = fronts.solve(archive.reduced.values[..., loss], rng)
-        start = repairer.repair(start[thin(archive.totals(start), _FRONT)], rng)
+        plans = fronts.solve(archive.reduced.values[..., loss], rng)
+        plans = repairer.repair(plans[thin(archive.totals(plans), _FRONT)], rng)
         first = min(_FIRST, max(2, archive.budget // 3))
-        ends = archive.totals(start)
-        archive.evaluate(start[thin(ends, max(2, first // 3))])
-        archive.evaluate(start[_spread(archive, start, first - max(2, first // 3))])
+        ends = max(2, first // 3)
+        archive.evaluate(plans[thin(archive.totals(plans), ends)])
+        archive.evaluate(plans[_spread(archive, plans, first - ends)])
         while True:
-            rows = _propose(archive, repairer, fronts, race, rng)
+            rows = _propose(start, fronts, race)
             losses = archive.evaluate(rows)[:, archive.names.index("loss")]
             if race is not None:
                 race.learn(rows, losses)
     return archive.front(method="refine")
 
 
-def _propose(
-    archive: Archive,
-    repairer: Repairer,
-    fronts: PricedFronts,
-    race: Race | None,
-    rng: np.random.Generator,
-) -> Ints:
+def _propose(start: Start, fronts: PricedFronts, race: Race | None) -> Ints:
     """Return the next assignments of variables to measure."""
+    archive, repairer, rng = start.archive, start.repairer, start.rng
     reduced = archive.reduced
     rows, values, feasible = archive.evaluated
     loss, known = _columns(archive.names)
@@ -112,8 +114,7 @@ def _propose(
         pool[0] = repairer.repair(pool[0][thin(archive.totals(pool[0]), _REPAIRED)], rng)
     pool.append(_neighbours(archive, rng))
     candidates = np.unique(np.concatenate(pool), axis=0)
-    fresh = np.array([not archive.known(row) for row in candidates], np.bool_)
-    candidates = candidates[fresh]
+    candidates = candidates[~archive.known(candidates)]
     candidates = candidates[repairer.feasible(candidates)] if len(candidates) else candidates
     count = max(_BATCH, len(rows) // _SHARE)
     if not len(candidates):
@@ -159,7 +160,7 @@ def _spread(archive: Archive, plans: Ints, count: int) -> Ints:
     loss, known = _columns(archive.names)
     mean, _ = correct_table(archive.reduced, loss, rows, values[:, loss]).predict(plans)
     totals = archive.totals(plans)
-    fresh = np.flatnonzero([not archive.known(row) for row in plans])
+    fresh = np.flatnonzero(~archive.known(plans))
     return fresh[thin(np.stack([totals[:, known], mean], axis=1)[fresh], max(1, count))]
 
 
@@ -191,7 +192,5 @@ def _neighbours(archive: Archive, rng: np.random.Generator) -> Ints:
 def _crossed(front: Ints, rng: np.random.Generator) -> Ints:
     """Return mixes of two plans of the front, cut at two places."""
     pairs = rng.integers(len(front), size=(_NEIGHBOURS // 4, 2))
-    ends = np.sort(rng.integers(front.shape[1] + 1, size=(len(pairs), 2)), axis=1)
-    place = np.arange(front.shape[1])
-    inside = (place >= ends[:, :1]) & (place < ends[:, 1:])
+    inside = draw_segments(len(pairs), front.shape[1], rng)
     return np.where(inside, front[pairs[:, 1]], front[pairs[:, 0]])

@@ -9,12 +9,12 @@ import numpy as np
 from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
+from mpsearch.search.archive import Exhausted
 from mpsearch.search.correction import Correction, correct_table
 from mpsearch.search.linear import Bound, Program, limit_bounds, make_program, solve
 from mpsearch.search.reduce import Reduced
-from mpsearch.search.repair import Repairer, make_repairer
 from mpsearch.search.seeds import predicted_plans
+from mpsearch.search.start import Start, begin
 from mpsearch.tables import Floats, Ints, Progress
 
 _GRADIENT_COST = 9.0  # of a plan's measurement: all schemes forward, and back (5 to 12)
@@ -75,35 +75,30 @@ def search(
         )
     if problem.checks:
         raise ProblemError("relaxed takes constraints in words only; use method='nsga2'")
-    archive = Archive(
+    start = begin(
         problem,
         objectives,
         evaluator=evaluator,
         budget=budget or 1000,
+        seed=seed,
         progress=progress,
         time_limit_s=time_limit_s,
+        stream=8,
     )
-    repairer = make_repairer(problem, archive.reduced, measures=archive.measures, seed=seed)
-    rng = np.random.default_rng([seed, 8])
+    archive = start.archive
     with suppress(Exhausted):
         if seeded:
-            archive.evaluate(repairer.repair(predicted_plans(archive, targets), rng))
-        _descend(archive, repairer, _gradient(archive, evaluator), targets, rng)
+            archive.evaluate(start.repairer.repair(predicted_plans(archive, targets), start.rng))
+        _descend(start, _gradient(archive.reduced, evaluator), targets)
     return archive.front(method="relaxed")
 
 
-def _descend(
-    archive: Archive, repairer: Repairer, gradient: Gradient, targets: int, rng: np.random.Generator
-) -> None:
+def _descend(start: Start, gradient: Gradient, targets: int) -> None:
     """Walk the targets from the loosest to the tightest."""
-    reduced = archive.reduced
+    archive, repairer, rng = start.archive, start.repairer, start.rng
+    reduced = repairer.reduced
     program = make_program(reduced)
-    bounds = [
-        bound
-        for group, limit in zip(limit_bounds(program, reduced), reduced.limits, strict=True)
-        if not (archive.measures and limit.source.quantity == "loss")
-        for bound in group
-    ]
+    bounds = limit_bounds(program, reduced.limits)
     cost = program.column(reduced.values[:, :, 0], reduced.pair_values[..., 0])
     ends = [
         solve(program, sign * cost, bounds, gap=0.001, time_limit_s=20.0) for sign in (1.0, -1.0)
@@ -131,25 +126,20 @@ def _descend(
             logits = state.step(probabilities * (slope - inner))
         final = _meet(logits / _TEMPERATURES[1], reduced, target, span)
         limits = [*bounds, Bound(cost, target)]
-        _try_roundings(archive, repairer, program, final, limits, end, rng)
+        _try_roundings(start, program, final, limits, end)
         logits = logits * 0.5  # remembered, but soft again
 
 
 def _try_roundings(
-    archive: Archive,
-    repairer: Repairer,
-    program: Program,
-    probabilities: Floats,
-    bounds: list[Bound],
-    end: float,
-    rng: np.random.Generator,
+    start: Start, program: Program, probabilities: Floats, bounds: list[Bound], end: float
 ) -> None:
     """Measure the likeliest plan and noisy ones, then what these say is best, until ``end`` are left.
 
     What a choice costs is believed to grow as its probability falls; the plans measured at this target
     correct that belief, and draws from the posterior say what to measure next (Thompson sampling).
     """
-    reduced = archive.reduced
+    archive, repairer, rng = start.archive, start.repairer, start.rng
+    reduced = repairer.reduced
     surprise = np.minimum(-np.log(np.maximum(probabilities, 1e-12)), _SURE)
     belief = np.exp(surprise / 2) - np.exp(surprise / 2).min(axis=1, keepdims=True)
     belief = np.where(reduced.allowed, belief, 0.0)
@@ -158,14 +148,14 @@ def _try_roundings(
         values=np.stack([reduced.values[..., 0], belief], axis=2),
         pair_values=reduced.pair_values * np.array([1.0, 0.0]),
     )
-    start = len(archive.evaluated[0])
+    before = len(archive.evaluated[0])
     row = repairer.repair(_round(program, reduced, surprise, bounds)[None], rng)
     archive.evaluate(row)
     tried, repeated = 0, 0
     fit: Correction | None = None
     while archive.left > end and repeated < _REPEATED:
         rows, values, _ = archive.evaluated
-        rows, losses = rows[start:], values[start:, 1]
+        rows, losses = rows[before:], values[before:, 1]
         if len(rows) < _NOISY:
             scale = np.exp(rng.uniform(*np.log(_NOISE))) * (1 + repeated)
             costs = surprise - scale * rng.gumbel(size=surprise.shape)
@@ -177,7 +167,7 @@ def _try_roundings(
             size = 0.1 * repeated * float(np.abs(costs).mean())
             costs = costs + size * rng.standard_normal(costs.shape)
         row = repairer.repair(_round(program, reduced, costs, bounds)[None], rng)
-        if archive.known(row[0]):
+        if archive.known(row).all():
             repeated += 1
             continue
         tried, repeated = tried + 1, 0
@@ -236,8 +226,7 @@ def expected_cost(reduced: Reduced, probabilities: Floats, column: int) -> tuple
     return total, slope
 
 
-def _gradient(archive: Archive, evaluator: Evaluator | None) -> Gradient:
-    reduced = archive.reduced
+def _gradient(reduced: Reduced, evaluator: Evaluator | None) -> Gradient:
     if evaluator is None:
         return lambda probabilities: expected_cost(reduced, probabilities, 1)
 

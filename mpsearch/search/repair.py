@@ -77,7 +77,7 @@ def make_repairer(problem: Problem, reduced: Reduced, *, measures: bool, seed: i
     if free:
         return bare
     program = make_program(reduced)
-    bounds = [bound for group in limit_bounds(program, reduced) for bound in group]
+    bounds = limit_bounds(program, reduced.limits)
     found: list[Ints] = []
     for k in range(len(reduced.names)):
         cost = program.column(reduced.values[:, :, k], reduced.pair_values[..., k])
@@ -102,3 +102,11 @@ def draw_allowed(allowed: Bools, count: int, rng: np.random.Generator) -> Ints:
     scores: Floats = rng.random((count, *allowed.shape))
     scores[:, ~allowed] = -1.0
     return scores.argmax(axis=2)
+
+
+def draw_segments(count: int, n_variables: int, rng: np.random.Generator) -> Bools:
+    """Return ``count`` random stretches of neighbouring variables [count, V], for crossover."""
+    ends = np.sort(rng.integers(n_variables + 1, size=(count, 2)), axis=1)
+    place = np.arange(n_variables)
+    inside: Bools = (place >= ends[:, :1]) & (place < ends[:, 1:])
+    return inside
