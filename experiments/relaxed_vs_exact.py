@@ -21,17 +21,8 @@ from mpsearch.tables import Estimate, Ints
 
 def blind_problem(problem: mp.Problem, limit: float) -> mp.Problem:
     """Return ``problem`` without its losses, its latency limited."""
-    return mp.Problem(
-        {**problem.objectives, "loss": np.zeros(problem.allowed.shape)},
-        allowed=problem.allowed,
-        edges=problem.edges,
-        pair_terms={key: term for key, term in problem.pair_terms.items() if key != "loss"},
-        parameters=problem.parameters,
-        schemes=problem.schemes,
-        groups=problem.groups,
-        constants=problem.constants,
-        constraints=(f"latency_us <= {limit!r}",),
-    )
+    tables = {**problem.objectives, "loss": np.zeros(problem.allowed.shape)}
+    return problem.changed(objectives=tables, constraints=(f"latency_us <= {limit!r}",))
 
 
 def relax(problem: mp.Problem, simulator: mp.Simulator, budget: int, seed: int) -> Ints:

@@ -8,10 +8,12 @@ Compute is the processor time of evaluations in units of one random plan's, time
 before and after; methods that read a sensitivity table start at what it took. Methods that read none are given
 zeros. The front that is best as measured on the calibration data is measured again on held-out data, and its
 hypervolume taken as a share of the box (least latency .. uniform base's, 0 .. loss of the fastest plan).
-An interrupted run goes on: finished searches and held-out losses stay in WORK.
+An interrupted run goes on: finished searches and held-out losses stay in WORK, under names that tell apart
+what changes them (model, data, space, device, settings, seed, budget, machine).
 """
 
 import argparse
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ import torch
 import mpsearch as mp
 from experiments.metering import HeldOut, Run, run_search, time_plans
 from mpsearch import registry
+from mpsearch.graph.digests import digest_weights
 from mpsearch.pareto import hypervolume
 from mpsearch.tables import Floats
 
@@ -58,6 +61,11 @@ METHODS = {
 GRID = (10, 25, 30, 40, 50, 70, 100, 150, 200, 500)  # plan-equivalents
 
 
+def digest(*parts: object) -> str:
+    """Return what tells results apart that ``parts`` change."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
 class Bench:
     """One model with its data, tables and box."""
 
@@ -71,10 +79,19 @@ class Bench:
         graph = mp.import_onnx(folder / "model.onnx", shapes=shapes)
         space = mp.read_space(options.space)
         self.simulator = mp.Simulator(graph, space, self.calibration, loss="kl")
-        self.costs = mp.estimate_costs(
-            graph, space, mp.read_device(options.device), batch=options.batch
+        device = mp.read_device(options.device)
+        self.costs = mp.estimate_costs(graph, space, device, batch=options.batch)
+        self._setup = (
+            sorted(self.simulator.fingerprint.items()),
+            graph.structure_digest,
+            digest_weights(graph),
+            self.calibration.digest,
+            space,
+            device,
+            options.batch,
         )
-        self.held_out = HeldOut(self.work / "held_out.sqlite", self.simulator.on_data(held_out))
+        store = self.work / f"held_out-{digest(self._setup, held_out.digest)}.sqlite"
+        self.held_out = HeldOut(store, self.simulator.on_data(held_out))
         for scheme in range(len(space.schemes)):  # simulate all weights: no search pays for that
             allowed = self.simulator.allowed[:, scheme]
             self.simulator.evaluate(np.where(allowed, scheme, space.index(space.base))[None])
@@ -112,23 +129,15 @@ class Bench:
             return mp.build_problem(table, self.costs), plans
         problem = mp.build_problem(self.table("fisher")[0], self.costs)
         tables = {**problem.objectives, "loss": np.zeros(problem.allowed.shape)}
-        return mp.Problem(
-            tables,
-            allowed=problem.allowed,
-            edges=problem.edges,
-            pair_terms={k: v for k, v in problem.pair_terms.items() if k != "loss"},
-            parameters=problem.parameters,
-            schemes=problem.schemes,
-            groups=problem.groups,
-            constants=problem.constants,
-        ), 0.0
+        return problem.changed(objectives=tables), 0.0
 
     def search(self, name: str, seed: int, budget: int) -> Run:
         """Return what a method measured, from WORK where it is kept."""
-        path = self.work / f"{name.replace(' ', '_')}-{seed}.npz"
+        method = METHODS[name]
+        key = digest(self._setup, method, seed, budget)
+        path = self.work / f"{name.replace(' ', '_')}-{seed}-{key}.npz"
         if path.exists():
             return Run.load(path)
-        method = METHODS[name]
         problem, plans = self.problem(method.metric)
         run = run_search(
             registry.find("searchers", method.searcher),
