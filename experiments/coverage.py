@@ -89,7 +89,7 @@ def true_changes(everything: Simulator) -> tuple[Floats, Floats]:
 
 def dense_traces(simulator: Simulator, table: Table) -> Floats:
     """[G, S] values of the metric ``hessian`` with exact traces, a row of the Hessian at a time."""
-    values = np.zeros(table.values.shape)
+    values: Floats = np.zeros(table.values.shape)
     layers = {layer.gemms[0].right.value: i for i, layer in enumerate(simulator.graph.layers)}
     for done in iterate_passes(simulator, outputs=False, weights=list(layers)):
         loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()

@@ -97,7 +97,7 @@ def predicted_noise(spec: Spec, amax: float, columns: int) -> float | None:
     top, emax = spec.element.max_value, spec.element.max_exponent
     anything = np.array([np.inf])
     if spec.estimator == "mse":
-        powers = 2.0 ** np.arange(-6, 3)
+        powers = np.ldexp(1.0, np.arange(-6, 3))
         return float(noise_within(np.full_like(powers, np.inf), powers, grid, floor).min())
     if spec.granularity == "tensor":
         return float(noise_within(anything, np.array([amax / top]), grid)[0])

@@ -9,6 +9,7 @@ Prints the table in Markdown and what holds of it; ``--picture FILE.svg`` draws 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,11 @@ from mpsearch.search.front import find_front
 from mpsearch.tables import read_costs, read_table
 
 
-def rows_of(run: Path) -> list[dict]:
+def rows_of(run: Path) -> list[dict[str, Any]]:
     return read_envelope(run / "run.json")["content"]["results"]["rows"]
 
 
-def print_rows(rows: list[dict]) -> None:
+def print_rows(rows: list[dict[str, Any]]) -> None:
     print(
         "| plan | latency µs | weights kB | effective bits | KL to fp32, nats | held-out NLL | accuracy |"
     )
@@ -41,7 +42,7 @@ def print_rows(rows: list[dict]) -> None:
         )
 
 
-def print_claims(rows: list[dict]) -> None:
+def print_claims(rows: list[dict[str, Any]]) -> None:
     fp8 = next(row for row in rows if row["label"] == "uniform fp8")
     for row in rows:
         if not row["label"].startswith("mixed"):

@@ -9,6 +9,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def show_optima(problem: Problem, exact: Callable[..., Front], milp: Callable[..
     )
     for limit, point in zip(limits, points, strict=True):
         limited = problem.changed(constraints=[*problem.constraints, f"latency_us <= {limit!r}"])
-        seconds, front = timed(lambda p=limited: milp(p, objectives=("loss",)))
+        seconds, front = timed(partial(milp, limited, objectives=("loss",)))
         same = front.points[0].assignment == point.assignment
         print(f"{'milp, one of them':40s} {1e3 * seconds:10.1f} ms  the same: {same}")
 
@@ -114,7 +115,7 @@ def main() -> None:
 
     for network in ("resnet18", "resnet50"):
         problem = hawq_problem(network)
-        show(f"exact, HAWQ-V3 {network}", *timed(lambda p=problem: exact(p)))
+        show(f"exact, HAWQ-V3 {network}", *timed(partial(exact, problem)))
     show_optima(problem, exact, milp)
     show("exact, 54 x 5", *timed(lambda: exact(random_problem(54, 5))))
     long = random_problem(54, 5, spread=1.5)
@@ -136,7 +137,7 @@ def main() -> None:
     for share in (0.25, 0.5, 0.75):
         limit = costs.min(axis=1).sum() * (1 - share) + costs.max(axis=1).sum() * share
         limited = graph.changed(constraints=[f"latency_us <= {limit}"])
-        seconds, front = timed(lambda p=limited: milp(p, objectives=("loss",)))
+        seconds, front = timed(partial(milp, limited, objectives=("loss",)))
         show(f"milp, 1 000 x 6, 1 250 edges, {share:.2f}", seconds, front)
 
 

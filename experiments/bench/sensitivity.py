@@ -62,14 +62,13 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(1, WIDTHS[0], 3, 1, 1)
         before = (WIDTHS[0], *WIDTHS)
         pairs = [(a, b) for a, w in zip(before, WIDTHS, strict=False) for a, b in ((a, w), (w, w))]
-        self.blocks = nn.ModuleList(Block(a, b) for a, b in pairs)
+        self.blocks = [Block(a, b) for a, b in pairs]
+        self.body = nn.Sequential(*self.blocks)
         self.head = nn.Linear(WIDTHS[-1], 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [n, 10] logits."""
-        x = F.relu(self.stem(x))
-        for block in self.blocks:
-            x = block(x)
+        x = self.body(F.relu(self.stem(x)))
         return self.head(x.mean((2, 3)))
 
 

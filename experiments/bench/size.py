@@ -234,7 +234,8 @@ def _alone(arguments: list[str]) -> None:
     if what == "inspect":
         found = inspect(Path(path))
     else:
-        found = sweep(Path(path), *map(int, more[:3]), more[3])
+        max_memory, samples, batch = map(int, more[:3])
+        found = sweep(Path(path), max_memory, samples, batch, more[3])
     print(json.dumps(found))
 
 

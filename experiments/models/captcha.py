@@ -9,6 +9,7 @@ import numpy as np
 from experiments.models.captcha_pictures import draw_captcha
 from experiments.models.ctc import character_error_rate, collapse
 from experiments.models.made import (
+    Arrays,
     Floats,
     Maker,
     Run,
@@ -45,7 +46,7 @@ def score(run: Run, folder: Path) -> dict[str, Floats]:
     answers = json.loads((folder / "answers.json").read_text())
     inputs = read_arrays(folder / "held_out.npz")
 
-    def by_sample(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def by_sample(rows: Arrays) -> Arrays:
         (logits,) = run(rows).values()
         return {"logits": logits.transpose(1, 0, 2)}  # the model puts time first
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.models.made import (
+    Arrays,
     Floats,
     Maker,
     Run,
@@ -66,7 +67,7 @@ def make(folder: Path, fetched: Path) -> None:
             labels.append(classes.index(kind))
             taken.append(f"{path.name}@{start}")
         used[name] = taken
-        arrays = {"bytes": np.stack(rows), "labels": np.array(labels, np.int64)}
+        arrays: Arrays = {"bytes": np.stack(rows), "labels": np.array(labels, np.int64)}
         write_arrays(folder / f"{name}.npz", arrays)
     (folder / "fragments.json").write_text(json.dumps(used, indent=1) + "\n")
 

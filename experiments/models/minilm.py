@@ -74,8 +74,8 @@ def build(weights: Arrays) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, np.ndarray] = {}
 
-    def constant(name: str, value: np.ndarray) -> str:
-        tensors[name] = value
+    def constant(name: str, value: np.ndarray | np.float32) -> str:
+        tensors[name] = np.asarray(value)
         return name
 
     def add(op: str, name: str, *inputs: str, **attributes: object) -> str:
@@ -163,7 +163,7 @@ def build(weights: Arrays) -> onnx.ModelProto:
             for name in ("input_ids", "attention_mask")
         ],
         [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["n", _WIDTH])],
-        [numpy_helper.from_array(np.asarray(v), name) for name, v in tensors.items()],
+        [numpy_helper.from_array(v, name) for name, v in tensors.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8  # the first that knows opset 17
