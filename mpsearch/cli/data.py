@@ -1,7 +1,7 @@
 """``mpsearch data``: pictures, text or a table made into calibration data for a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
@@ -11,6 +11,8 @@ from mpsearch.cli.console import Json, command, print_json
 if TYPE_CHECKING:
     from mpsearch.graph.model import ModelGraph
     from mpsearch.raw_data.arrays import Made
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 @command
@@ -63,12 +65,11 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Make calibration data for a model from pictures, text or a table, and say how in one line."""
-    import numpy as np
-
     from mpsearch.data import RESERVED, check_batches, make_batches, read_batches
     from mpsearch.errors import DataError, JobError, OutputExistsError
     from mpsearch.graph.importer import import_onnx
-    from mpsearch.raw_data.pictures import SUFFIXES, read_pictures
+    from mpsearch.raw_data.arrays import write_arrays
+    from mpsearch.raw_data.pictures import SUFFIXES, Layout, Order, Resize, read_pictures
     from mpsearch.raw_data.table import read_table
     from mpsearch.raw_data.text import read_text
 
@@ -86,9 +87,9 @@ def data(
         made = read_pictures(
             source,
             graph,
-            layout=_choice("layout", layout, ("nchw", "nhwc")) if layout else None,  # type: ignore[arg-type]
-            resize=_choice("resize", resize, ("stretch", "crop", "pad")),  # type: ignore[arg-type]
-            order=_choice("order", order, ("rgb", "bgr")),  # type: ignore[arg-type]
+            layout=_choice("layout", layout, get_args(Layout)) if layout else None,
+            resize=_choice("resize", resize, get_args(Resize)),
+            order=_choice("order", order, get_args(Order)),
             scale=_numbers("scale", scale)[0],
             mean=_numbers("mean", mean),
             std=_numbers("std", std),
@@ -117,8 +118,7 @@ def data(
     check_batches(make_batches(made.arrays, source=source.name), graph)
     partial = out.with_name(f".{out.name}")
     try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **made.arrays)  # type: ignore[arg-type]
+        write_arrays(made.arrays, partial)
         batches = read_batches(partial)
         partial.replace(out)
     finally:
@@ -148,12 +148,13 @@ def _summary(out: Path, graph: "ModelGraph", made: "Made", n: int) -> str:
     return f"{out}: {n} samples, {arrays}: {made.how}; labels: {made.labelled or 'none'}"
 
 
-def _choice(name: str, given: str, choices: tuple[str, ...]) -> str:
+def _choice(name: str, given: str, choices: tuple[_Choice, ...]) -> _Choice:
     from mpsearch.errors import JobError
 
-    if given not in choices:
-        raise JobError(f"--{name} must be one of {', '.join(choices)}; got {given!r}")
-    return given
+    for choice in choices:
+        if choice == given:
+            return choice
+    raise JobError(f"--{name} must be one of {', '.join(choices)}; got {given!r}")
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

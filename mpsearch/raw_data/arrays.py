@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +138,14 @@ def check_bytes(n: int, shape: Sequence[int], dtype: str, what: str) -> None:
             f"{what}: {n} samples are {total / 2**30:.1f} GiB, of at most "
             f"{MAX_EXPANDED_BYTES / 2**30:g}; take fewer with --limit"
         )
+
+
+def write_arrays(arrays: Mapping[str, Array], path: Path) -> None:
+    """Write ``arrays`` to ``path`` as ``numpy.savez_compressed`` does, whatever their names are."""
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def listed(inputs: Sequence[Value]) -> str:

@@ -32,6 +32,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 Layout = Literal["nchw", "nhwc"]
 Resize = Literal["stretch", "crop", "pad"]
+Order = Literal["rgb", "bgr"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def read_pictures(
     *,
     layout: Layout | None = None,
     resize: Resize = "stretch",
-    order: Literal["rgb", "bgr"] = "rgb",
+    order: Order = "rgb",
     scale: float = 1 / 255,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
@@ -198,7 +199,7 @@ def _read(
     folder: Path,
     frame: _Frame,
     resize: Resize,
-    order: str,
+    order: Order,
     affine: tuple[float, Sequence[float], Sequence[float]] | None,
 ) -> Array:
     """Return one picture as [C, H, W] or [H, W, C]."""

@@ -65,6 +65,17 @@ def vision(tmp_path: Path) -> Path:
     return save_model(tmp_path / "m.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 8, 12])})
 
 
+def test_inputs_may_have_any_name(tmp_path: Path) -> None:
+    """`file` and `allow_pickle` are arguments of numpy's own writer."""
+    names = ("file", "allow_pickle")
+    model = save_model(tmp_path / "m.onnx", dict.fromkeys(names, (TensorProto.FLOAT, ["n"])))
+    table = tmp_path / "t.csv"
+    table.write_text("file,allow_pickle\n1,4\n2,5\n3,6\n")
+    run(table, "--for", model, "-o", tmp_path / "t.npz")
+    arrays = read_batches(tmp_path / "t.npz").arrays
+    assert [arrays[name].tolist() for name in names] == [[1, 2, 3], [4, 5, 6]]
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
