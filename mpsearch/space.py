@@ -18,6 +18,7 @@ from mpsearch.registry import data_file
 from mpsearch.schemes import SCHEMES, Scheme, Spec, find_scheme, parse_sparsity
 from mpsearch.tables import Bools, Ints
 
+RecoveryName = Literal["none", "obs"]
 Reasons = Mapping[tuple[str, str], str]
 
 
@@ -130,6 +131,7 @@ class _SpaceFile(Content):
     description: str = ""
     base: str = "fp16"
     schemes: tuple[str, ...]
+    recovery: RecoveryName = "none"
     min_block_fill: float = 0.0
     ties: tuple[tuple[str, ...], ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -144,7 +146,11 @@ class _TargetFile(Content):
 
 
 def read_space(
-    name_or_path: str | Path, *, target: str | None = None, base: str | None = None
+    name_or_path: str | Path,
+    *,
+    target: str | None = None,
+    base: str | None = None,
+    recovery: RecoveryName | None = None,
 ) -> SearchSpace:
     """Read a search space that ships with mpsearch, or a file of the user's.
 
@@ -152,6 +158,9 @@ def read_space(
         name_or_path: Name of a space, or path of a ``.toml`` file.
         target: Name or path of a runtime's file, whose rules are added.
         base: Format of what is not lowered; None takes the file's own (fp16 where it says none).
+        recovery: How sparse schemes recover what pruning lost: ``none``, or ``obs``, which needs
+            calibration data. None takes the file's own. A scheme that the file defines with a
+            recovery keeps it.
 
     Raises:
         UnknownNameError: No such space, target, scheme or format.
@@ -160,9 +169,12 @@ def read_space(
     path = data_file("search_spaces", name_or_path, "space")
     file = read_toml(path, _SpaceFile, SpaceError)
     own = {}
+    settled = set()
     for entry in file.scheme:
         scheme = _custom_scheme(path.name, entry)
         own[scheme.name] = scheme
+        if "recovery" in entry:
+            settled.add(scheme.name)
     names = list(dict.fromkeys(file.schemes))
     chosen = base or file.base
     if base is not None and file.base != base:
@@ -173,6 +185,12 @@ def read_space(
         schemes = tuple(own.get(name) or find_scheme(name) for name in names)
     except UnknownNameError as error:
         raise UnknownNameError(f"{path.name}: {error}") from None
+    schemes = tuple(
+        scheme
+        if scheme.sparsity is None or scheme.name in settled
+        else replace(scheme, recovery=recovery or file.recovery)
+        for scheme in schemes
+    )
     unused = own.keys() - set(names)
     if unused:
         raise SpaceError(

@@ -198,6 +198,37 @@ def test_a_space_may_define_schemes_from_specs_or_after_another(tmp_path: Path) 
     )
 
 
+def test_recovery_at_the_top_is_that_of_all_sparse_schemes_but_those_with_their_own(
+    tmp_path: Path,
+) -> None:
+    path = write(
+        tmp_path / "mine.toml",
+        """
+        schemes = ["fp8", "fp8_2of4", "mine", "plain"]
+        recovery = "obs"
+        [[scheme]]
+        name = "mine"
+        like = "nvfp4_2of4"
+        [[scheme]]
+        name = "plain"
+        like = "fp8_2of4"
+        recovery = "none"
+        """,
+    )
+
+    def recovering(space: SearchSpace) -> list[str]:
+        return [scheme.name for scheme in space.schemes if scheme.recovery == "obs"]
+
+    assert recovering(read_space(path)) == ["fp8_2of4", "mine"]
+    assert recovering(read_space(path, recovery="none")) == []
+    assert recovering(read_space("hopper", recovery="obs")) == [
+        "fp16_2of4",
+        "fp8_2of4",
+        "int8_2of4",
+    ]
+    assert recovering(read_space("hopper")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -208,6 +239,7 @@ def test_a_space_may_define_schemes_from_specs_or_after_another(tmp_path: Path) 
         ("schemes = ['a']\n[[scheme]]\nname='a'\nlike='fp8'\nwieght={}", "scheme 'a': .*'wieght'"),
         ("schemes = ['a']\n[[scheme]]\nname='a'\nlike='fp8'\nweight={format='e9'}", "'e9'"),
         ("schemes = ['a']\n[[scheme]]\nname='a'\nlike='fp8'\nrecovery='obs'", "for sparse schemes"),
+        ("schemes = ['fp8_2of4']\nrecovery = 'magic'", "recovery: Input should be 'none' or 'obs'"),
         ("schemes = ['a']\n[[scheme]]\nname='a'", "scheme 'a': weight: Field required"),
         ("schemes = ['fp8']\n[[scheme]]\nname='a'\nlike='fp8'", "listed in schemes, but 'a'"),
         ("schemes = ['fp8']\n[[scheme]]\nname='fp8'\nlike='fp16'", "'fp8' is built in"),

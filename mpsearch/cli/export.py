@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mpsearch.cli import options as opt
 from mpsearch.cli.console import Json, command, print_json
 
 
@@ -17,16 +16,25 @@ def export(
     target: Annotated[
         str, typer.Option("--target", "-t", help="See `mpsearch list exporters`.")
     ] = "onnx",
-    data: opt.Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Calibration data, where pruned weights are recovered."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a plan and its model as what a consumer takes, into a folder that appears whole."""
-    from mpsearch.data import read_batches
+    from mpsearch.errors import PlanError
     from mpsearch.export.dispatch import export_plan
+    from mpsearch.jobs.calibration import read_data
     from mpsearch.plan import read_plan
 
-    batches = read_batches(data) if data is not None else None
-    files = export_plan(read_plan(plan), model, out, target=target, batches=batches)
+    made = read_plan(plan)
+    if data is None and "recovery" in made.requires:
+        raise PlanError(
+            f"{plan.name}: its pruned weights are recovered on the calibration data; give it with --data"
+        )
+    batches = read_data(data, made) if data is not None else None
+    files = export_plan(made, model, out, target=target, batches=batches)
     if as_json:
         print_json({"target": target, "files": [path.name for path in files]})
     else:

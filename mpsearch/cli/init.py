@@ -175,6 +175,11 @@ def _space_text(graph: "ModelGraph", space: "SearchSpace", device: str) -> str:
         f"description = {json.dumps(f'Schemes for {graph.name} on {device}', ensure_ascii=False)}",
         f"base = {json.dumps(space.base)}  # what every layer may always take",
         f"schemes = {json.dumps(list(space.names))}  # `mpsearch list schemes`",
+        *(
+            ['recovery = "none"  # "obs" updates the kept weights of sparse schemes on the data']
+            if any(scheme.sparsity for scheme in space.schemes)
+            else []
+        ),
         "min_block_fill = 0.0  # 0.5 forbids block formats where channels fill half a block or less",
         "",
         "# Rules take schemes away from layers. All conditions that are given must match:",

@@ -32,6 +32,12 @@ Keep = Annotated[
     typer.Option("--keep", help="Keep layers of this name pattern in the base format; repeatable."),
 ]
 Base = Annotated[str | None, typer.Option("--base", help="Format of what is not lowered: fp16.")]
+Recovery = Annotated[
+    str | None,
+    typer.Option(
+        "--recovery", help="none, or obs: sparse schemes update the kept weights on the data."
+    ),
+]
 Runtime = Annotated[
     str | None, typer.Option("--target", help="Forbid what this runtime cannot take.")
 ]

@@ -22,6 +22,7 @@ def sensitivity(
     schemes: opt.Schemes = None,
     keep: opt.Keep = None,
     base: opt.Base = None,
+    recovery: opt.Recovery = None,
     shape: opt.Shapes = None,
     loss: opt.Loss = None,
     quality: Annotated[
@@ -80,6 +81,7 @@ def sensitivity(
         "schemes": schemes,
         "keep": tuple(keep) if keep else None,
         "base": base,
+        "recovery": recovery,
         "shapes": shape or None,
         "loss": f"quality:{quality}" if quality is not None else loss,
         "metric": metric,

@@ -28,19 +28,20 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Run an export, each layer fed the runtime's own inputs; exit code 1 where it differs."""
-    from mpsearch.data import read_batches
     from mpsearch.errors import PlanError
+    from mpsearch.jobs.calibration import read_data
     from mpsearch.plan import read_plan
     from mpsearch.verify.compare import verify_plan
 
     if not exported.is_dir():
         raise PlanError(f"{exported.name}: must be a folder that `mpsearch export` wrote")
-    batches = read_batches(data)
+    made = read_plan(plan if plan is not None else exported / "plan.json")
+    batches = read_data(data, made)
     if samples is None:
         samples = 8 if runtime == "reference" else 128  # the reference evaluator is slow
     with progress_bars() as watch:
         found = verify_plan(
-            read_plan(plan if plan is not None else exported / "plan.json"),
+            made,
             model,
             exported,
             batches,

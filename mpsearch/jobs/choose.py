@@ -9,6 +9,7 @@ from mpsearch.cost.network import estimate_costs
 from mpsearch.errors import JobError, MpsearchError, OutputExistsError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import Watch, evaluation_context, unwatched
+from mpsearch.jobs.calibration import note_calibration
 from mpsearch.jobs.choosing import cheapest_within, measure_point, plan_file
 from mpsearch.jobs.folder import read_record
 from mpsearch.jobs.job import check_trust, locate, read_job
@@ -131,7 +132,7 @@ def choose_measured(
         else:
             chosen = choose_point(predicted, limits=limits, knee=knee, confidence=confidence)
             point = measure_point(chosen, stored)
-    plan = make_plan(point, simulator, costs=costs)
+    plan = note_calibration(make_plan(point, simulator, costs=costs), simulator.batches)
     write_plan(plan, out)
     return plan
 

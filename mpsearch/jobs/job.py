@@ -16,6 +16,7 @@ from mpsearch.artifacts import Content, read_toml, write_text
 from mpsearch.errors import JobError
 from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.registry import DataFolder, data_file
+from mpsearch.space import RecoveryName
 
 Names = tuple[str, ...]
 Positive = Annotated[int, Field(ge=1)]
@@ -61,6 +62,7 @@ class Job(Content):
         schemes: Schemes to search; () takes all of the space.
         keep: Patterns of layer names that stay in the base format.
         base: Format of what is not lowered; "" takes the space's own.
+        recovery: How sparse schemes recover what pruning lost: ``none`` or ``obs``; None takes the space's own.
         target: Runtime whose rules are added; "" adds none.
         shapes: Input name to sizes, 0 for the batch; needed for dynamic axes where there is no data.
         loss: What the loss is; "" is read from the graph.
@@ -97,6 +99,7 @@ class Job(Content):
     schemes: Names = ()
     keep: Names = ()
     base: str = ""
+    recovery: RecoveryName | None = None
     target: str = ""
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     loss: str = ""

@@ -50,9 +50,15 @@ def prepare(job: Job, sources: Sources) -> Prepared:
         torch.set_num_threads(job.threads)
     device = read_device(sources.device)
     space_name = sources.space or default_space(device)
-    space = cut_space(
-        read_space(space_name, target=job.target or None, base=job.base or None), job.schemes
+    space = read_space(
+        space_name, target=job.target or None, base=job.base or None, recovery=job.recovery
     )
+    space = cut_space(space, job.schemes)
+    if job.recovery == "obs" and not any(scheme.sparsity for scheme in space.schemes):
+        raise JobError(
+            f"recovery obs is for sparse schemes, but {', '.join(space.names)} are dense; "
+            "search a space that has some, such as fp8_2of4"
+        )
     batches = evaluation = None
     if sources.data is not None:
         batches = read_batches(sources.data, limit=job.samples or None, batch_size=job.batch_size)

@@ -24,6 +24,7 @@ from mpsearch.jobs.bench import (
     table_inputs,
     unwatched,
 )
+from mpsearch.jobs.calibration import note_calibration
 from mpsearch.jobs.choosing import (
     Choice,
     Rules,
@@ -342,6 +343,7 @@ def _write_plans(
     safest = f"uniform_{bench.prepared.space.base}"
     for name, point in named.items():
         plan = make_plan(point, bench.simulator, costs=bench.costs)
+        plan = note_calibration(plan, bench.simulator.batches)
         fallback = f"{safest}.json" if name != safest else ""
         write_plan(replace(plan, fallback=fallback), bench.folder.file("plans") / f"{name}.json")
 
