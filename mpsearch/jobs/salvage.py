@@ -21,7 +21,7 @@ def salvage(bench: Bench) -> str:
     With the whole table it is the predicted front; with part of it the front over the pairs of group
     and scheme that were measured, all others in the base format. Losses that were measured stand on it.
     """
-    kept = bench.store.count(bench.context)
+    job, kept = bench.prepared.job, bench.store.count(bench.context)
     bench.folder.update(evaluations=kept)
     said = f"interrupted: {kept} evaluations are kept in {bench.folder.path.name}"
     if not kept:
@@ -30,7 +30,10 @@ def salvage(bench: Bench) -> str:
     with suppress(MpsearchError):
         table, complete = _table(bench)
         problem = build_problem(
-            table, bench.costs, constraints=constraints(bench.prepared.job.limits.given())
+            table,
+            bench.costs,
+            constraints=constraints(job.limits.given()),
+            confidence=job.confidence or None,
         )
         losses = {
             key: bench.simulator.estimate(values)
