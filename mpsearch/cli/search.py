@@ -79,7 +79,7 @@ def search(
 ) -> None:
     """Search the whole front, measure points of it, choose plans and write a report.
 
-    A run folder of the same job is resumed; any other existing folder is refused.
+    A run folder of the same job is resumed, with more samples too; any other existing folder is refused.
     """
     from mpsearch.jobs.prepare import prepare
     from mpsearch.jobs.run import run_job

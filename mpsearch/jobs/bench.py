@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mpsearch.artifacts import digest_json
+from mpsearch.data import Batches
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.folder import RunFolder
 from mpsearch.jobs.prepare import Prepared
@@ -22,6 +23,7 @@ class Bench:
         prepared: The job and what it names.
         folder: The run folder.
         simulator: The model on the calibration data, its losses read through the store.
+        calibration: The samples that ranges and recovered weights come from, the first of the data.
         store: What was measured.
         context: What the store's rows of this run are kept under.
         costs: Costs on the device.
@@ -31,6 +33,7 @@ class Bench:
     prepared: Prepared
     folder: RunFolder
     simulator: Simulator
+    calibration: Batches
     store: EvaluationStore
     context: str
     costs: Costs
@@ -43,32 +46,24 @@ def unwatched(stage: str) -> Progress:
     return lambda done, total, text: None
 
 
-def evaluation_context(prepared: Prepared, simulator: Simulator, data: str = "data") -> str:
-    """Return the digest of all that a loss depends on beside the assignment.
+def evaluation_context(
+    prepared: Prepared, simulator: Simulator, calibration: Batches, data: str = "data"
+) -> str:
+    """Return the digest of all that losses on a job's data depend on beside the assignment.
 
     Args:
         prepared: The job and what it names.
         simulator: The simulator on the data.
+        calibration: The samples that it was calibrated on.
         data: ``data`` or ``eval``: which of the job's data losses are measured on.
     """
-    return digest_json(
-        {
-            "on": data,
-            "files": {
-                k: v for k, v in prepared.job.digests.items() if k not in ("device", "space")
-            },
-            "samples": prepared.job.samples,
-            "schemes": [repr(scheme) for scheme in prepared.space.schemes],
-            "base": prepared.space.base,
-            "groups": [group.name for group in prepared.graph.groups],
-            "loss": [simulator.loss_kind, prepared.job.loss],
-            "seed": prepared.job.seed,
-            "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
-        }
-    )
+    common = _context(prepared, simulator, calibration)
+    return digest_json(common | {"on": data, "data": prepared.job.digests[data]})
 
 
-def batch_contexts(prepared: Prepared, simulator: Simulator, calibration: str) -> tuple[str, ...]:
+def batch_contexts(
+    prepared: Prepared, simulator: Simulator, calibration: Batches
+) -> tuple[str, ...]:
     """Return, for each batch of the data, the digest of all that its losses depend on.
 
     A batch's losses do not depend on the other batches, but on what the simulator was calibrated to.
@@ -76,23 +71,28 @@ def batch_contexts(prepared: Prepared, simulator: Simulator, calibration: str) -
     Args:
         prepared: The job and what it names.
         simulator: The simulator on the data.
-        calibration: Digest of the data that it was calibrated on.
+        calibration: The samples that it was calibrated on.
     """
-    job, data = prepared.job, simulator.batches
-    common = {
-        "model": job.digests["model"],
-        "weights": job.digests["weights"],
-        "calibration": calibration,
-        "schemes": [repr(scheme) for scheme in prepared.space.schemes],
-        "base": prepared.space.base,
-        "groups": [group.name for group in prepared.graph.groups],
-        "loss": [simulator.loss_kind, job.loss],
-        "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
-    }
+    data, common = simulator.batches, _context(prepared, simulator, calibration)
     return tuple(
         digest_json(common | {"batch": data.rows(b * data.batch_size, data.batch_size).digest})
         for b in range(simulator.n_batches)
     )
+
+
+def _context(prepared: Prepared, simulator: Simulator, calibration: Batches) -> dict[str, object]:
+    """What any loss depends on beside the assignment and the samples."""
+    job, space = prepared.job, prepared.space
+    return {
+        "model": job.digests["model"],
+        "weights": job.digests["weights"],
+        "calibration": calibration.digest,
+        "schemes": [repr(scheme) for scheme in space.schemes],
+        "base": space.base,
+        "groups": [group.name for group in prepared.graph.groups],
+        "loss": [simulator.loss_kind, job.loss],
+        "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
+    }
 
 
 def cost_inputs(prepared: Prepared) -> dict[str, str]:

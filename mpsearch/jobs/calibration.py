@@ -1,13 +1,44 @@
-"""The samples that a plan was calibrated on: noted in it, and found again where its weights are rebuilt."""
+"""Calibration: a job's simulator, and the samples that a plan was calibrated on.
+
+Ranges and recovered weights may come from fewer samples than losses: from those that a run or a
+store was begun with. So samples that are added leave what was measured as it is.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 
 from mpsearch.data import DEFAULT_BATCH_SIZE, Batches, read_batches
 from mpsearch.errors import DataError
+from mpsearch.execute.simulator import Simulator
+from mpsearch.jobs.bench import Watch, unwatched
+from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.plan import Plan
 
 _DIGEST, _SAMPLES = "calibration", "calibration_samples"
+
+
+def calibrated_simulator(prepared: Prepared, first: Batches, watch: Watch = unwatched) -> Simulator:
+    """Return the simulator of a job on its data, calibrated to the ``first`` of them.
+
+    Raises:
+        UnsupportedOperatorError: The model uses operators that cannot be executed.
+        NumericsError: A tensor is not finite, or the base format overflows.
+    """
+    told, job = watch("calibrate"), prepared.job
+    told(0, 1, f"{len(first)} samples")
+    simulator = Simulator(
+        prepared.graph,
+        prepared.space,
+        first,
+        loss=job.loss or None,
+        seed=job.seed,
+        max_memory=parse_bytes(job.max_memory) if job.max_memory else None,
+    )
+    if prepared.batches is not None and len(first) < len(prepared.batches):
+        simulator = simulator.on_data(prepared.batches)
+    told(1, 1, f"{len(first)} samples")
+    return simulator
 
 
 def note_calibration(plan: Plan, batches: Batches) -> Plan:

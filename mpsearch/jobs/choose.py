@@ -9,12 +9,11 @@ from mpsearch.cost.network import estimate_costs
 from mpsearch.errors import JobError, MpsearchError, OutputExistsError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import Watch, evaluation_context, unwatched
-from mpsearch.jobs.calibration import note_calibration
+from mpsearch.jobs.calibration import calibrated_simulator, note_calibration
 from mpsearch.jobs.choosing import cheapest_within, measure_point, plan_file
 from mpsearch.jobs.folder import read_record
 from mpsearch.jobs.job import check_trust, locate, read_job
 from mpsearch.jobs.prepare import prepare
-from mpsearch.jobs.run import calibrated_simulator
 from mpsearch.jobs.store import EvaluationStore, StoredSimulator
 from mpsearch.pareto import read_front
 from mpsearch.plan import Plan, make_plan, read_plan, write_plan
@@ -93,7 +92,7 @@ def choose_measured(
         InfeasibleError: No point keeps the limits; says the nearest feasible values.
         OutputExistsError: ``out`` exists and is no plan.
     """
-    read_record(run)
+    record = read_record(run)
     _check_out(out)
     job = read_job(run / "job.toml").model_copy(
         update={"eval": "", "quality": "", "max_drop": None}
@@ -103,8 +102,10 @@ def choose_measured(
     prepared = prepare(job, locate(job, run, model=model, data=data))
     front = read_front(run / "front.json")
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
-    simulator = calibrated_simulator(prepared, watch)
-    context = evaluation_context(prepared, simulator)
+    assert prepared.batches is not None  # `data` was given
+    first = prepared.batches.take(record.calibrated or len(prepared.batches))
+    simulator = calibrated_simulator(prepared, first, watch)
+    context = evaluation_context(prepared, simulator, first)
     with EvaluationStore(run / "evaluations.sqlite") as store:
         stored = cast(Simulator, StoredSimulator(simulator, store, context))
         costly = {name: value for name, value in limits.items() if name != "loss"}
@@ -132,7 +133,7 @@ def choose_measured(
         else:
             chosen = choose_point(predicted, limits=limits, knee=knee, confidence=confidence)
             point = measure_point(chosen, stored)
-    plan = note_calibration(make_plan(point, simulator, costs=costs), simulator.batches)
+    plan = note_calibration(make_plan(point, simulator, costs=costs), first)
     write_plan(plan, out)
     return plan
 

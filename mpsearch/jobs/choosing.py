@@ -17,6 +17,8 @@ from mpsearch.search.front import find_front
 from mpsearch.tables import Costs, Estimate, Progress, Table
 
 _LOSS_RANGE = 4.0  # of the rival's loss: where better points are looked for
+CHOICES = frozenset({"mixed", "fast", "small", "safe"})
+"""Names of the plans that rules choose."""
 _BEST = 4  # best predictions that are measured for a rule
 
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from pydantic import Field
 
 from mpsearch.artifacts import Content, read_artifact, read_envelope, write_artifact
+from mpsearch.data import Batches
 from mpsearch.errors import ArtifactError, JobError, OutputExistsError
 from mpsearch.jobs.job import Job, difference, read_job, write_job
 from mpsearch.report.content import PlanRow
@@ -73,6 +74,8 @@ class RunRecord(Content):
         batch_size: Rows that the simulator ran together.
         threads: Threads it ran on.
         seed: Seed of the run.
+        samples: Calibration samples that losses are measured on; 0 without data.
+        calibrated: The first of them, which ranges and recovered weights come from.
         evaluations: Whole assignments whose losses are kept.
         interrupted: Whether the run was stopped before its end.
         results: What it found; None before its end.
@@ -84,6 +87,8 @@ class RunRecord(Content):
     batch_size: int = 0
     threads: int = 0
     seed: int = 0
+    samples: int = 0
+    calibrated: int = 0
     evaluations: int = 0
     interrupted: bool = False
     results: Results | None = None
@@ -160,47 +165,75 @@ class RunFolder:
         write_artifact(self.file("run.json"), "run", self.record)
 
 
-def open_run(path: Path, job: Job) -> RunFolder:
+def open_run(path: Path, job: Job, batches: Batches | None) -> RunFolder:
     """Return the run folder of ``job`` at ``path``: made if there is none, resumed if it is of this job.
+
+    With more samples than it was measured on, the run is one on all of them from here on, calibrated as
+    before, and without results until its end.
 
     Raises:
         OutputExistsError: There is something at ``path`` that is no run.
-        JobError: It is the run of another job; the message names the first key that differs.
+        JobError: It is the run of another job or of other data (see :func:`check_run`).
     """
-    check_run(path, job)
+    record = check_run(path, job, batches)
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / "plans").mkdir(exist_ok=True)
-        if not (path / "job.toml").is_file():
-            write_job(job, path / "job.toml")
+        write_job(job, path / "job.toml")
     except OSError as error:
         raise JobError(f"{path.name}: the run folder cannot be made: {error.strerror}") from None
-    record = RunRecord()
-    if (path / "run.json").is_file():
-        with suppress(ArtifactError):  # a damaged record is rebuilt as stages run
-            record = read_artifact(path / "run.json", "run", RunRecord)
-    return RunFolder(path, record)
+    folder, samples = RunFolder(path, record), len(batches) if batches is not None else 0
+    if record.samples != samples:
+        folder.update(samples=samples, calibrated=record.calibrated or samples, results=None)
+    return folder
 
 
-def check_run(path: Path, job: Job) -> bool:
-    """Return whether ``path`` is the run of ``job`` already; writes nothing.
+def check_run(path: Path, job: Job, batches: Batches | None) -> RunRecord:
+    """Return the record of the run of ``job`` at ``path``, an empty one where there is none; writes nothing.
+
+    Args:
+        path: The run folder, or where it is to be.
+        job: The job, with digests.
+        batches: Its calibration data: those of the run, or more that begin with them.
 
     Raises:
         OutputExistsError: There is something at ``path`` that is no run.
-        JobError: It is the run of another job; the message names the first key that differs.
+        JobError: It is the run of another job or of other data; the message says in what they differ.
     """
     if not path.exists():
-        return False
+        return RunRecord()
     if not (path / "job.toml").is_file():
         raise OutputExistsError(
             f"{path.name}: exists and is no run folder; give another one with -o, or remove it"
         )
-    other = difference(read_job(path / "job.toml"), job)
+    old, record = read_job(path / "job.toml"), RunRecord()
+    other = difference(old, job)
     if other:
         raise JobError(
             f"{path.name}: is the run of another job ({other}); give another folder with -o"
         )
-    return True
+    if (path / "run.json").is_file():
+        with suppress(ArtifactError):  # a damaged record is rebuilt as stages run
+            record = read_artifact(path / "run.json", "run", RunRecord)
+    digest = old.digests.get("data", "")
+    if digest and digest != job.digests.get("data"):
+        _check_more(path.name, record.samples, digest, batches)
+    return record
+
+
+def _check_more(name: str, samples: int, digest: str, batches: Batches | None) -> None:
+    """Check that ``batches`` begin with the ``samples`` of ``digest`` that the run ``name`` measured."""
+    count = len(batches) if batches is not None else 0
+    if count < samples:
+        raise JobError(
+            f"{name}: was measured on {samples} samples and cannot go on with {count}; give as many or "
+            "more, or another folder with -o"
+        )
+    if batches is None or not samples or batches.take(samples).digest != digest:
+        raise JobError(
+            f"{name}: is the run of other data; to go on they must begin with the samples that it was "
+            "measured on; give another folder with -o"
+        )
 
 
 def installed_versions() -> dict[str, str]:

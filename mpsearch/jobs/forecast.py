@@ -7,10 +7,10 @@ from math import ceil, log2
 from mpsearch.cost.network import estimate_costs
 from mpsearch.errors import JobError
 from mpsearch.jobs.bench import Watch, unwatched
+from mpsearch.jobs.calibration import calibrated_simulator
 from mpsearch.jobs.limits import check_limits
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.quality import TESTS as QUALITY_TESTS
-from mpsearch.jobs.run import calibrated_simulator
 from mpsearch.space import uniform
 
 _FRONT_POINTS = 4096  # of a typical exact front: choosing on it by halving measures log2 of that
@@ -49,7 +49,7 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
         raise JobError("a dry run times an evaluation and needs calibration data; give --data")
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
     check_limits(costs, job.limits.given(), confidence=job.confidence or None)
-    simulator = calibrated_simulator(prepared, watch)
+    simulator = calibrated_simulator(prepared, prepared.batches, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups
     scoring = entries + 1 if job.metric == "perturbation" else min(entries, 4 * (n_schemes + 6))

@@ -30,7 +30,7 @@ def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
     """
     function = bench.prepared.job.quality if ":" in bench.prepared.job.quality else ""
     names = (*_SCORES, function) if function else _SCORES
-    context = evaluation_context(bench.prepared, bench.simulator, "eval")
+    context = evaluation_context(bench.prepared, bench.simulator, bench.calibration, "eval")
 
     @cache
     def simulator() -> Simulator:

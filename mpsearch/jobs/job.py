@@ -257,11 +257,14 @@ def _name_or_file(kind: DataFolder, text: str, folder: Path, noun: str) -> str:
 def difference(old: Job, new: Job) -> str:
     """Return the first key in which two jobs differ, with both values; "" if they are the same.
 
-    How much memory they may take decides no result, and is left out.
+    How much memory they may take decides no result, and is left out; so are their calibration data, of
+    which one may have more than the other (:func:`mpsearch.jobs.folder.check_run`).
     """
     left, right = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for job in (left, right):
+        job["digests"].pop("data", None)
     for key, value in left.items():
-        if key == "max_memory":
+        if key in ("max_memory", "data", "samples"):
             continue
         other = right[key]
         if isinstance(value, dict) and value != other:

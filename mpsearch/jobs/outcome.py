@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+from mpsearch.data import Batches
 from mpsearch.errors import JobError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.choosing import Choice
@@ -129,6 +130,7 @@ def make_report(path: Path, record: RunRecord, results: Results) -> Report:
 def make_notes(
     prepared: Prepared,
     simulator: Simulator,
+    calibration: Batches,
     table: Table,
     choices: tuple[Choice, ...],
     drops: tuple[Drop, ...] = (),
@@ -148,6 +150,13 @@ def make_notes(
             f"Uniform plans take their scheme where it is allowed and {space.base} elsewhere: "
             + ", ".join(limited)
             + "."
+        )
+    if len(calibration) < simulator.n_samples:
+        recovered = any(scheme.recovery != "none" for scheme in space.schemes)
+        notes.append(
+            f"{'Ranges and recovered weights' if recovered else 'Ranges'} are those of the first "
+            f"{len(calibration)} of {simulator.n_samples} samples, which this run was begun with; a new "
+            "folder would calibrate on all."
         )
     if prepared.evaluation is None:
         notes.append(

@@ -24,8 +24,9 @@ from mpsearch.jobs.bench import (
     table_inputs,
     unwatched,
 )
-from mpsearch.jobs.calibration import note_calibration
+from mpsearch.jobs.calibration import calibrated_simulator, note_calibration
 from mpsearch.jobs.choosing import (
+    CHOICES,
     Choice,
     Rules,
     choose_plans,
@@ -44,7 +45,6 @@ from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.quality import DEFAULT_CONFIDENCE, Drop, Keep, choose_by_quality
 from mpsearch.jobs.rows import cost_rows, plan_row, reference_row, uniform_points
 from mpsearch.jobs.salvage import salvage
-from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.jobs.store import EvaluationStore, StoredSimulator
 from mpsearch.pareto import Front, Point, read_front, write_front
 from mpsearch.plan import make_plan, write_plan
@@ -83,19 +83,19 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Outc
     """
     started = time.perf_counter()
     job = prepared.job
-    check_run(path, job)
+    record = check_run(path, job, prepared.batches)
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
     check_limits(costs, job.limits.given(), confidence=job.confidence or None)
     if prepared.batches is None:
         return _run_costs(prepared, costs, path, started)
-    simulator = calibrated_simulator(prepared, watch)
-    context = evaluation_context(prepared, simulator)
-    folder = open_run(path, job)
+    first = prepared.batches.take(record.calibrated or len(prepared.batches))
+    simulator = calibrated_simulator(prepared, first, watch)
+    context = evaluation_context(prepared, simulator, first)
+    folder = open_run(path, job, prepared.batches)
     with EvaluationStore(folder.file("evaluations.sqlite")) as store:
-        digest = prepared.batches.digest
-        batches = batch_contexts(prepared, simulator, digest)
+        batches = batch_contexts(prepared, simulator, first)
         stored = cast(Simulator, StoredSimulator(simulator, store, context, batches))
-        bench = Bench(prepared, folder, stored, store, context, costs, watch)
+        bench = Bench(prepared, folder, stored, first, store, context, costs, watch)
         folder.update(
             versions=installed_versions(),
             fingerprint={key: str(value) for key, value in simulator.fingerprint.items()},
@@ -113,30 +113,8 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Outc
     return replace(outcome, evaluations=evaluations, seconds=time.perf_counter() - started)
 
 
-def calibrated_simulator(prepared: Prepared, watch: Watch = unwatched) -> Simulator:
-    """Return the simulator of a job with data, its ranges calibrated.
-
-    Raises:
-        UnsupportedOperatorError: The model uses operators that cannot be executed.
-        NumericsError: A tensor is not finite, or the base format overflows.
-    """
-    assert prepared.batches is not None
-    told = watch("calibrate")
-    told(0, 1, f"{len(prepared.batches)} samples")
-    simulator = Simulator(
-        prepared.graph,
-        prepared.space,
-        prepared.batches,
-        loss=prepared.job.loss or None,
-        seed=prepared.job.seed,
-        max_memory=parse_bytes(prepared.job.max_memory) if prepared.job.max_memory else None,
-    )
-    told(1, 1, f"{len(prepared.batches)} samples")
-    return simulator
-
-
 def _run_costs(prepared: Prepared, costs: Costs, path: Path, started: float) -> Outcome:
-    folder = open_run(path, prepared.job)
+    folder = open_run(path, prepared.job, None)
     _write_model(folder, prepared, costs)
     folder.update(versions=installed_versions(), seed=prepared.job.seed)
     rows = cost_rows(costs, prepared.space, prepared.graph, costs.allowed)
@@ -234,7 +212,7 @@ def _run_stages(bench: Bench) -> Outcome:
     outcome = Outcome(
         costs,
         rows,
-        make_notes(bench.prepared, simulator, table, choices, drops),
+        make_notes(bench.prepared, simulator, bench.calibration, table, choices, drops),
         table,
         front,
         choices,
@@ -335,15 +313,20 @@ def _predict(problem: Problem, told: Progress, time_limit_s: float | None) -> Fr
 def _write_plans(
     bench: Bench, front: Front, choices: tuple[Choice, ...], uniforms: Mapping[str, Point]
 ) -> None:
-    """Write the chosen plans, the uniform ones and those of the measured points into ``plans/``."""
+    """Write the chosen plans, the uniform ones and those of the measured points into ``plans/``.
+
+    A rule that none meets any more, now that there are more samples, leaves no plan.
+    """
     measured = (point for point in front.points if "loss" in point.measured)
     named = {plan_file(point).removesuffix(".json"): point for point in measured}
     named |= {choice.name: choice.point for choice in choices}
     named |= {label.replace(" ", "_"): point for label, point in uniforms.items()}
     safest = f"uniform_{bench.prepared.space.base}"
+    for name in CHOICES - named.keys():
+        (bench.folder.file("plans") / f"{name}.json").unlink(missing_ok=True)
     for name, point in named.items():
         plan = make_plan(point, bench.simulator, costs=bench.costs)
-        plan = note_calibration(plan, bench.simulator.batches)
+        plan = note_calibration(plan, bench.calibration)
         fallback = f"{safest}.json" if name != safest else ""
         write_plan(replace(plan, fallback=fallback), bench.folder.file("plans") / f"{name}.json")
 

@@ -13,8 +13,8 @@ from mpsearch.cost.network import estimate_costs
 from mpsearch.errors import JobError, ProblemError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.jobs.bench import Watch, batch_contexts, evaluation_context, unwatched
+from mpsearch.jobs.calibration import calibrated_simulator
 from mpsearch.jobs.prepare import Prepared
-from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.jobs.store import EvaluationStore, StoredSimulator
 from mpsearch.pareto import thin
 from mpsearch.problem import build_problem
@@ -93,28 +93,16 @@ def score_metrics(
             count = min(count, int(kept.settle(f"calibrated samples of {model}", str(first))))
             if count < len(batches):
                 notes.append(f"ranges are those of the first {count} samples, as in {store.name}")  # type: ignore[union-attr]
-        told = watch("calibrate")
-        told(0, 1, f"{count} samples")
         few = batches.take(count)
-        simulator = Simulator(
-            prepared.graph,
-            prepared.space,
-            few,
-            loss=job.loss or None,
-            seed=job.seed,
-            max_memory=parse_bytes(job.max_memory) if job.max_memory else None,
-        )
-        told(1, 1, f"{count} samples")
+        simulator = calibrated_simulator(prepared, few, watch)
 
         def fresh() -> Simulator:
             """A simulator that has measured nothing but what the store holds."""
-            own = simulator
-            if count < len(batches) or len(metrics) > 1:
-                own = simulator.on_data(batches)
+            own = simulator if len(metrics) == 1 else simulator.on_data(batches)
             if kept is None:
                 return own
-            contexts = batch_contexts(prepared, own, few.digest)
-            whole = f"{evaluation_context(prepared, own)} {few.digest}"
+            contexts = batch_contexts(prepared, own, few)
+            whole = evaluation_context(prepared, own, few)
             return cast(Simulator, StoredSimulator(own, kept, whole, contexts))
 
         tables, spent = [], []

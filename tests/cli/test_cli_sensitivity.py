@@ -11,7 +11,7 @@ import pytest
 from tiny_job import draw
 
 from mpsearch.execute.simulator import Simulator
-from mpsearch.jobs import scoring as scoring_module
+from mpsearch.jobs import calibration
 from mpsearch.tables import Floats, Ints, read_table
 
 Mpsearch = Callable[..., Any]
@@ -37,7 +37,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             other.__class__ = Counting
             return other
 
-    monkeypatch.setattr(scoring_module, "Simulator", Counting)
+    monkeypatch.setattr(calibration, "Simulator", Counting)
     return run
 
 
