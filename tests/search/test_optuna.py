@@ -12,11 +12,11 @@ def test_a_study_in_a_storage_goes_on_where_it_stopped(tmp_path: Path) -> None:
     problem = example_problem()
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     first = Interacting(problem.objectives["loss"])
-    search(problem, evaluator=first, budget=15, storage=storage)
+    search(problem, evaluator=first, budget=6, storage=storage)
     second = Interacting(problem.objectives["loss"])
-    front = search(problem, evaluator=second, budget=25, storage=storage)
-    assert len(first.measured) == 15
-    assert len(second.measured) == 10
+    front = search(problem, evaluator=second, budget=10, storage=storage)
+    assert len(first.measured) == 6
+    assert len(second.measured) == 4
     assert not set(first.measured) & set(second.measured)
     assert front.points
 
