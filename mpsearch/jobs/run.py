@@ -94,7 +94,7 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Outc
     folder = open_run(path, job, prepared.batches)
     with EvaluationStore(folder.file("evaluations.sqlite")) as store:
         batches = batch_contexts(prepared, simulator, first)
-        stored = cast(Simulator, StoredSimulator(simulator, store, context, batches))
+        stored = cast(Simulator, StoredSimulator(simulator, store, context, batches, first))
         bench = Bench(prepared, folder, stored, first, store, context, costs, watch)
         folder.update(
             versions=installed_versions(),

@@ -103,7 +103,7 @@ def score_metrics(
                 return own
             contexts = batch_contexts(prepared, own, few)
             whole = evaluation_context(prepared, own, few)
-            return cast(Simulator, StoredSimulator(own, kept, whole, contexts))
+            return cast(Simulator, StoredSimulator(own, kept, whole, contexts, few))
 
         tables, spent = [], []
         for metric in metrics:

@@ -8,12 +8,16 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from mpsearch.artifacts import digest_json
+from mpsearch.data import Batches
 from mpsearch.errors import JobError
 from mpsearch.execute.simulator import Simulator
+from mpsearch.sensitivity.variant import simulate_like
+from mpsearch.space import SearchSpace
 from mpsearch.tables import Estimate, Floats, Ints
 
 _SCHEMA = """
@@ -96,10 +100,11 @@ class StoredSimulator:
 
     Everything but ``losses``, ``loss`` and ``evaluate`` is the simulator's own. Losses are kept by
     batch, so that a run on more data of which the first batches are the same measures the new ones
-    only, and as a whole under the run's own context.
+    only, and as a whole under the run's own context. Variants of it, with other schemes or by another
+    loss, keep theirs in the same store.
     """
 
-    __slots__ = ("_batches", "_context", "_simulator", "_store")
+    __slots__ = ("_batches", "_calibration", "_context", "_simulator", "_store")
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class StoredSimulator:
         store: EvaluationStore,
         context: str,
         batches: Sequence[str] = (),
+        calibration: Batches | None = None,
     ) -> None:
         """Read and keep losses.
 
@@ -115,14 +121,28 @@ class StoredSimulator:
             store: Keeps it.
             context: What losses on all the data are kept under.
             batches: [n_batches] What losses on each batch are kept under; () keeps none by batch.
+            calibration: What the simulator was calibrated to; None: all its data.
         """
         self._simulator = simulator
         self._store = store
         self._context = context
         self._batches = tuple(batches)
+        self._calibration = calibration
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._simulator, name)
+
+    def variant(self, space: SearchSpace, loss: str | None) -> Simulator:
+        """Return a simulator in ``space`` by ``loss``, calibrated to the same samples, that keeps its losses too."""
+        whole = self._simulator.batches
+        first = self._calibration or whole
+        made = simulate_like(self._simulator, first, space, loss)
+        if len(first) < len(whole):
+            made = made.on_data(whole)
+        own = digest_json([[repr(scheme) for scheme in space.schemes], made.loss_kind, loss])
+        contexts = [f"{context} {own}" for context in self._batches]
+        stored = StoredSimulator(made, self._store, f"{self._context} {own}", contexts, first)
+        return cast(Simulator, stored)
 
     def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
         """Return the [n] losses of ``assignment`` [G] on all ``batches``, or some."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from mpsearch.execute.heads import LABELLED
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
+from mpsearch.sensitivity.variant import make_variant
 from mpsearch.tables import Costs, Progress, Table
 
 
@@ -38,15 +39,7 @@ def score(
     """
     own = simulator
     if simulator.loss_kind in (*LABELLED, "quality"):
-        own = Simulator(
-            simulator.graph,
-            replace(simulator.space, ties=()),
-            simulator.batches,
-            loss="kl",
-            seed=simulator.seed,
-            device=str(simulator.device),
-            max_memory=simulator.max_memory,
-        )
+        own = make_variant(simulator, loss="kl")
     measure = find("metrics", "perturbation")
     table: Table = measure(
         own, costs=costs, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance

@@ -13,6 +13,7 @@ import numpy as np
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.sensitivity.single import RatioSum
+from mpsearch.sensitivity.variant import make_variant
 from mpsearch.tables import Costs, Progress, Table
 
 
@@ -101,15 +102,7 @@ def score_model(
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
-    own = Simulator(
-        simulator.graph,
-        replace(simulator.space, ties=()),
-        simulator.batches,
-        loss="mse",
-        seed=simulator.seed,
-        device=str(simulator.device),
-        max_memory=simulator.max_memory,
-    )
+    own = make_variant(simulator, loss="mse")
     at_layers = score(simulator)
     table: Table = find("metrics", "perturbation")(
         own, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance

@@ -6,6 +6,7 @@ import numpy as np
 
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
+from mpsearch.sensitivity.variant import make_variant
 from mpsearch.tables import Costs, Progress, Table
 
 
@@ -59,12 +60,4 @@ def control_simulator(simulator: Simulator) -> Simulator:
     space = simulator.space
     base = space.schemes[space.index(space.base)]
     schemes = tuple(replace(scheme, activation=base.activation) for scheme in space.schemes)
-    return Simulator(
-        simulator.graph,
-        replace(space, schemes=schemes, ties=()),
-        simulator.batches,
-        loss=simulator.loss_given,
-        seed=simulator.seed,
-        device=str(simulator.device),
-        max_memory=simulator.max_memory,
-    )
+    return make_variant(simulator, space=replace(space, schemes=schemes))

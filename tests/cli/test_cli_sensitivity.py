@@ -11,7 +11,6 @@ import pytest
 from tiny_job import draw
 
 from mpsearch.execute.simulator import Simulator
-from mpsearch.jobs import calibration
 from mpsearch.tables import Floats, Ints, read_table
 
 Mpsearch = Callable[..., Any]
@@ -26,18 +25,13 @@ def command(tiny: Path) -> list[object]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the batches that were run forward, in order."""
     run: list[int] = []
+    losses = Simulator.losses
 
-    class Counting(Simulator):
-        def losses(self, assignment: Ints, batches: Any = None) -> Floats:
-            run.extend(range(self.n_batches) if batches is None else batches)
-            return super().losses(assignment, batches)
+    def counted(self: Simulator, assignment: Ints, batches: Any = None) -> Floats:
+        run.extend(range(self.n_batches) if batches is None else batches)
+        return losses(self, assignment, batches)
 
-        def on_data(self, batches: Any) -> Simulator:
-            other = super().on_data(batches)
-            other.__class__ = Counting
-            return other
-
-    monkeypatch.setattr(calibration, "Simulator", Counting)
+    monkeypatch.setattr(Simulator, "losses", counted)
     return run
 
 
@@ -92,14 +86,17 @@ def test_the_self_test_ranks_measured_plans(
     assert "http-equiv" in text
 
 
+@pytest.mark.parametrize(
+    "metric", ["perturbation", "weight_only", "model_output_perturbation", "kl"]
+)
 def test_more_samples_measure_only_the_new_ones(
-    tiny: Path, tmp_path: Path, mpsearch: Mpsearch, counted: list[int]
+    tiny: Path, tmp_path: Path, mpsearch: Mpsearch, counted: list[int], metric: str
 ) -> None:
-    np.savez(tmp_path / "calib.npz", **draw(128, seed=5))
+    np.savez(tmp_path / "calib.npz", **draw(128, seed=5, labels=metric == "kl"))
     store = tmp_path / "losses.sqlite"
     command = [
         "sensitivity", tiny / "tiny.onnx", "--data", tmp_path / "calib.npz", "--batch-size", 16,
-        "--json", "--metric", "perturbation",
+        "--json", "--metric", metric,
     ]  # fmt: skip
     assert mpsearch(*command, "--samples", 64, "--store", store).code == 0
     assert set(counted) == {0, 1, 2, 3}
@@ -114,6 +111,19 @@ def test_more_samples_measure_only_the_new_ones(
     assert again["values"] == more["values"]
     assert "ranges are those of the first 64 samples" in more["notes"][0]
     assert max(max(filter(None, row)) for row in more["details"]["samples"]) == 128
+
+
+def test_metrics_that_measure_otherwise_share_a_store_without_meeting(
+    command: list[object], tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    names = "perturbation,weight_only,model_output_perturbation"
+    alone = mpsearch(*command, "--compare", names, "--json").json["tables"]
+    options = ["--compare", names, "--store", tmp_path / "losses.sqlite", "--json"]
+    assert mpsearch(*command, *options).code == 0
+    again = mpsearch(*command, *options).json["tables"]
+    for table, expected in zip(again, alone, strict=True):
+        assert table["values"] == expected["values"]
+        assert table["stderr"] == expected["stderr"]
 
 
 def test_a_time_budget_returns_what_is_finished(command: list[object], mpsearch: Mpsearch) -> None:
