@@ -7,7 +7,7 @@ import numpy as np
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Exhausted
-from mpsearch.search.evolve import first_population
+from mpsearch.search.evolve import first_rows, population_size
 from mpsearch.search.start import begin
 from mpsearch.search.survival import survive_by_crowding
 from mpsearch.tables import Bools, Floats, Ints, Progress
@@ -42,7 +42,7 @@ def search(
         seed: Of all chance.
         progress: Called after evaluations.
         time_limit_s: Stop then.
-        seeded: Start half of the population from plans of the predicted front.
+        seeded: Begin with plans of the predicted front, a third of the budget (at most 100).
         size: Population; a twentieth of the budget, 8 to 60, if None.
 
     Raises:
@@ -59,8 +59,8 @@ def search(
         stream=5,
     )
     archive, repairer, rng = start.archive, start.repairer, start.rng
-    rows = first_population(start, size, most=60, seeded=seeded)
-    population = len(rows)
+    population = max(3, size or population_size(archive, most=60))  # three plans make a mutant
+    rows = first_rows(start, population, seeded=seeded)
     places = _Places(archive.reduced.values[:, :, 0], archive.reduced.allowed)
     with suppress(Exhausted):
         values = archive.evaluate(rows)

@@ -5,33 +5,37 @@ from contextlib import suppress
 
 import numpy as np
 
-from mpsearch.search.archive import Exhausted
+from mpsearch.search.archive import Archive, Exhausted
 from mpsearch.search.repair import draw_allowed, draw_segments
 from mpsearch.search.seeds import predicted_plans
 from mpsearch.search.start import Start
 from mpsearch.tables import Bools, Floats, Ints
 
+_SEEDS = 100  # plans of the predicted front, at most
+
 Survive = Callable[[Floats, int, np.random.Generator], Ints]
 """Objectives [P, O], how many survive -> their indices, best first."""
 
 
-def first_population(start: Start, size: int | None, *, most: int, seeded: bool) -> Ints:
-    """Return assignments of variables [size, V] to start from, feasible.
+def population_size(archive: Archive, *, most: int) -> int:
+    """Return a twentieth of the budget, from 8 to ``most``."""
+    return int(np.clip(archive.budget // 20, 8, most))
 
-    Args:
-        start: Archive, repairer and chance.
-        size: Population; None: a twentieth of the budget, from 8 to ``most``.
-        most: See ``size``.
-        seeded: Half of them are plans of the predicted front; the rest is drawn.
+
+def first_rows(start: Start, size: int, *, seeded: bool) -> Ints:
+    """Return feasible assignments of variables [P, V] to start from: ``size`` drawn at random.
+
+    Seeded, half as many are drawn, beside plans of the predicted front: a third of the budget, at most
+    100 unless the population is larger. Where few plans are measured, those are the best to be had.
     """
-    repairer, rng = start.repairer, start.rng
-    count = size or int(np.clip(start.archive.budget // 20, 8, most))
-    plans = predicted_plans(start.archive, max(1, count // 2) if seeded else 0)
-    drawn = repairer.draw(count - len(plans), rng)
+    repairer, rng, budget = start.repairer, start.rng, start.archive.budget
+    count = max(size // 2, min(budget // 3, _SEEDS)) if seeded else 0
+    plans = predicted_plans(start.archive, count)
+    drawn = repairer.draw(size - size // 2 if len(plans) else size, rng)
     return np.concatenate([repairer.repair(plans, rng), drawn])
 
 
-def evolve(start: Start, rows: Ints, survive: Survive) -> None:
+def evolve(start: Start, size: int, survive: Survive, *, seeded: bool) -> None:
     """Evolve a population until the archive is exhausted; results are in the archive.
 
     Uniform and segment crossover, one random change a child on average, repair to feasibility. Those that
@@ -39,12 +43,17 @@ def evolve(start: Start, rows: Ints, survive: Survive) -> None:
 
     Args:
         start: Archive, repairer and chance.
-        rows: [size, V] the first population.
+        size: Population.
         survive: Chooses survivors.
+        seeded: Start from plans of the predicted front too.
     """
-    archive, repairer, rng, size = start.archive, start.repairer, start.rng, len(rows)
+    archive, repairer, rng = start.archive, start.repairer, start.rng
+    rows = first_rows(start, size, seeded=seeded)
     with suppress(Exhausted):
         values = archive.evaluate(rows)
+        if len(rows) > size:
+            kept = _select(values, archive.excess(rows), size, survive, rng)
+            rows, values = rows[kept], values[kept]
         while True:
             children = _children(rows, archive.reduced.allowed, size, rng)
             children = renew(start, repairer.repair(children, rng))

@@ -2,7 +2,7 @@
 
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.evolve import evolve, first_population
+from mpsearch.search.evolve import evolve, population_size
 from mpsearch.search.start import begin
 from mpsearch.search.survival import survive_by_directions
 from mpsearch.tables import Progress
@@ -33,7 +33,7 @@ def search(
         seed: Of all chance.
         progress: Called after evaluations.
         time_limit_s: Stop then.
-        seeded: Start half of the population from plans of the predicted front.
+        seeded: Begin with plans of the predicted front, a third of the budget (at most 100).
         size: Population; a twentieth of the budget, 8 to 100, if None.
 
     Raises:
@@ -49,7 +49,7 @@ def search(
         time_limit_s=time_limit_s,
         stream=3,
     )
-    population = first_population(start, size, most=100, seeded=seeded)
-    directions = survive_by_directions(len(objectives), len(population))
-    evolve(start, population, directions)
+    population = size or population_size(start.archive, most=100)
+    directions = survive_by_directions(len(objectives), population)
+    evolve(start, population, directions, seeded=seeded)
     return start.archive.front(method="nsga3")
