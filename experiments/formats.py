@@ -1,6 +1,6 @@
 """Signal to quantisation noise of N(0, 1) in each format: measured, and by integration of the density.
 
-Run: python experiments/formats.py [--size 2048] [--seed 0]
+Run: python -m experiments.formats [--size 2048] [--seed 0]
 
 The second column is independent of the quantiser: the noise of each cell of the format's grid is integrated over the
 normal density in closed form; block formats average that over the density of a block's largest magnitude.

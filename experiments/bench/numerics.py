@@ -1,6 +1,6 @@
 """Times of the numerics as ratios in one run: quantisation to ``clone``, amax to ``min`` and ``max``.
 
-Run: python experiments/bench/numerics.py [--size 4096] [--threads 2] [--repeats 9]
+Run: python -m experiments.bench.numerics [--size 4096] [--threads 2] [--repeats 9]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Times of the searches on additive problems of several sizes, and how good their fronts are.
 
-Run: python experiments/bench/search.py [--quick]
+Run: python -m experiments.bench.search [--quick]
 """
 
 import argparse
