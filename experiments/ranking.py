@@ -29,7 +29,6 @@ from mpsearch.space import read_space
 from mpsearch.tables import Floats, Ints
 
 SETTINGS = {"dense": ("fp16", "fp8", "nvfp4"), "sparse": None}
-FULL = 60  # evaluations beyond the entries
 SLOW = ("eigenvalue", "hessian")
 
 
@@ -77,7 +76,7 @@ def measure_plans(judge: Simulator, wanted: int, store: Path) -> tuple[Ints, Flo
     top = ceiling(judge)
     plans, losses = [], []
     for plan in draw_plans(judge.allowed, 20 * wanted):
-        if judge.losses(plan, [0]).mean() > 1.3 * top:
+        if saturated(judge.losses(plan, [0]).mean(keepdims=True), 1.3 * top)[0]:
             continue  # hopeless on its first batch
         loss = judge.loss(plan).mean
         if not saturated(np.array([loss]), top)[0]:
@@ -113,8 +112,7 @@ def rank_metrics(
         if metric == "measured":
             predicted, cost = np.array([fresh.loss(plan).mean for plan in tested]), float(plans)
         else:
-            budget = FULL + int(fresh.allowed.sum()) if size == "full" else None
-            table = score_sensitivity(fresh, metric=metric, budget=budget, seed=seed)
+            table = score_sensitivity(fresh, metric=metric, budget=size or None, seed=seed)
             predicted, cost = predict(table, tested), table.cost_plans
         spent = time.process_time() - started
         ranking = rank_agreement(predicted, losses, seed=seed)

@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+FULL = "full"  # a budget: two evaluations for each entry of a table
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is going on or the best so far)."""
 

@@ -70,8 +70,20 @@ Threads = Annotated[
 MaxMemory = Annotated[
     str | None, typer.Option("--max-memory", help="Memory the process may hold: 2GB, 512MB.")
 ]
+
+
+def parse_budget(text: str | None) -> int | str | None:
+    """Return a number of measurements, or what is none for the job to judge."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
 Budget = Annotated[
-    int | None, typer.Option("--budget", min=0, help="Whole-plan measurements that may be spent.")
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="N|full",
+        help="Whole-plan measurements that may be spent; full: two for each entry of the table.",
+    ),
 ]
 Confidence = Annotated[
     float | None,

@@ -99,7 +99,7 @@ def search(
         "batch": batch,
         "batch_size": batch_size,
         "samples": samples,
-        "budget": budget,
+        "budget": opt.parse_budget(budget),
         "measure": measure,
         "refine": refine,
         "self_test": self_test,

@@ -87,7 +87,7 @@ def sensitivity(
         "metric": metric,
         "batch_size": batch_size,
         "samples": samples,
-        "budget": budget,
+        "budget": opt.parse_budget(budget),
         "tolerance": tolerance,
         "self_test": self_test,
         "seed": seed,

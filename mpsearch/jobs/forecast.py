@@ -8,10 +8,13 @@ from mpsearch.cost.network import estimate_costs
 from mpsearch.errors import JobError
 from mpsearch.jobs.bench import Watch, unwatched
 from mpsearch.jobs.calibration import calibrated_simulator
+from mpsearch.jobs.job import Job
 from mpsearch.jobs.limits import check_limits
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.quality import TESTS as QUALITY_TESTS
+from mpsearch.sensitivity.score import full_budget
 from mpsearch.space import uniform
+from mpsearch.tables import FULL
 
 _FRONT_POINTS = 4096  # of a typical exact front: choosing on it by halving measures log2 of that
 
@@ -52,10 +55,9 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     simulator = calibrated_simulator(prepared, prepared.batches, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups
-    scoring = entries + 1 if job.metric == "perturbation" else min(entries, 4 * (n_schemes + 6))
-    searching = job.measure if job.method == "exact" else job.budget or 100
+    searching = job.measure if job.method == "exact" else job.measurements or 100
     choosing = ceil(log2(_FRONT_POINTS)) if job.limits.given() else job.refine
-    evaluations = (job.budget or scoring) + searching + choosing + n_schemes
+    evaluations = _scoring(job, entries, n_schemes) + searching + choosing + n_schemes
     narrow = [name for name in prepared.space.names if name != prepared.space.base]
     plan = uniform(
         prepared.space,
@@ -76,3 +78,11 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
         each,
         each * (evaluations + held_out * ratio),
     )
+
+
+def _scoring(job: Job, entries: int, n_schemes: int) -> int:
+    """Evaluations that the metric takes at most."""
+    if job.budget == FULL:
+        return full_budget(entries)
+    usual = entries + 1 if job.metric == "perturbation" else min(entries, 4 * (n_schemes + 6))
+    return job.measurements or usual

@@ -17,6 +17,7 @@ from mpsearch.errors import JobError
 from mpsearch.jobs.sizes import parse_bytes
 from mpsearch.registry import DataFolder, data_file
 from mpsearch.space import RecoveryName
+from mpsearch.tables import FULL
 
 Names = tuple[str, ...]
 Positive = Annotated[int, Field(ge=1)]
@@ -27,6 +28,12 @@ def _size(text: str) -> str:
     if text:
         parse_bytes(text)
     return text
+
+
+def _budget(value: int | str) -> int | str:
+    if value != FULL and (isinstance(value, str) or value < 0):
+        raise ValueError(f'must be a number of at least 0, or "{FULL}"')
+    return value
 
 
 class Limits(Content):
@@ -72,6 +79,7 @@ class Job(Content):
         batch_size: Rows that the simulator runs together.
         samples: Calibration samples that are used at most; 0 uses all.
         budget: Whole-plan measurements that the metric and the search may spend; 0 leaves it to them.
+            ``full`` gives the metric two for each entry, and leaves the search its own.
         measure: Points of a predicted front that are measured.
         refine: Measurements that are spent on better points near the uniform plan to beat.
         self_test: Random plans that are measured to say how far the table can be trusted; 0 measures none.
@@ -108,7 +116,7 @@ class Job(Content):
     batch: Positive = 1
     batch_size: Positive = 32
     samples: Annotated[int, Field(ge=0)] = 128
-    budget: Annotated[int, Field(ge=0)] = 0
+    budget: Annotated[int | str, AfterValidator(_budget)] = 0
     measure: Annotated[int, Field(ge=0)] = 12
     refine: Annotated[int, Field(ge=0)] = 60
     self_test: Annotated[int, Field(ge=0)] = 0
@@ -125,6 +133,11 @@ class Job(Content):
     limits: Limits = Limits()
     digests: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def measurements(self) -> int | None:
+        """Whole-plan measurements that a search may spend; None leaves it to the method."""
+        return self.budget if isinstance(self.budget, int) and self.budget else None
+
 
 def new_job(values: Mapping[str, Any]) -> Job:
     """Return the job that ``values`` make.
@@ -137,7 +150,9 @@ def new_job(values: Mapping[str, Any]) -> Job:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise JobError(f"{where}: {first['msg']}, got {first['input']!r}") from None
+        raise JobError(
+            f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
+        ) from None
 
 
 def check_trust(job: Job, name: str, *, told: Container[str] = ()) -> None:

@@ -240,7 +240,7 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
             problem,
             method=job.method,
             evaluator=simulator,
-            budget=job.budget or None,
+            budget=job.measurements,
             seed=job.seed,
             progress=told,
             time_limit_s=seconds,

@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from mpsearch.search.link import Link, fit_link
 from mpsearch.search.reduce import Reduced
-from mpsearch.tables import Floats, Ints
+from mpsearch.tables import Bools, Floats, Ints
 
 _SHARED = (0.1, 0.4)  # prior deviations of u that are tried
 _OWN = (0.1, 0.3, 0.6)  # of w
@@ -152,16 +152,33 @@ def _overlap(table: Floats, rows: Ints, others: Ints) -> Floats:
     return total
 
 
-def correct_table(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> Correction:
-    """Fit the table of objective ``column`` to measured ``losses`` [P] of assignments ``rows`` [P, V].
+def correct_table(
+    table: Floats,
+    allowed: Bools,
+    rows: Ints,
+    losses: Floats,
+    *,
+    edges: Ints | None = None,
+    pairs: Floats | None = None,
+) -> Correction:
+    """Fit a table to measured whole plans.
 
     Shared, own and misfit deviations are those of a small grid under which the losses are likeliest.
+
+    Args:
+        table: [V, S] losses of one variable at a scheme, the others at the base.
+        allowed: [V, S].
+        rows: [P, V] plans that were measured.
+        losses: [P] their losses.
+        edges: [E, 2] pairs of variables with pair terms.
+        pairs: [E, S, S] their pair terms, which are taken as they are.
     """
-    table = reduced.values[:, :, column]
-    pairs = reduced.pair_values[..., column] if len(reduced.edges) else None
-    floor = _FLOOR * float(np.median(np.abs(table)[reduced.allowed])) + 1e-300
+    if edges is None or not len(edges):
+        edges, pairs = np.zeros((0, 2), np.int64), None
+    size = np.abs(table)[allowed]
+    floor = max(_FLOOR * float(np.median(size)), 1e-6 * float(size.max()), 1e-100)
     grid = [
-        _Prior(table, reduced.edges, pairs, floor, shared, own, misfit)
+        _Prior(table, edges, pairs, floor, shared, own, misfit)
         for shared, own, misfit in product(_SHARED, _OWN, _MISFIT)
     ]
     predicted = grid[0].sums(rows)
@@ -186,3 +203,15 @@ def correct_table(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> 
     weights = cho_solve(factor, residual)
     corrected = table + prior.effects(rows, weights)
     return Correction(corrected, link, prior, rows, predicted, weights, factor)
+
+
+def correct_objective(reduced: Reduced, column: int, rows: Ints, losses: Floats) -> Correction:
+    """Fit objective ``column`` of a problem to measured ``losses`` [P] of assignments ``rows`` [P, V]."""
+    return correct_table(
+        reduced.values[:, :, column],
+        reduced.allowed,
+        rows,
+        losses,
+        edges=reduced.edges,
+        pairs=reduced.pair_values[..., column],
+    )

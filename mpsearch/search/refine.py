@@ -8,7 +8,7 @@ from mpsearch import registry
 from mpsearch.pareto import Front, thin
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.correction import correct_table
+from mpsearch.search.correction import correct_objective
 from mpsearch.search.improvement import expected_improvement
 from mpsearch.search.priced import PricedFronts
 from mpsearch.search.racing import Race
@@ -106,7 +106,7 @@ def _propose(start: Start, fronts: PricedFronts, race: Race | None) -> Ints:
     reduced = archive.reduced
     rows, values, feasible = archive.evaluated
     loss, known = _columns(archive.names)
-    fit = correct_table(reduced, loss, rows, values[:, loss])
+    fit = correct_objective(reduced, loss, rows, values[:, loss])
     measured = values[feasible][:, [known, loss]]
     pool = [fronts.solve(fit.table, rng)]
     pool += [fronts.solve(fit.draw(rng), rng) for _ in range(_DRAWS)]
@@ -158,7 +158,7 @@ def _spread(archive: Archive, plans: Ints, count: int) -> Ints:
     """
     rows, values, _ = archive.evaluated
     loss, known = _columns(archive.names)
-    mean, _ = correct_table(archive.reduced, loss, rows, values[:, loss]).predict(plans)
+    mean, _ = correct_objective(archive.reduced, loss, rows, values[:, loss]).predict(plans)
     totals = archive.totals(plans)
     fresh = np.flatnonzero(~archive.known(plans))
     return fresh[thin(np.stack([totals[:, known], mean], axis=1)[fresh], max(1, count))]

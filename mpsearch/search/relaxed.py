@@ -10,7 +10,7 @@ from mpsearch.errors import ProblemError
 from mpsearch.pareto import Front
 from mpsearch.problem import Evaluator, Problem
 from mpsearch.search.archive import Exhausted
-from mpsearch.search.correction import Correction, correct_table
+from mpsearch.search.correction import Correction, correct_objective
 from mpsearch.search.linear import Bound, Program, limit_bounds, make_program, solve
 from mpsearch.search.reduce import Reduced
 from mpsearch.search.seeds import predicted_plans
@@ -162,7 +162,7 @@ def _try_roundings(
         else:
             due = not repeated and not tried % max(_REFIT, len(rows) // 10)
             if fit is None or due:
-                fit = correct_table(blind, 1, rows, losses)
+                fit = correct_objective(blind, 1, rows, losses)
             costs = fit.table if due else fit.draw(rng)
             size = 0.1 * repeated * float(np.abs(costs).mean())
             costs = costs + size * rng.standard_normal(costs.shape)

@@ -1,14 +1,15 @@
 """Calibrated: a cheap table corrected by measurements, with error bars that the measurements justify.
 
 A prior (``fisher``; ``sqnr`` where the loss or a layer has no gradient) ranks all entries for the price
-of a few evaluations. Then entries are measured one
-at a time, the largest first as far as plans with them are of use: an entry that alone brings half of
-what the lowest precision everywhere does comes last. What is measured is kept; a power law in the
-prior, shrunk towards the prior itself, corrects the rest, and the held-out residuals of that law
-are their standard errors. A budget beyond all entries goes to whole plans, which correct what adding
-up gets wrong.
+of a few evaluations. Then entries are measured one at a time, the largest first as far as plans with
+them are of use: an entry that alone brings half of what the lowest precision everywhere does comes
+last, and is said to bring no more than that half. What is measured is kept; a law in the prior,
+learnt from it, corrects the rest and gives their standard errors. A budget beyond all entries goes to
+whole plans, which correct what adding up gets wrong.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +20,8 @@ from mpsearch.problem import build_problem
 from mpsearch.registry import find
 from mpsearch.sensitivity.correction import correct_by_plans, correct_entries
 from mpsearch.sensitivity.effort import suffix_shares
-from mpsearch.sensitivity.ranking import predict, saturated
-from mpsearch.sensitivity.sampling import measure_entries
+from mpsearch.sensitivity.ranking import predict
+from mpsearch.sensitivity.sampling import Clock, Measured, measure_entries
 from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
 from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
@@ -28,6 +29,9 @@ from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 _EFFORT = 3.0  # spent by default, in units of what the prior takes
 _SHARE_OF_LARGEST = 0.8  # of the effort for entries
 _SHARE_OF_FRONT = 0.5  # of the plans, where costs are given; the rest are random
+_USEFUL = 0.5  # of the worst loss: beyond it plans are saturated
+_HOPELESS = 1.5  # times the loss that is of use, on the first batch
+_DRAWN = 20  # random plans for one that is to be measured
 
 
 def score(
@@ -59,61 +63,103 @@ def score(
     prior: Table = find("metrics", _choose_prior(simulator))(simulator, seed=seed)
     usual = _EFFORT * max(prior.cost_plans, len(prior.schemes) + 4)
     total = usual if budget is None else float(budget)
-    top = _worst_loss(simulator, prior)
+    limit = _USEFUL * _worst_loss(simulator, prior)
+    clock = Clock(seconds)
     shares = suffix_shares(simulator.graph)
-    limit = 0.5 * top if prior.unit == simulator.unit else float("inf")
-    chosen = choose_entries(prior, single_changes(simulator), shares, total - 2, limit)
+    every = single_changes(simulator)
+    told = limit if prior.unit == simulator.unit else float("inf")
+    chosen = choose_entries(prior, every, shares, total - 2, told)
     spent = 2 + float(sum(shares[g] for g, _ in chosen))
-    complete = len(chosen) == len(single_changes(simulator))
-    n_plans = max(0, int(total - spent)) if complete else 0
-    steps = len(chosen) + n_plans
+    left = total - spent if len(chosen) == len(every) else 0.0
+    steps = len(chosen) + int(left)
 
     def measuring(done: int, of: int, text: str) -> None:
         if progress is not None:
             progress(len(chosen) * done // max(of, 1), steps, text)
 
     found = measure_entries(simulator, chosen, seconds=seconds, progress=measuring)
+    table = replace(_correct(simulator, prior, found, limit), cost_plans=prior.cost_plans + spent)
+    if left < 1 or found.notes:
+        return table
+
+    def measuring_plans(done: float) -> None:
+        if progress is not None:
+            progress(min(steps, len(chosen) + int(done)), steps, "measuring plans")
+
+    drawn = draw_useful_plans(table, costs, int(left), limit, seed)
+    plans, losses, cost = _measure_plans(simulator, drawn, left, limit, clock, measuring_plans)
+    moved = correct_by_plans(table.values, table.allowed, plans, losses)
+    # what an entry does alone and what it adds to a plan differ: that too is unknown
+    stderr = np.hypot(table.stderr, moved - table.values)
+    return replace(
+        table,
+        values=moved,
+        stderr=stderr,
+        cost_plans=table.cost_plans + cost,
+        notes=(f"stopped by the time budget of {seconds} s after {len(plans)} plans",)
+        if clock.over
+        else (),
+    )
+
+
+def _correct(simulator: Simulator, prior: Table, found: Measured, limit: float) -> Table:
+    """The prior corrected by measured entries; no value is above ``limit``."""
     shape = prior.values.shape
     measured, errors, known = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)
     for entry, change in found.changes.items():
         measured[entry], errors[entry] = simulator.estimate(change)
         known[entry] = True
-    entries, reasons = simulator.allowed.copy(), dict(simulator.reasons)
+    allowed, reasons = simulator.allowed.copy(), dict(simulator.reasons)
     for (g, s), why in found.refused.items():
-        entries[g, s] = False
+        allowed[g, s] = False
         reasons[simulator.groups[g], prior.schemes[s]] = why
-    allowed = entries.copy()
+    entries = allowed.copy()
     entries[:, simulator.space.index(simulator.space.base)] = False
-    values, stderr = correct_entries(prior, measured, errors, known, entries)
-    table = replace(
+    kinds = np.array([scheme.sparsity is not None for scheme in simulator.space.schemes], np.int64)
+    values, stderr = correct_entries(prior, measured, errors, known, entries, kinds)
+    kept = np.minimum(values, limit)
+    return replace(
         prior,
         metric="calibrated",
         unit=simulator.unit,
-        values=values,
-        stderr=stderr,
+        values=kept,
+        stderr=np.hypot(stderr, values - kept),
         allowed=allowed,
         reasons=reasons,
         details={"prior": prior.values, "measured": known.astype(np.float64)},
-        cost_plans=prior.cost_plans + spent,
         notes=found.notes,
     )
-    plans = choose_plans(table, costs, 0 if found.notes else n_plans, 0.5 * top, seed)
-    losses = np.zeros(len(plans))
-    for done, plan in enumerate(plans):
-        if progress is not None:
-            progress(len(chosen) + done, steps, "measuring plans")
-        losses[done] = simulator.loss(plan).mean
-    if progress is not None:
-        progress(steps, steps, "table corrected")
-    useful = ~saturated(losses, top)
-    moved = correct_by_plans(values, plans[useful], losses[useful])
-    # what an entry does alone and what it adds to a plan differ: that too is unknown
-    return replace(
-        table,
-        values=moved,
-        stderr=np.hypot(stderr, moved - values),
-        cost_plans=table.cost_plans + len(plans),
-    )
+
+
+def _measure_plans(
+    simulator: Simulator,
+    drawn: Ints,
+    effort: float,
+    limit: float,
+    clock: Clock,
+    progress: Callable[[float], None],
+) -> tuple[Ints, Floats, float]:
+    """Measure [P, G] plans until the effort is spent: those of use, their losses, what that cost.
+
+    A plan that loses far more than ``limit`` on its first batch is left there.
+    """
+    plans, losses, spent = [], [], 0.0
+    first = 1 / simulator.n_batches
+    for plan in drawn:
+        if spent + 1 > effort or clock.over:
+            break
+        progress(spent)
+        with suppress(NumericsError):
+            spent += first
+            if simulator.losses(plan, [0]).mean() > _HOPELESS * limit:
+                continue
+            spent += 1 - first
+            loss = simulator.loss(plan).mean
+            if loss <= limit:
+                plans.append(plan)
+                losses.append(loss)
+    progress(effort)
+    return np.array(plans).reshape(-1, drawn.shape[1]), np.array(losses), spent
 
 
 def _choose_prior(simulator: Simulator) -> str:
@@ -123,12 +169,13 @@ def _choose_prior(simulator: Simulator) -> str:
 
 
 def _worst_loss(simulator: Simulator, prior: Table) -> float:
-    """Loss of the uniform plan that the prior predicts to be worst; infinite where it overflows."""
+    """Loss of the uniform plan that the prior predicts to be worst; infinite where it has none above 0."""
     uniform = uniform_plans(simulator)
-    try:
-        return simulator.loss(uniform[int(np.argmax(predict(prior, uniform)))]).mean
-    except NumericsError:
-        return float("inf")
+    with suppress(NumericsError):
+        loss = simulator.loss(uniform[int(np.argmax(predict(prior, uniform)))]).mean
+        if loss > 0:
+            return loss
+    return float("inf")
 
 
 def choose_entries(
@@ -170,10 +217,24 @@ def _spread_order(count: int) -> list[int]:
     return [i for i in mirrored if i < count]
 
 
-def choose_plans(table: Table, costs: Costs | None, count: int, limit: float, seed: int) -> Ints:
-    """Return at most [count, G] plans that are predicted to lose at most ``limit``, without doubles."""
-    drawn = draw_plans(table.allowed, 20 * max(count, 0), seed=seed + 1)
-    plans = [drawn[predict(table, drawn) <= limit]]
+def draw_useful_plans(
+    table: Table, costs: Costs | None, count: int, limit: float, seed: int
+) -> Ints:
+    """Return [P, G] plans to measure, without doubles: front plans first, then more random ones than needed.
+
+    An entry counts for at most half of ``limit`` here: alone, in a model that is exact elsewhere, it may be
+    far worse than in the plans that hold it, and only such plans can tell.
+
+    Args:
+        table: What is known so far.
+        costs: If given, half of ``count`` are from the predicted front of latency and loss.
+        count: Plans that are to be measured.
+        limit: Predicted loss above which a plan is left out.
+        seed: Seed of the random plans.
+    """
+    lenient = replace(table, values=np.minimum(table.values, 0.5 * limit))
+    drawn = draw_plans(table.allowed, _DRAWN * count, seed=seed + 1)
+    plans = [drawn[predict(lenient, drawn) <= limit]]
     if costs is not None:
         front = find("searchers", "hull")(build_problem(table, costs)).assignments
         useful = front[predict(table, front) <= limit]
@@ -181,4 +242,4 @@ def choose_plans(table: Table, costs: Costs | None, count: int, limit: float, se
         plans.insert(0, useful[steps.round().astype(np.int64)])
     together = np.concatenate(plans)
     _, first = np.unique(together, axis=0, return_index=True)
-    return np.asarray(together[np.sort(first)[: max(count, 0)]], np.int64)
+    return np.asarray(together[np.sort(first)], np.int64)

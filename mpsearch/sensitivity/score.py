@@ -10,7 +10,7 @@ from mpsearch.errors import MetricError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.sensitivity.single import refuse_infinite
-from mpsearch.tables import Costs, Progress, Table
+from mpsearch.tables import FULL, Costs, Progress, Table
 
 
 class Metric(Protocol):
@@ -37,7 +37,7 @@ def score_sensitivity(
     *,
     metric: str = "calibrated",
     costs: Costs | None = None,
-    budget: int | None = None,
+    budget: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     seconds: float | None = None,
@@ -49,7 +49,8 @@ def score_sensitivity(
         simulator: The model, its space and its calibration data.
         metric: Name of a metric; see ``registry.list_names("metrics")``.
         costs: Costs of the same groups, for metrics that measure where the front will run.
-        budget: Evaluations of whole plans that may be spent; None is the metric's own choice.
+        budget: Evaluations of whole plans that may be spent; None is the metric's own choice,
+            ``full`` two for each entry.
         seed: Seed of whatever the metric draws.
         progress: Told how many steps are done, of how many.
         seconds: Time after which what was measured is returned; the table's notes say how much that
@@ -62,8 +63,13 @@ def score_sensitivity(
 
     Raises:
         UnknownNameError: No metric has this name.
-        MetricError: The metric cannot stop early.
+        MetricError: The metric cannot stop early, or ``budget`` is neither a number nor ``full``.
     """
+    if budget == FULL:
+        base = simulator.space.index(simulator.space.base)
+        budget = full_budget(int(np.delete(simulator.allowed, base, axis=1).sum()))
+    if isinstance(budget, str):
+        raise MetricError(f"`budget` must be a number of evaluations or {FULL!r}, got {budget!r}")
     score: Metric = find("metrics", metric)
     more = {"seconds": seconds, "tolerance": tolerance}
     given = {name: value for name, value in more.items() if value is not None}
@@ -80,3 +86,8 @@ def score_sensitivity(
         note = "one sample: standard errors are not known, each is said to be as large as its value"
         table = replace(table, notes=(*table.notes, note))
     return table
+
+
+def full_budget(entries: int) -> int:
+    """Evaluations of a full budget: one for each of so many entries, and as many for whole plans."""
+    return 2 * entries

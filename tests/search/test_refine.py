@@ -3,7 +3,7 @@ import pytest
 
 from mpsearch.pareto import hypervolume
 from mpsearch.problem import Problem
-from mpsearch.search.correction import correct_table
+from mpsearch.search.correction import correct_objective
 from mpsearch.search.exact import search as search_exactly
 from mpsearch.search.improvement import expected_improvement
 from mpsearch.search.link import Link, fit_link
@@ -68,7 +68,7 @@ def test_a_table_corrected_by_measurements_predicts_new_plans_better() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 4, (120, problem.n_groups))
     losses = np.array([loss.mean for loss in evaluator.evaluate(rows)])
-    fit = correct_table(reduced, 1, rows[:80], losses[:80])
+    fit = correct_objective(reduced, 1, rows[:80], losses[:80])
     mean, deviation = fit.predict(rows[80:])
     plain = problem.evaluate(rows[80:])["loss"]
     corrected_error = np.abs(mean - losses[80:]).mean()
@@ -81,7 +81,7 @@ def test_measured_plans_are_predicted_as_measured() -> None:
     evaluator = Mispriced(problem, 2)
     rows = np.random.default_rng(0).integers(0, 4, (12, 8))
     losses = np.array([loss.mean for loss in evaluator.evaluate(rows)])
-    mean, _ = correct_table(reduce_problem(problem, NAMES), 1, rows, losses).predict(rows)
+    mean, _ = correct_objective(reduce_problem(problem, NAMES), 1, rows, losses).predict(rows)
     assert np.abs(mean - losses).max() < 0.05 * losses.max()
 
 
