@@ -4,7 +4,8 @@
 Metrics see calibration samples; random plans are measured on held-out ones, once for each model and
 setting (kept in FOLDER), and serve all metrics. Plans whose loss is above half of what the worst scheme
 everywhere gives are saturated and left out. Losses are divergences from the fp32 model, weights
-and activations quantised. ``measured`` is no metric: the plans' own losses on the calibration samples.
+and activations quantised. *dense* is fp16, fp8 and nvfp4; *sparse* adds both with 2:4, magnitude pruned; *recovered*
+the same with weights recovered from Gram matrices. ``measured`` is no metric: the plans' own losses on the calibration samples.
 Seconds are processor time.
 """
 
@@ -28,7 +29,8 @@ from mpsearch.sensitivity.selftest import ceiling, draw_plans
 from mpsearch.space import read_space
 from mpsearch.tables import Floats, Ints
 
-SETTINGS = {"dense": ("fp16", "fp8", "nvfp4"), "sparse": None}
+SETTINGS = ("dense", "sparse", "recovered")
+DENSE = ("fp16", "fp8", "nvfp4")
 SLOW = ("eigenvalue", "hessian")
 
 
@@ -92,10 +94,9 @@ def rank_metrics(
     folder: Path, setting: str, metrics: Sequence[str], *, plans: int, sizes: Sizes, seed: int
 ) -> list[Row]:
     """Score every metric on one model in one setting."""
-    names = SETTINGS[setting]
-    space = read_space("npu")
-    if names is not None:
-        space = replace(space, schemes=tuple(s for s in space.schemes if s.name in names))
+    space = read_space("npu", recovery="obs" if setting == "recovered" else None)
+    if setting == "dense":
+        space = replace(space, schemes=tuple(s for s in space.schemes if s.name in DENSE))
     calibration = read_batches(folder / "calibration.npz", limit=sizes.calibration)
     held_out = read_batches(folder / "held_out.npz", limit=sizes.held_out)
     shapes = {name: (1, *array.shape[1:]) for name, array in calibration.arrays.items()}
@@ -129,7 +130,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--held-out-samples", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--metrics", nargs="+", metavar="METRIC[:full]")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,13 +16,27 @@ from mpsearch.search.link import Link, fit_link
 from mpsearch.search.reduce import Reduced
 from mpsearch.tables import Bools, Floats, Ints
 
-_SHARED = (0.1, 0.4)  # prior deviations of u that are tried
-_OWN = (0.1, 0.3, 0.6)  # of w
-_MISFIT = (0.1, 0.25, 0.5)  # of the factor that no sum explains
 _LOCAL = 4  # power of the cosine: how alike plans must be to share a misfit
 _NOISE = 0.02  # of z, of each measurement
 _SATURATED = 0.03  # of the largest loss: how exactly a loss near the ceiling is known
-_FLOOR = 0.02  # of the median entry: what an entry of 0 may turn out to be
+_FLOOR = 0.02  # of the median entry: a loss that does not matter
+
+
+@dataclass(frozen=True, slots=True)
+class Deviations:
+    """Prior deviations that are tried; those under which the losses are likeliest are taken.
+
+    Attributes:
+        shared: Of u.
+        own: Of w.
+        misfit: Of the factor that no sum explains.
+        floor: What an entry of 0 may turn out to be, in median entries.
+    """
+
+    shared: tuple[float, ...] = (0.1, 0.4)
+    own: tuple[float, ...] = (0.1, 0.3, 0.6)
+    misfit: tuple[float, ...] = (0.1, 0.25, 0.5)
+    floor: tuple[float, ...] = (_FLOOR,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,10 +174,9 @@ def correct_table(
     *,
     edges: Ints | None = None,
     pairs: Floats | None = None,
+    deviations: Deviations = Deviations(),
 ) -> Correction:
     """Fit a table to measured whole plans.
-
-    Shared, own and misfit deviations are those of a small grid under which the losses are likeliest.
 
     Args:
         table: [V, S] losses of one variable at a scheme, the others at the base.
@@ -172,31 +185,36 @@ def correct_table(
         losses: [P] their losses.
         edges: [E, 2] pairs of variables with pair terms.
         pairs: [E, S, S] their pair terms, which are taken as they are.
+        deviations: What is tried.
     """
     if edges is None or not len(edges):
         edges, pairs = np.zeros((0, 2), np.int64), None
     size = np.abs(table)[allowed]
-    floor = max(_FLOOR * float(np.median(size)), 1e-6 * float(size.max()), 1e-100)
-    grid = [
-        _Prior(table, edges, pairs, floor, shared, own, misfit)
-        for shared, own, misfit in product(_SHARED, _OWN, _MISFIT)
-    ]
-    predicted = grid[0].sums(rows)
-    parts = grid[0].parts(rows, predicted, rows, predicted)
+    unit = max(float(np.median(size)), 1e-4 * float(size.max()), 1e-98)
+    grid = {
+        floor: [
+            _Prior(table, edges, pairs, floor * unit, shared, own, misfit)
+            for shared, own, misfit in product(deviations.shared, deviations.own, deviations.misfit)
+        ]
+        for floor in deviations.floor
+    }
+    predicted = next(iter(grid.values()))[0].sums(rows)
     link = fit_link(predicted, losses)
     z = link.sums(losses)
     residual = z - predicted
     slope = np.maximum(np.abs(link.slopes(z)), 1e-6)
-    noise = _NOISE * np.abs(predicted) + floor
+    noise = _NOISE * np.abs(predicted) + _FLOOR * unit
     if not link.linear:  # near the ceiling a loss hardly says what the sum is
         noise = noise + _SATURATED * float(losses.max()) * np.maximum(1.0 / slope - 1.0, 0.0)
     best: tuple[float, _Prior, tuple[Floats, bool]] | None = None
-    for prior in grid:
-        factor = cho_factor(prior.weigh(parts) + np.diag(noise**2), lower=True)
-        fit = float(residual @ cho_solve(factor, residual))
-        likelihood = -0.5 * fit - float(np.log(np.diag(factor[0])).sum())
-        if best is None or likelihood > best[0]:
-            best = (likelihood, prior, factor)
+    for priors in grid.values():
+        parts = priors[0].parts(rows, predicted, rows, predicted)
+        for prior in priors:
+            factor = cho_factor(prior.weigh(parts) + np.diag(noise**2), lower=True)
+            fit = float(residual @ cho_solve(factor, residual))
+            likelihood = -0.5 * fit - float(np.log(np.diag(factor[0])).sum())
+            if best is None or likelihood > best[0]:
+                best = (likelihood, prior, factor)
     if best is None:  # the grid is never empty
         raise AssertionError
     _, prior, factor = best

@@ -3,10 +3,13 @@
 import numpy as np
 from scipy import stats
 
-from mpsearch.search.correction import correct_table
+from mpsearch.search.correction import Deviations, correct_table
 from mpsearch.sensitivity.law import fit_law
 from mpsearch.tables import Bools, Floats, Ints, Table
 
+_DEVIATIONS = Deviations(  # a table may be far off where losses saturate: wider than in a search
+    shared=(0.1, 0.4, 0.8), own=(0.1, 0.3, 0.6, 1.2), floor=(0.02, 3.0)
+)
 _LEAST_SHARE = 0.1  # of its value that plans leave an entry
 
 
@@ -58,7 +61,7 @@ def correct_by_plans(values: Floats, allowed: Bools, plans: Ints, losses: Floats
     """
     if len(plans) == 0:
         return values
-    moved = correct_table(values, allowed, plans, losses).table
+    moved = correct_table(values, allowed, plans, losses, deviations=_DEVIATIONS).table
     least = np.where(values > 0, _LEAST_SHARE * values, -np.inf)
     kept = np.where(values == 0, 0.0, np.maximum(moved, least))
     sums = kept[np.arange(len(kept)), plans].sum(axis=1)
