@@ -79,12 +79,24 @@ def score_sensitivity(
             f"metric {metric} cannot stop early ({', '.join(refused)}); leave it out, or take one that "
             f"measures entry by entry, such as perturbation"
         )
+    return run_metric(
+        score, simulator, costs=costs, budget=budget, seed=seed, progress=progress, **given
+    )
+
+
+def run_metric(score: Metric, simulator: Simulator, **arguments: Any) -> Table:
+    """Return the table of a metric's ``score``: entries that overflow refused, one sample noted.
+
+    Args:
+        score: The metric.
+        simulator: The model, its space and its calibration data.
+        arguments: What else ``score`` takes.
+    """
     with np.errstate(invalid="ignore", over="ignore"):  # what overflows is refused, not warned of
-        table = score(simulator, costs=costs, budget=budget, seed=seed, progress=progress, **given)
-    table = refuse_infinite(table)
+        table = refuse_infinite(score(simulator, **arguments))
     if simulator.n_samples == 1:
         note = "one sample: standard errors are not known, each is said to be as large as its value"
-        table = replace(table, notes=(*table.notes, note))
+        table = replace(table, stderr=np.abs(table.values), notes=(*table.notes, note))
     return table
 
 
