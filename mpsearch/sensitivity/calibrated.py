@@ -169,12 +169,12 @@ def _choose_prior(simulator: Simulator) -> str:
 
 
 def _worst_loss(simulator: Simulator, prior: Table) -> float:
-    """Loss of the uniform plan that the prior predicts to be worst; infinite where it has none above 0."""
+    """Loss of the uniform plan that the prior predicts to be worst; infinite where that is not surely above 0."""
     uniform = uniform_plans(simulator)
     with suppress(NumericsError):
-        loss = simulator.loss(uniform[int(np.argmax(predict(prior, uniform)))]).mean
-        if loss > 0:
-            return loss
+        loss = simulator.loss(uniform[int(np.argmax(predict(prior, uniform)))])
+        if loss.mean > 1.96 * loss.stderr:
+            return loss.mean
     return float("inf")
 
 

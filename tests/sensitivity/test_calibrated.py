@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from small_models import SPARSE, mlp_simulator, random_weights
 
+from mpsearch.errors import MetricError
 from mpsearch.execute.simulator import Simulator
 from mpsearch.sensitivity import fisher, perturbation
 from mpsearch.sensitivity.calibrated import choose_entries, draw_useful_plans, score
 from mpsearch.sensitivity.correction import correct_by_plans, correct_entries
 from mpsearch.sensitivity.effort import suffix_shares
 from mpsearch.sensitivity.ranking import predict, rank_agreement
+from mpsearch.sensitivity.score import score_sensitivity
 from mpsearch.tables import Table
 
 KINDS = np.zeros(3, np.int64)
@@ -168,3 +170,26 @@ def test_a_full_budget_stays_near_what_was_measured(simulator: Simulator) -> Non
     found = score(simulator, budget=entries + 1).values
     kept = truth > 0
     assert np.abs(np.log(found[kept] / truth[kept])).mean() < 0.3
+
+
+def test_no_entry_is_told_worse_than_half_of_the_worst_plan(simulator: Simulator) -> None:
+    schemes = np.arange(simulator.allowed.shape[1])[:, None]
+    uniform = np.where(simulator.allowed.T, schemes, 0)
+    worst = max(simulator.loss(plan).mean for plan in uniform)
+    table = score(simulator)
+    assert 0 < table.values.max() <= 0.5 * worst + 1e-12
+
+
+def test_a_full_budget_measures_all_entries_and_plans(simulator: Simulator) -> None:
+    entries = int(simulator.allowed[:, 1:].sum())
+    table = score_sensitivity(simulator, metric="calibrated", budget="full")
+    assert table.details["measured"].sum() == entries
+    prior = fisher.score(simulator).cost_plans
+    assert prior + entries < table.cost_plans <= prior + 2 * entries
+    with pytest.raises(MetricError, match="a number of evaluations or 'full', got 'all'"):
+        score_sensitivity(simulator, budget="all")
+
+
+def test_a_time_budget_ends_plans_too(simulator: Simulator) -> None:
+    table = score(simulator, budget=2 * int(simulator.allowed[:, 1:].sum()), seconds=1e-9)
+    assert any("time budget" in note for note in table.notes)
