@@ -26,8 +26,8 @@ from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
 from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
-_EFFORT = 3.0  # spent by default, in units of what the prior takes
-_SHARE_OF_LARGEST = 0.8  # of the effort for entries
+_EFFORT = 1.8  # spent by default, in units of what the prior takes
+_SHARE_OF_LARGEST = 0.95  # of the effort for entries
 _SHARE_OF_FRONT = 0.5  # of the plans, where costs are given; the rest are random
 _USEFUL = 0.5  # of the worst loss: beyond it plans are saturated
 _HOPELESS = 1.5  # times the loss that is of use, on the first batch
@@ -51,7 +51,7 @@ def score(
         simulator: The model and its data.
         costs: If given, half of the plans are from the predicted front of latency and loss.
         budget: What may be spent beside the prior, in evaluations of the whole model; one entry costs
-            what it executes again. None spends three times what the prior takes. As many evaluations
+            what it executes again. None spends less than twice what ``fisher`` takes. As many evaluations
             as there are entries always measure all of them, and what is left goes to plans.
         seed: Seed of the prior and of the plans.
         progress: Told the measurements that are done.
@@ -61,7 +61,7 @@ def score(
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
     prior: Table = find("metrics", _choose_prior(simulator))(simulator, seed=seed)
-    usual = _EFFORT * max(prior.cost_plans, len(prior.schemes) + 4)
+    usual = _EFFORT * max(prior.cost_plans, 2 * len(prior.schemes) + 4)
     total = usual if budget is None else float(budget)
     limit = _USEFUL * _worst_loss(simulator, prior)
     clock = Clock(seconds)
@@ -183,7 +183,7 @@ def choose_entries(
 ) -> list[tuple[int, int]]:
     """Return the entries to measure, in the order of their use.
 
-    Four of five are the largest, but those above ``limit`` come last: no plan that is of use holds them.
+    Nearly all are the largest, but those above ``limit`` come last: no plan that is of use holds them.
     The others are spread over the order of what is left, so that the law holds there too.
 
     Args:
@@ -207,7 +207,7 @@ def _affordable(
     entries: list[tuple[int, int]], shares: Floats, effort: float
 ) -> list[tuple[int, int]]:
     spent = np.cumsum([shares[g] for g, _ in entries])
-    return entries[: max(2, int((spent <= effort).sum()))]
+    return entries[: int((spent <= effort).sum())]
 
 
 def _spread_order(count: int) -> list[int]:

@@ -121,17 +121,20 @@ def test_an_entry_that_is_far_worse_alone_than_in_plans_is_found_out() -> None:
 
 
 def test_the_largest_useful_entries_are_measured_first() -> None:
-    prior, _ = synthetic(4, groups=6)
-    entries = [(g, s) for g in range(6) for s in (1, 2)]
+    prior, _ = synthetic(4)
+    entries = [(g, s) for g in range(40) for s in (1, 2)]
     limit = float(np.median(prior.values[:, 1:]))
-    chosen = choose_entries(prior, entries, np.full(6, 0.5), 3.0, limit)
+    chosen = choose_entries(prior, entries, np.full(40, 0.5), 10.0, limit)
     useful = sorted(
         (e for e in entries if prior.values[e] <= limit), key=lambda e: -prior.values[e]
     )
-    assert chosen[:4] == useful[:4]
-    assert len(set(chosen)) == len(chosen) == 6
-    assert not set(chosen[4:]) <= set(useful[4:6])
-    assert choose_entries(prior, entries, np.ones(6), 12.0, limit) == entries
+    assert chosen[:19] == useful[:19]
+    assert len(set(chosen)) == len(chosen) == 20
+    more = choose_entries(prior, entries, np.full(40, 0.5), 30.0, limit)
+    useless = {e for e in entries if prior.values[e] > limit}
+    assert set(useful) - set(more) == set()
+    assert len(set(more) & useless) == 20
+    assert choose_entries(prior, entries, np.ones(40), 80.0, limit) == entries
 
 
 def test_an_entry_costs_what_it_executes_again(simulator: Simulator) -> None:
