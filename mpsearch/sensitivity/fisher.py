@@ -30,7 +30,7 @@ def score(
     Args:
         simulator: The model and its data.
         costs: Not needed.
-        budget: Not needed: about two evaluations are spent for each scheme, and three for each drawn label
+        budget: Not needed: about two evaluations are spent for each scheme, and two for each drawn label
             a sample, of which there are 4, and fewer from 128 samples on.
         seed: Seed of the drawn labels.
         progress: Told the batches that are done.
@@ -69,7 +69,7 @@ def score(
         allowed=simulator.allowed,
         reasons=simulator.reasons,
         details={"independent_errors": independent / len(samples)},
-        cost_plans=float(1 + 2 * len(simulator.space.schemes) + 3 * n_draws),
+        cost_plans=float(4 + 2 * len(simulator.space.schemes) + 2 * n_draws),
         notes=notes,
     )
     return refuse_infinite(table)
