@@ -21,6 +21,7 @@ from mpsearch.registry import find
 from mpsearch.sensitivity.correction import correct_by_plans, correct_entries
 from mpsearch.sensitivity.effort import suffix_shares
 from mpsearch.sensitivity.ranking import predict
+from mpsearch.sensitivity.responses import responses_effort
 from mpsearch.sensitivity.sampling import Clock, Measured, measure_entries
 from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
 from mpsearch.sensitivity.single import single_changes
@@ -45,14 +46,16 @@ def score(
 ) -> Table:
     """Measure some entries, and plans if the budget reaches them, and correct the prior by them.
 
-    ``details`` holds the ``prior`` and 1 where an entry was ``measured``.
+    Where the effort reaches all entries no prior is computed. ``details`` holds it, and 1 where an entry
+    was ``measured``.
 
     Args:
         simulator: The model and its data.
         costs: If given, half of the plans are from the predicted front of latency and loss.
         budget: What may be spent beside the prior, in evaluations of the whole model; one entry costs
-            what it executes again. None spends less than twice what ``fisher`` takes. As many evaluations
-            as there are entries always measure all of them, and what is left goes to plans.
+            what it executes again. None spends less than three times what ``fisher`` takes, that
+            included, and measures no plans. As many evaluations as there are entries always measure all of them, and what is
+            left goes to plans.
         seed: Seed of the prior and of the plans.
         progress: Told the measurements that are done.
         seconds: Time after the prior at which no further entry is begun; None has no end.
@@ -60,50 +63,85 @@ def score(
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    prior: Table = find("metrics", _choose_prior(simulator))(simulator, seed=seed)
-    usual = _EFFORT * max(prior.cost_plans, 2 * len(prior.schemes) + 4)
+    shares, clock = suffix_shares(simulator.graph), Clock(seconds)
+    start = _choose_prior(simulator)
+    price = responses_effort(simulator) if start == "fisher" else 1.0
+    usual = _EFFORT * max(price, 2 * len(simulator.space.schemes) + 4)
     total = usual if budget is None else float(budget)
-    limit = _USEFUL * _worst_loss(simulator, prior)
-    clock = Clock(seconds)
-    shares = suffix_shares(simulator.graph)
     every = single_changes(simulator)
-    told = limit if prior.unit == simulator.unit else float("inf")
-    chosen = choose_entries(prior, every, shares, total - 2, told)
-    spent = 2 + float(sum(shares[g] for g, _ in chosen))
-    left = total - spent if len(chosen) == len(every) else 0.0
-    steps = len(chosen) + int(left)
+    whole = 2 + float(sum(shares[g] for g, _ in every))
+    at_most = total + price if budget is None else total
+    left = 0.0 if budget is None else max(0.0, total - whole)  # for plans
+    steps = len(every) + int(left)
 
-    def measuring(done: int, of: int, text: str) -> None:
+    def watch(done: int, of: int, text: str) -> None:
         if progress is not None:
-            progress(len(chosen) * done // max(of, 1), steps, text)
+            progress(len(every) * done // max(of, 1), steps, text)
 
-    found = measure_entries(simulator, chosen, seconds=seconds, progress=measuring)
-    table = replace(_correct(simulator, prior, found, limit), cost_plans=prior.cost_plans + spent)
-    if left < 1 or found.notes:
+    if whole <= at_most and seconds is None:  # a prior has nothing to add
+        table, limit = _measure_all(simulator, watch)
+    else:
+        prior: Table = find("metrics", start)(simulator, seed=seed)
+        table, limit = _measure_some(simulator, prior, total, seconds, watch)
+    if left < 1 or table.notes:
+        if progress is not None:
+            progress(steps, steps, "entries measured")
         return table
 
-    def measuring_plans(done: float) -> None:
+    def watch_plans(done: float) -> None:
         if progress is not None:
-            progress(min(steps, len(chosen) + int(done)), steps, "measuring plans")
+            progress(min(steps, len(every) + int(done)), steps, "measuring plans")
 
     drawn = draw_useful_plans(table, costs, int(left), limit, seed)
-    plans, losses, cost = _measure_plans(simulator, drawn, left, limit, clock, measuring_plans)
+    plans, losses, cost = _measure_plans(simulator, drawn, left, limit, clock, watch_plans)
     moved = correct_by_plans(table.values, table.allowed, plans, losses)
-    # what an entry does alone and what it adds to a plan differ: that too is unknown
-    stderr = np.hypot(table.stderr, moved - table.values)
+    note = f"stopped by the time budget of {seconds} s after {len(plans)} plans"
     return replace(
         table,
         values=moved,
-        stderr=stderr,
+        # what an entry does alone and what it adds to a plan differ: that too is unknown
+        stderr=np.hypot(table.stderr, moved - table.values),
         cost_plans=table.cost_plans + cost,
-        notes=(f"stopped by the time budget of {seconds} s after {len(plans)} plans",)
-        if clock.over
-        else (),
+        notes=(note,) if clock.over else (),
     )
 
 
-def _correct(simulator: Simulator, prior: Table, found: Measured, limit: float) -> Table:
-    """The prior corrected by measured entries; no value is above ``limit``."""
+def _measure_all(simulator: Simulator, progress: Progress) -> tuple[Table, float]:
+    """Every entry measured, as ``perturbation`` does, and the loss above which plans are of no use."""
+    table: Table = find("metrics", "perturbation")(simulator, progress=progress)
+    known = table.allowed.astype(np.float64)
+    known[:, simulator.space.index(simulator.space.base)] = 0
+    limit = _USEFUL * _worst_loss(simulator, table)
+    cost = table.cost_plans + 1
+    details = {"measured": known}
+    return _cap(replace(table, metric="calibrated", details=details, cost_plans=cost), limit), limit
+
+
+def _measure_some(
+    simulator: Simulator,
+    prior: Table,
+    effort: float,
+    seconds: float | None,
+    progress: Progress,
+) -> tuple[Table, float]:
+    """The prior corrected by the entries that an effort reaches, and the loss above which plans are of no use."""
+    shares = suffix_shares(simulator.graph)
+    limit = _USEFUL * _worst_loss(simulator, prior)
+    told = limit if prior.unit == simulator.unit else float("inf")
+    chosen = choose_entries(prior, single_changes(simulator), shares, effort - 2, told)
+    found = measure_entries(simulator, chosen, seconds=seconds, progress=progress)
+    cost = prior.cost_plans + 2 + float(sum(shares[g] for g, _ in chosen))
+    return _cap(replace(_correct(simulator, prior, found), cost_plans=cost), limit), limit
+
+
+def _cap(table: Table, limit: float) -> Table:
+    """``table`` without values above ``limit``; what is cut off is not known."""
+    kept = np.minimum(table.values, limit)
+    return replace(table, values=kept, stderr=np.hypot(table.stderr, table.values - kept))
+
+
+def _correct(simulator: Simulator, prior: Table, found: Measured) -> Table:
+    """The prior corrected by measured entries."""
     shape = prior.values.shape
     measured, errors, known = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)
     for entry, change in found.changes.items():
@@ -117,13 +155,12 @@ def _correct(simulator: Simulator, prior: Table, found: Measured, limit: float) 
     entries[:, simulator.space.index(simulator.space.base)] = False
     kinds = np.array([scheme.sparsity is not None for scheme in simulator.space.schemes], np.int64)
     values, stderr = correct_entries(prior, measured, errors, known, entries, kinds)
-    kept = np.minimum(values, limit)
     return replace(
         prior,
         metric="calibrated",
         unit=simulator.unit,
-        values=kept,
-        stderr=np.hypot(stderr, values - kept),
+        values=values,
+        stderr=stderr,
         allowed=allowed,
         reasons=reasons,
         details={"prior": prior.values, "measured": known.astype(np.float64)},

@@ -10,7 +10,7 @@ product ranks better and costs the same, so it is the value and the sum is among
 import numpy as np
 
 from mpsearch.execute.simulator import Simulator
-from mpsearch.sensitivity.responses import enough_draws, responses
+from mpsearch.sensitivity.responses import enough_draws, responses, responses_effort
 from mpsearch.sensitivity.sampling import Clock
 from mpsearch.sensitivity.single import refuse_infinite
 from mpsearch.tables import Costs, Floats, Progress, Table
@@ -69,7 +69,7 @@ def score(
         allowed=simulator.allowed,
         reasons=simulator.reasons,
         details={"independent_errors": independent / len(samples)},
-        cost_plans=float(4 + 2 * len(simulator.space.schemes) + 2 * n_draws),
+        cost_plans=responses_effort(simulator),
         notes=notes,
     )
     return refuse_infinite(table)

@@ -19,6 +19,11 @@ def enough_draws(simulator: Simulator) -> int:
     return min(MAX_DRAWS, max(1, -(-_ENOUGH // simulator.n_samples)))
 
 
+def responses_effort(simulator: Simulator) -> float:
+    """Return about how many evaluations of the whole model :func:`responses` takes."""
+    return float(4 + 2 * len(simulator.space.schemes) + 2 * enough_draws(simulator))
+
+
 def responses(
     simulator: Simulator, *, n_draws: int = MAX_DRAWS, seed: int = 0
 ) -> Iterator[tuple[Floats, Floats]]:

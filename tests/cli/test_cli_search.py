@@ -162,7 +162,7 @@ def test_interrupting_keeps_what_was_measured_and_a_front_of_it(
         patch.setattr(search_command, "progress_bars", Stopping)
         stopped = mpsearch(*command)
     assert stopped.code == 130
-    assert "7 evaluations are kept" in stopped.err
+    assert "6 evaluations are kept" in stopped.err
     assert len(stopped.err.strip().splitlines()) == 1
     front = read_front(run / "front.json")
     assert front.certificate.startswith("interrupted, over the 5 pairs")
