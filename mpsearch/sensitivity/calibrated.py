@@ -27,7 +27,7 @@ from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
 from mpsearch.sensitivity.single import single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
 
-_EFFORT = 1.9  # spent by default, in units of what the prior takes
+_EFFORT = 1.8  # spent by default, in units of what the prior takes
 _SHARE_OF_LARGEST = 0.95  # of the effort for entries
 _SHARE_OF_FRONT = 0.5  # of the plans, where costs are given; the rest are random
 _USEFUL = 0.5  # of the worst loss: beyond it plans are saturated
