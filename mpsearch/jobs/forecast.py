@@ -84,5 +84,5 @@ def _scoring(job: Job, entries: int, n_schemes: int) -> int:
     """Evaluations that the metric takes at most."""
     if job.budget == FULL:
         return full_budget(entries)
-    usual = entries + 1 if job.metric == "perturbation" else min(entries, 4 * (n_schemes + 6))
+    usual = entries + 1 if job.metric == "perturbation" else min(entries, 6 * (n_schemes + 6))
     return job.measurements or usual

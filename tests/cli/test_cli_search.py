@@ -182,6 +182,10 @@ def test_a_dry_run_says_how_long_and_writes_nothing(
     assert found.code == 0
     assert found.json["evaluations"] >= 12 + 4
     assert found.json["seconds"] > 0
+    full = mpsearch(
+        *SEARCH(tiny), "--dry-run", "--budget", "full", "--json", "-o", tmp_path / "run"
+    )
+    assert full.json["evaluations"] > found.json["evaluations"]
     assert list(tmp_path.iterdir()) == []
 
 

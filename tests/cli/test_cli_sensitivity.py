@@ -133,6 +133,13 @@ def test_a_time_budget_returns_what_is_finished(command: list[object], mpsearch:
     assert any("time budget" in why for _, _, why in found["reasons"])
 
 
+def test_a_full_budget_measures_plans_too(command: list[object], mpsearch: Mpsearch) -> None:
+    usual, full = (mpsearch(*command, *more, "--json").json for more in ([], ["--budget", "full"]))
+    entries = sum(value or 0 for row in usual["details"]["measured"] for value in row)
+    assert usual["evaluations"] < entries + 2 <= full["evaluations"] + 1
+    assert full["evaluations"] <= 2 * entries
+
+
 def test_a_tolerance_may_stop_early(command: list[object], mpsearch: Mpsearch) -> None:
     found = mpsearch(*command, "--metric", "perturbation", "--tolerance", 0.45, "--json").json
     assert "stopped at 16 of 24 samples" in found["notes"][0]
@@ -177,6 +184,7 @@ def test_code_that_a_job_file_names_is_not_run_unless_trusted(
         (["--metric", "sqnr", "--time-budget", 1], "metric sqnr cannot stop early"),
         (["--compare", "sqnr,fisher", "-o", "x.json"], "-o writes one table"),
         (["--quality", "accuracy", "--loss", "kl"], "not both"),
+        (["--budget", "all"], "budget: must be a number of at least 0, or \"full\", got 'all'"),
         (["--loss", "kl:worst_slice"], "must hold an array 'slice'"),
     ],
 )

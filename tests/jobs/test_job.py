@@ -87,3 +87,15 @@ def test_what_is_missing_is_said_with_the_option_that_gives_it(tmp_path: Path) -
     write_job(job, tmp_path / "job.toml")
     with pytest.raises(UnknownNameError, match="device must be one of"):
         locate(job.model_copy(update={"device": "nope"}), tmp_path)
+
+
+def test_a_budget_is_a_number_or_full() -> None:
+    files = {"model": "m.onnx", "device": "npu_200tops"}
+    assert new_job({**files, "budget": 40}).measurements == 40
+    assert new_job({**files, "budget": "full"}).measurements is None
+    assert new_job(files).measurements is None
+    for wrong in ("all", -1):
+        with pytest.raises(
+            JobError, match=r'^budget: must be a number of at least 0, or "full", got'
+        ):
+            new_job({**files, "budget": wrong})
