@@ -72,7 +72,7 @@ def test_calibrated_starts_from_noise_where_a_layer_has_no_gradient(tmp_path: Pa
         warnings.simplefilter("ignore", FallbackWarning)
         simulator = Simulator(blocked_graph(tmp_path), SPACE, make_batches({"x": X}))
     assert simulator.layers_without_gradient() == (0,)
-    table = score_sensitivity(simulator, metric="calibrated")
+    table = score_sensitivity(simulator, metric="calibrated", budget=3)
     np.testing.assert_array_equal(
         table.details["prior"], score_sensitivity(simulator, metric="sqnr").values
     )
