@@ -4,8 +4,8 @@ A prior (``fisher``; ``sqnr`` where the loss or a layer has no gradient) ranks a
 of a few evaluations. Then entries are measured one at a time, the largest first as far as plans with
 them are of use: an entry that alone brings half of what the lowest precision everywhere does comes
 last, and is said to bring no more than that half. What is measured is kept; a law in the prior,
-learnt from it, corrects the rest and gives their standard errors. A budget beyond all entries goes to
-whole plans, which correct what adding up gets wrong.
+learnt from it, corrects the rest and gives their standard errors. Where the effort reaches every entry
+there is no prior; a budget beyond that goes to whole plans, which correct what adding up gets wrong.
 """
 
 from collections.abc import Callable
