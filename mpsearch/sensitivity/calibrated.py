@@ -58,12 +58,12 @@ def score(
             left goes to plans.
         seed: Seed of the prior and of the plans.
         progress: Told the measurements that are done.
-        seconds: Time after the prior at which no further entry is begun; None has no end.
+        seconds: Time after the prior at which no further entry or plan is begun; None has no end.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    shares, clock = suffix_shares(simulator.graph), Clock(seconds)
+    shares = suffix_shares(simulator.graph)
     start = _choose_prior(simulator)
     price = responses_effort(simulator) if start == "fisher" else 1.0
     usual = _EFFORT * max(price, 2 * len(simulator.space.schemes) + 4)
@@ -78,11 +78,14 @@ def score(
         if progress is not None:
             progress(len(every) * done // max(of, 1), steps, text)
 
-    if whole <= at_most and seconds is None:  # a prior has nothing to add
+    prior: Table | None = None
+    if whole > at_most or seconds is not None:  # else it has nothing to add
+        prior = find("metrics", start)(simulator, seed=seed)
+    clock = Clock(seconds)
+    if prior is None:
         table, limit = _measure_all(simulator, watch)
     else:
-        prior: Table = find("metrics", start)(simulator, seed=seed)
-        table, limit = _measure_some(simulator, prior, total, seconds, watch)
+        table, limit = _measure_some(simulator, prior, shares, total, seconds, watch)
     if left < 1 or table.notes:
         if progress is not None:
             progress(steps, steps, "entries measured")
@@ -120,12 +123,12 @@ def _measure_all(simulator: Simulator, progress: Progress) -> tuple[Table, float
 def _measure_some(
     simulator: Simulator,
     prior: Table,
+    shares: Floats,
     effort: float,
     seconds: float | None,
     progress: Progress,
 ) -> tuple[Table, float]:
     """The prior corrected by the entries that an effort reaches, and the loss above which plans are of no use."""
-    shares = suffix_shares(simulator.graph)
     limit = _USEFUL * _worst_loss(simulator, prior)
     told = limit if prior.unit == simulator.unit else float("inf")
     chosen = choose_entries(prior, single_changes(simulator), shares, effort - 2, told)

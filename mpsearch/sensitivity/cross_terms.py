@@ -13,7 +13,7 @@ import numpy as np
 from mpsearch.execute.simulator import Simulator
 from mpsearch.registry import find
 from mpsearch.sensitivity.ranking import predict, saturated
-from mpsearch.sensitivity.responses import enough_draws, responses
+from mpsearch.sensitivity.responses import enough_draws, responses, responses_effort
 from mpsearch.sensitivity.selftest import ceiling, draw_plans
 from mpsearch.sensitivity.single import finite_loss, single_changes
 from mpsearch.tables import Costs, Floats, Ints, Progress, Table
@@ -60,7 +60,7 @@ def score(
     factor = fit_factor(
         predict(single, plans[useful]), predict(coupled, plans[useful]), losses[useful]
     )
-    spent = len(simulator.space.schemes) + 2 * enough_draws(simulator) + n_plans
+    spent = responses_effort(simulator) + n_plans
     return replace(coupled, pair_terms=factor * terms, cost_plans=single.cost_plans + spent)
 
 

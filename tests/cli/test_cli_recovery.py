@@ -78,6 +78,7 @@ def test_a_mistake_is_one_line(
     found = mpsearch(*SEARCH(tiny), *options, "-o", tmp_path / "run")
     assert found.code == 1
     assert message in found.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_table_of_recovered_schemes(tiny: Path, mpsearch: Mpsearch) -> None:
