@@ -1,12 +1,12 @@
 """What a report is made of: plain values that the stages before it returned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mpsearch.graph.model import ModelGraph
-from mpsearch.pareto import Front, Point
+from mpsearch.pareto import Front, Point, non_dominated
 from mpsearch.sensitivity.selftest import SelfTest
 from mpsearch.tables import Bools, Costs, Estimate, Table
 
@@ -102,6 +102,19 @@ def row_value(row: PlanRow, name: str) -> float | None:
         "effective_bits": row.effective_bits,
     }
     return costs.get(name)
+
+
+def predicted_line(points: Sequence[Point], x: str, y: str) -> list[Point]:
+    """Return those of ``points`` that none is predicted to dominate in ``x`` and ``y``, along ``x``.
+
+    A front also holds points for what they measured; a line through them would not be the predicted front.
+    """
+    both = [p for p in points if x in p.predicted and y in p.predicted]
+    if not both:
+        return []
+    values = np.array([[p.predicted[x].mean, p.predicted[y].mean] for p in both])
+    kept = np.flatnonzero(non_dominated(values))
+    return [both[i] for i in kept[np.argsort(values[kept, 0], kind="stable")]]
 
 
 def uniform_scheme(assignment: tuple[int, ...], allowed: Bools) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import plotly.graph_objects as go
 
 from mpsearch.pareto import Front, Point
-from mpsearch.report.content import PlanRow, row_value
+from mpsearch.report.content import PlanRow, predicted_line, row_value
 from mpsearch.report.theme import (
     GREY,
     MEASURED,
@@ -47,7 +47,7 @@ def plot_front(
     points = sorted(
         (p for p in front.points if x in _all(p)), key=lambda p: (_all(p)[x].mean, _all(p)[y].mean)
     )
-    predicted = _spread([p for p in points if y in p.predicted], _MOST_POINTS)
+    predicted = _spread(predicted_line(points, x, y), _MOST_POINTS)
     measured = [p for p in points if y in p.measured]
     if predicted:
         figure.add_scatter(

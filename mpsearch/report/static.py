@@ -10,7 +10,7 @@ import numpy as np
 
 from mpsearch.artifacts import write_bytes
 from mpsearch.errors import MissingExtraError, UnknownNameError
-from mpsearch.report.content import Report, row_value
+from mpsearch.report.content import Report, predicted_line, row_value
 from mpsearch.report.headline import find_row
 from mpsearch.report.theme import (
     GREY,
@@ -25,6 +25,7 @@ from mpsearch.report.theme import (
 from mpsearch.tables import Estimate, Floats
 
 FIGURES = ("front", "sensitivity", "plan", "trust")
+_PLACES = ((7, 3), (7, -11), (7, 16), (-7, 3), (-7, -11), (7, -24))  # of a label, in points
 _FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -88,7 +89,7 @@ def _front(pyplot: ModuleType, report: Report) -> Any:
     chosen = find_row(report)
     figure, axes = pyplot.subplots(figsize=(7, 4.4))
     points = sorted(front.points, key=lambda p: p.value(x).mean)
-    predicted = [p for p in points if y in p.predicted]
+    predicted = predicted_line(points, x, y)
     measured = [p for p in points if y in p.measured]
     axes.plot(
         [p.value(x).mean for p in predicted],
@@ -98,15 +99,14 @@ def _front(pyplot: ModuleType, report: Report) -> Any:
         label=f"predicted {y}",
     )
     _bars(axes, measured, x, y, f"measured {y} ± standard error")
+    labels = []
     for row in report.rows:
         at = (row_value(row, x), row_value(row, y))
         if row.assignment is not None and row is not chosen and None not in at:
             face = "#0072b2" if y in row.measured else "none"
             axes.plot(*at, "D", color="#0072b2", markerfacecolor=face, markersize=6)
             word = "" if y in row.measured else " (predicted)"
-            axes.annotate(
-                row.label + word, at, xytext=(7, 3), textcoords="offset points", fontsize=8
-            )
+            labels.append((row.label + word, at))
     if report.chosen is not None:
         at = (report.chosen.value(x).mean, report.chosen.value(y).mean)
         word = "measured" if y in report.chosen.measured else "predicted"
@@ -117,14 +117,31 @@ def _front(pyplot: ModuleType, report: Report) -> Any:
             markeredgecolor="#5b4300",
             markersize=15,
             zorder=5,
-            label=f"chosen plan ({word})",
+            label=f"chosen plan{f': {chosen.label}' if chosen else ''} ({word})",
         )
     _scale(axes.set_yscale, axes.yaxis, [p.value(y).mean for p in front.points])
     axes.set_xlabel(plain_objective_title(x, report.table.unit))
     axes.set_ylabel(plain_objective_title(y, report.table.unit))
     axes.grid(color="#e7e9ed", linewidth=0.6)
     axes.legend(frameon=False, fontsize=8)
+    _label(figure, axes, labels)
     return figure
+
+
+def _label(figure: Any, axes: Any, labels: Sequence[tuple[str, tuple[Any, Any]]]) -> None:
+    """Write texts beside their points, each at the first place that no other text takes."""
+    taken: list[Any] = []
+    for text, at in labels:
+        for place in _PLACES:
+            side = "left" if place[0] > 0 else "right"
+            written = axes.annotate(
+                text, at, xytext=place, textcoords="offset points", fontsize=8, ha=side
+            )
+            box = written.get_window_extent(figure.canvas.get_renderer())
+            if not any(box.overlaps(other) for other in taken) or place == _PLACES[-1]:
+                taken.append(box)
+                break
+            written.remove()
 
 
 def _sensitivity(pyplot: ModuleType, report: Report) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from mpsearch.report.content import Report, uniform_scheme
+from mpsearch.report.content import Report, predicted_line, uniform_scheme
 from mpsearch.report.figures import histogram, plot_front, trust_figure
 from mpsearch.report.headline import compare, uniform_rows
 from mpsearch.report.layers import latency_figure, pair_cost, plan_figure, sensitivity_heatmap
@@ -211,3 +211,16 @@ def test_long_names_lose_their_middle_and_shared_parts() -> None:
 def test_names_cannot_be_markup_for_plotly() -> None:
     assert label("<a href='x'>") == "&lt;a href='x'&gt;"
     assert "$" not in label("$x$")
+
+
+def test_the_predicted_line_leaves_out_what_is_predicted_to_be_dominated(report: Report) -> None:
+    best = report.front.points[0]
+    loss = best.predicted["loss"]
+    worse = replace(
+        best, predicted={**best.predicted, "loss": Estimate(loss.mean + 1, loss.stderr)}
+    )
+    line = predicted_line([worse, *report.front.points], "latency_us", "loss")
+    assert all(point is not worse for point in line)
+    assert len(line) == len(report.front.points)
+    latencies = [point.predicted["latency_us"].mean for point in line]
+    assert latencies == sorted(latencies)
