@@ -22,17 +22,19 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
-from mpsearch.data import Batches, make_batches, read_batches
-from mpsearch.execute.losses import sample_losses
-from mpsearch.execute.simulator import Simulator
+from mpsearch.data.batches import Batches, make_batches, read_batches
 from mpsearch.graph.importer import import_onnx
+from mpsearch.losses.losses import sample_losses
+from mpsearch.problem.tables import Table
 from mpsearch.schemes import find_scheme
-from mpsearch.sensitivity.backward import iterate_passes
-from mpsearch.sensitivity.sampling import measure_entries
-from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.sensitivity.single import single_changes
-from mpsearch.space import SearchSpace, read_space
-from mpsearch.tables import Floats, Table, estimate_mean
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+from mpsearch.sensitivity.shared.backward import iterate_passes
+from mpsearch.sensitivity.shared.entries import single_changes
+from mpsearch.sensitivity.shared.sampling import measure_entries
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.files import read_space
+from mpsearch.space.space import SearchSpace
+from mpsearch.stats.estimates import Floats, estimate_mean
 
 SCHEMES = ("fp16", "fp8", "nvfp4")
 METRICS = ("perturbation", "fisher", "calibrated")

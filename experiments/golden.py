@@ -16,12 +16,13 @@ import torch
 
 from experiments.models.__main__ import NAMES
 from experiments.models.made import onnxruntime_run
-from mpsearch.data import Batches, check_batches, data_shapes, read_batches
-from mpsearch.execute.program import compile_graph, make_schedule, run_schedule
-from mpsearch.execute.tensors import to_tensor
+from mpsearch.data.batches import Batches, check_batches, data_shapes, read_batches
 from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
-from tests.graph.golden_text import GOLDEN, describe
+from mpsearch.program.compile import compile_graph
+from mpsearch.program.schedule import make_schedule, run_schedule
+from mpsearch.program.tensors import to_tensor
+from tests.support.golden_text import GOLDEN, describe
 
 _TOLERANCE = 1e-4
 

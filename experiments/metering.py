@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import mpsearch as mp
-from mpsearch.pareto import non_dominated
-from mpsearch.tables import Estimate, Floats, Ints
+from mpsearch.problem.pareto import non_dominated
+from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 _TIMED = 8  # plans that say what one plan takes, before a search and after it
 

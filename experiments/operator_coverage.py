@@ -9,8 +9,8 @@ from typing import Any
 
 import onnxruntime
 
-from tests.execute.backend_cases import arrays_of, check_equal, load_cases, output_types
-from tests.execute.protos import program_of, run_arrays
+from tests.support.backend_cases import arrays_of, check_equal, load_cases, output_types
+from tests.support.protos import program_of, run_arrays
 
 
 def run_ours(case: Any) -> str:

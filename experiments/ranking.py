@@ -19,15 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpsearch.data import read_batches
-from mpsearch.execute.simulator import Simulator
+from mpsearch.data.batches import read_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.registry import list_names
-from mpsearch.sensitivity.ranking import Ranking, predict, rank_agreement, saturated
-from mpsearch.sensitivity.score import score_sensitivity
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.selftest import ceiling, draw_plans
-from mpsearch.space import read_space
-from mpsearch.tables import Floats, Ints
+from mpsearch.sensitivity.shared.entries import predict
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.files import read_space
+from mpsearch.stats.estimates import Floats, Ints
+from mpsearch.stats.rank_correlation import Ranking, rank_agreement, saturated
 
 SETTINGS = ("dense", "sparse", "recovered")
 DENSE = ("fp16", "fp8", "nvfp4")

@@ -21,7 +21,7 @@ import mpsearch as mp
 from experiments.models.made import onnxruntime_run, read_arrays
 from experiments.models.minilm import MAKER
 from mpsearch.graph.model import Gemm
-from mpsearch.numerics.obs import find_gram, recover
+from mpsearch.recovery.obs import find_gram, recover
 
 Change = Callable[[str, Gemm, Tensor], Tensor]
 

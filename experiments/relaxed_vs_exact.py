@@ -16,7 +16,7 @@ import torch
 
 import mpsearch as mp
 from mpsearch import registry
-from mpsearch.tables import Estimate, Ints
+from mpsearch.stats.estimates import Estimate, Ints
 
 
 def blind_problem(problem: mp.Problem, limit: float) -> mp.Problem:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mpsearch.tables import Floats
+from mpsearch.stats.estimates import Floats
 
 MARKED = ("refine", "nsga2", "exact")
 

@@ -26,9 +26,9 @@ import torch
 import mpsearch as mp
 from experiments.metering import HeldOut, Run, run_search, time_plans
 from mpsearch import registry
-from mpsearch.graph.digests import digest_weights
-from mpsearch.pareto import hypervolume
-from mpsearch.tables import Floats
+from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.problem.pareto import hypervolume
+from mpsearch.stats.estimates import Floats
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,22 @@ import numpy as np
 import torch
 
 from mpsearch.cost.device import read_device
-from mpsearch.cost.network import estimate_costs
-from mpsearch.data import make_batches, read_batches
+from mpsearch.cost.estimate_costs import estimate_costs
+from mpsearch.data.batches import make_batches, read_batches
 from mpsearch.errors import ProblemError
-from mpsearch.execute.simulator import Simulator
 from mpsearch.graph.importer import import_onnx
 from mpsearch.jobs.prepare import default_space
-from mpsearch.pareto import Front, thin
-from mpsearch.problem import Problem, build_problem
-from mpsearch.search.front import find_front
-from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.space import read_space, tie_groups
-from mpsearch.tables import Costs, Floats, Table, estimate_mean
+from mpsearch.problem.build import build_problem
+from mpsearch.problem.front import Front
+from mpsearch.problem.pareto import thin
+from mpsearch.problem.problem import Problem
+from mpsearch.problem.tables import Costs, Table
+from mpsearch.search.find_front import find_front
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.allowed import tie_groups
+from mpsearch.space.files import read_space
+from mpsearch.stats.estimates import Floats, estimate_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from mpsearch.artifacts import read_envelope
-from mpsearch.jobs.outcome import read_report
-from mpsearch.pareto import non_dominated
-from mpsearch.problem import Problem, build_problem
-from mpsearch.report.static import write_figure
-from mpsearch.search.front import find_front
-from mpsearch.tables import read_costs, read_table
+from mpsearch.figures.static import write_figure
+from mpsearch.jobs.results import read_report
+from mpsearch.problem.build import build_problem
+from mpsearch.problem.pareto import non_dominated
+from mpsearch.problem.problem import Problem
+from mpsearch.problem.tables import read_costs, read_table
+from mpsearch.search.find_front import find_front
 
 _DIGITS = 12  # decimals of µs and nats at which two sums are the same
 

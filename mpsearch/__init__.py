@@ -6,39 +6,39 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mpsearch._version import __version__
 
 _PUBLIC = {
-    "Batches": "mpsearch.data",
-    "Costs": "mpsearch.tables",
-    "Estimate": "mpsearch.tables",
-    "Front": "mpsearch.pareto",
+    "Batches": "mpsearch.data.batches",
+    "Costs": "mpsearch.problem.tables",
+    "Estimate": "mpsearch.problem.tables",
+    "Front": "mpsearch.problem.pareto",
     "ModelGraph": "mpsearch.graph.model",
     "MpsearchError": "mpsearch.errors",
-    "Plan": "mpsearch.plan",
-    "Point": "mpsearch.pareto",
-    "Problem": "mpsearch.problem",
-    "SearchSpace": "mpsearch.space",
-    "Simulator": "mpsearch.execute.simulator",
-    "Table": "mpsearch.tables",
-    "apply_plan": "mpsearch.apply",
-    "build_problem": "mpsearch.problem",
-    "choose_point": "mpsearch.search.choose",
-    "estimate_costs": "mpsearch.cost.network",
-    "export_plan": "mpsearch.export.dispatch",
+    "Plan": "mpsearch.plan.plan",
+    "Point": "mpsearch.problem.pareto",
+    "Problem": "mpsearch.problem.problem",
+    "SearchSpace": "mpsearch.space.space",
+    "Simulator": "mpsearch.simulate.simulator",
+    "Table": "mpsearch.problem.tables",
+    "apply_plan": "mpsearch.plan.torch_module.apply",
+    "build_problem": "mpsearch.problem.problem",
+    "choose_point": "mpsearch.search.choose_point",
+    "estimate_costs": "mpsearch.cost.estimate_costs",
+    "export_plan": "mpsearch.export.export_plan",
     "fake_quantize": "mpsearch.numerics.quantize",
-    "find_front": "mpsearch.search.front",
-    "gemm_latency": "mpsearch.cost.kernel",
+    "find_front": "mpsearch.search.find_front",
+    "gemm_latency": "mpsearch.cost.gemm",
     "import_onnx": "mpsearch.graph.importer",
     "import_torch": "mpsearch.graph.torch_export",
-    "make_plan": "mpsearch.plan",
-    "plot_front": "mpsearch.report.figures",
+    "make_plan": "mpsearch.plan.plan",
+    "plot_front": "mpsearch.figures.front",
     "prune": "mpsearch.numerics.sparsity",
-    "read_batches": "mpsearch.data",
+    "read_batches": "mpsearch.data.batches",
     "read_device": "mpsearch.cost.device",
-    "read_space": "mpsearch.space",
-    "score_sensitivity": "mpsearch.sensitivity.score",
-    "verify_plan": "mpsearch.verify.compare",
+    "read_space": "mpsearch.space.space",
+    "score_sensitivity": "mpsearch.sensitivity.score_sensitivity",
+    "verify_plan": "mpsearch.verify.verify_plan",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # resolved lazily below
@@ -55,33 +55,33 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from mpsearch.apply import apply_plan as apply_plan
     from mpsearch.cost.device import read_device as read_device
-    from mpsearch.cost.kernel import gemm_latency as gemm_latency
-    from mpsearch.cost.network import estimate_costs as estimate_costs
-    from mpsearch.data import Batches as Batches
-    from mpsearch.data import read_batches as read_batches
+    from mpsearch.cost.estimate_costs import estimate_costs as estimate_costs
+    from mpsearch.cost.gemm import gemm_latency as gemm_latency
+    from mpsearch.data.batches import Batches as Batches
+    from mpsearch.data.batches import read_batches as read_batches
     from mpsearch.errors import MpsearchError as MpsearchError
-    from mpsearch.execute.simulator import Simulator as Simulator
-    from mpsearch.export.dispatch import export_plan as export_plan
+    from mpsearch.export.export_plan import export_plan as export_plan
+    from mpsearch.figures.front import plot_front as plot_front
     from mpsearch.graph.importer import import_onnx as import_onnx
     from mpsearch.graph.model import ModelGraph as ModelGraph
     from mpsearch.graph.torch_export import import_torch as import_torch
     from mpsearch.numerics.quantize import fake_quantize as fake_quantize
     from mpsearch.numerics.sparsity import prune as prune
-    from mpsearch.pareto import Front as Front
-    from mpsearch.pareto import Point as Point
-    from mpsearch.plan import Plan as Plan
-    from mpsearch.plan import make_plan as make_plan
-    from mpsearch.problem import Problem as Problem
-    from mpsearch.problem import build_problem as build_problem
-    from mpsearch.report.figures import plot_front as plot_front
-    from mpsearch.search.choose import choose_point as choose_point
-    from mpsearch.search.front import find_front as find_front
-    from mpsearch.sensitivity.score import score_sensitivity as score_sensitivity
-    from mpsearch.space import SearchSpace as SearchSpace
-    from mpsearch.space import read_space as read_space
-    from mpsearch.tables import Costs as Costs
-    from mpsearch.tables import Estimate as Estimate
-    from mpsearch.tables import Table as Table
-    from mpsearch.verify.compare import verify_plan as verify_plan
+    from mpsearch.plan.make import make_plan as make_plan
+    from mpsearch.plan.plan import Plan as Plan
+    from mpsearch.plan.torch_module.apply import apply_plan as apply_plan
+    from mpsearch.problem.build import build_problem as build_problem
+    from mpsearch.problem.front import Front as Front
+    from mpsearch.problem.front import Point as Point
+    from mpsearch.problem.problem import Problem as Problem
+    from mpsearch.problem.tables import Costs as Costs
+    from mpsearch.problem.tables import Table as Table
+    from mpsearch.search.choose_point import choose_point as choose_point
+    from mpsearch.search.find_front import find_front as find_front
+    from mpsearch.sensitivity.score_sensitivity import score_sensitivity as score_sensitivity
+    from mpsearch.simulate.simulator import Simulator as Simulator
+    from mpsearch.space.files import read_space as read_space
+    from mpsearch.space.space import SearchSpace as SearchSpace
+    from mpsearch.stats.estimates import Estimate as Estimate
+    from mpsearch.verify.verify_plan import verify_plan as verify_plan

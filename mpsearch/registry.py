@@ -45,7 +45,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "hull": "mpsearch.search.hull:search",
             "refine": "mpsearch.search.refine:search",
             "nsga2": "mpsearch.search.nsga2:search",
-            "nsga3": "mpsearch.search.nsga3:search",
+            "nsga3": "mpsearch.search.nsga2:search_by_directions",
             "de": "mpsearch.search.de:search",
             "optuna": "mpsearch.search.optuna:search",
             "relaxed": "mpsearch.search.relaxed:search",
@@ -54,12 +54,12 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "random": "mpsearch.search.random:search",
         },
         "exporters": {
-            "onnx": "mpsearch.export.onnx:export",
+            "onnx": "mpsearch.export.onnx.export:export",
         },
         "runtimes": {
-            "reference": "mpsearch.verify.reference:open_session",
-            "openvino": "mpsearch.verify.openvino:open_session",
-            "onnxruntime": "mpsearch.verify.onnxruntime:open_session",
+            "reference": "mpsearch.runtimes.reference:open_session",
+            "openvino": "mpsearch.runtimes.openvino:open_session",
+            "onnxruntime": "mpsearch.runtimes.onnxruntime:open_session",
         },
     }
 )

@@ -7,3 +7,5 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP
 import torch
 
 torch.set_num_threads(2)
+
+pytest_plugins = ("tests.support.command_line", "tests.support.made_run")

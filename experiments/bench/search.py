@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from mpsearch import registry
-from mpsearch.pareto import Front, hypervolume
-from mpsearch.problem import Problem
-from mpsearch.search.choose import choose_point
+from mpsearch.problem.front import Front
+from mpsearch.problem.pareto import hypervolume
+from mpsearch.problem.problem import Problem
+from mpsearch.search.choose_point import choose_point
 
 HAWQ = Path(__file__).parents[2] / "tests" / "data" / "hawq_v3.json"
 

@@ -18,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from mpsearch.data import make_batches
-from mpsearch.execute.simulator import Simulator
+from mpsearch.data.batches import make_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.schemes import find_scheme
-from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.space import SearchSpace
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.space import SearchSpace
 
 WIDTHS = (16, 32, 64, 128)
 DEFAULT = (

@@ -130,9 +130,9 @@ def anonymous_peak() -> Iterator[list[int]]:
 
 def inspect(path: Path) -> dict[str, float]:
     """Import and read every shape, digest and coverage; no weight is read."""
-    from mpsearch.cost.network import estimate_costs
+    from mpsearch.cost.estimate_costs import estimate_costs
     from mpsearch.graph.importer import import_onnx
-    from mpsearch.space import read_space
+    from mpsearch.space.files import read_space
 
     start, cpu_start = time.perf_counter(), time.process_time()
     graph = import_onnx(path)
@@ -151,12 +151,12 @@ def inspect(path: Path) -> dict[str, float]:
 
 def sweep(path: Path, max_memory: int, samples: int, batch: int, schemes: str) -> dict[str, float]:
     """Score every layer in every scheme by perturbation and watch the memory."""
-    from mpsearch.data import make_batches
-    from mpsearch.execute.simulator import Simulator
+    from mpsearch.data.batches import make_batches
     from mpsearch.graph.importer import import_onnx
     from mpsearch.schemes import find_scheme
-    from mpsearch.sensitivity.score import score_sensitivity
-    from mpsearch.space import SearchSpace
+    from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+    from mpsearch.simulate.simulator import Simulator
+    from mpsearch.space.space import SearchSpace
 
     x = np.random.default_rng(1).standard_normal((samples, WIDTH)).astype(np.float32)
     space = SearchSpace("bench", tuple(map(find_scheme, schemes.split(","))))

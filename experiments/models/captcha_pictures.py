@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from mpsearch.jobs.text_lines import font_files
+from mpsearch.demo.text_lines import font_files
 
 WIDTH, HEIGHT = 160, 60
 _SIZES = (42, 50, 56)

@@ -18,7 +18,7 @@ from experiments.models.made import (
     run_batched,
     write_arrays,
 )
-from mpsearch.jobs.text_lines import font_files, license_words
+from mpsearch.demo.text_lines import font_files, license_words
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 

@@ -14,7 +14,7 @@ from experiments.models.made import (
     run_batched,
     write_arrays,
 )
-from mpsearch.jobs.text_lines import orientation_arrays
+from mpsearch.demo.text_lines import orientation_arrays
 
 _FILE = "ch_ppocr_mobile_v2.0_cls_infer.onnx"
 _SHA256 = "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c"

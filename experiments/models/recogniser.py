@@ -17,7 +17,7 @@ from experiments.models.made import (
     run_batched,
     write_arrays,
 )
-from mpsearch.jobs.text_lines import draw_lines
+from mpsearch.demo.text_lines import draw_lines
 
 _FILE = "ch_PP-OCRv4_rec_infer.onnx"
 _SHA256 = "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b"

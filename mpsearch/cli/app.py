@@ -4,20 +4,20 @@ from typing import Annotated
 
 import typer
 
-from mpsearch import __version__
-from mpsearch.cli.check import check
-from mpsearch.cli.costs import cost
-from mpsearch.cli.data import data
-from mpsearch.cli.demo import demo
-from mpsearch.cli.export import export
-from mpsearch.cli.init import init
-from mpsearch.cli.inspect import inspect
-from mpsearch.cli.lists import list_names
-from mpsearch.cli.plan import app as plan_app
-from mpsearch.cli.report import report
-from mpsearch.cli.search import search
-from mpsearch.cli.sensitivity import sensitivity
-from mpsearch.cli.verify import verify
+from mpsearch._version import __version__
+from mpsearch.cli.commands.plan.export import export
+from mpsearch.cli.commands.plan.plan import app as plan_app
+from mpsearch.cli.commands.plan.verify import verify
+from mpsearch.cli.commands.prepare.check import check
+from mpsearch.cli.commands.prepare.data import data
+from mpsearch.cli.commands.prepare.init import init
+from mpsearch.cli.commands.prepare.inspect import inspect
+from mpsearch.cli.commands.prepare.list import list_names
+from mpsearch.cli.commands.run.report import report
+from mpsearch.cli.commands.search.cost import cost
+from mpsearch.cli.commands.search.demo import demo
+from mpsearch.cli.commands.search.search import search
+from mpsearch.cli.commands.search.sensitivity import sensitivity
 
 app = typer.Typer(
     name="mpsearch",

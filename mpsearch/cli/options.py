@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mpsearch.jobs.job import Job, Sources
+    from mpsearch.runs.job import Job, Sources
 
 Target = Annotated[
     Path, typer.Argument(metavar="JOB.toml|MODEL.onnx", help="A job file, or a model.")
@@ -123,7 +123,7 @@ def make_job(
         JobError: A key is wrong, a file is missing, or a job file names code that is not trusted.
     """
     from mpsearch.errors import JobError
-    from mpsearch.jobs.job import change_job, check_trust, locate, new_job, read_job
+    from mpsearch.runs.job import change_job, check_trust, locate, new_job, read_job
 
     values = {key: value for key, value in given.items() if value is not None}
     limits = {

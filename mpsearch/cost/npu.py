@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mpsearch.cost.device import Device, NpuOverheads
-from mpsearch.cost.kernel import executed_macs
-from mpsearch.cost.lowering import (
+from mpsearch.cost.gemm import executed_macs
+from mpsearch.cost.kernels import (
     Kernel,
     group_of_layers,
     group_weights,
@@ -23,8 +23,9 @@ from mpsearch.cost.lowering import (
 )
 from mpsearch.errors import DeviceError
 from mpsearch.graph.model import ModelGraph
-from mpsearch.space import SearchSpace
-from mpsearch.tables import Costs, Floats
+from mpsearch.problem.tables import Costs
+from mpsearch.space.space import SearchSpace
+from mpsearch.stats.estimates import Floats
 
 
 def estimate(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mpsearch.cost.device import Device
-from mpsearch.cost.kernel import element_bytes
-from mpsearch.cost.lowering import (
+from mpsearch.cost.gemm import element_bytes
+from mpsearch.cost.kernels import (
     Kernel,
     group_of_layers,
     group_weights,
@@ -18,9 +18,10 @@ from mpsearch.cost.lowering import (
     sum_pairs,
 )
 from mpsearch.graph.model import Layer, ModelGraph
+from mpsearch.problem.tables import Costs
 from mpsearch.schemes import Spec
-from mpsearch.space import SearchSpace
-from mpsearch.tables import Costs, Floats
+from mpsearch.space.space import SearchSpace
+from mpsearch.stats.estimates import Floats
 
 
 def estimate(
@@ -31,7 +32,7 @@ def estimate(
     batch: int = 1,
     tokens: int | None = None,
 ) -> Costs:
-    """Price every group at every scheme by the smooth roofline of :mod:`mpsearch.cost.kernel`.
+    """Price every group at every scheme by the smooth roofline of :mod:`mpsearch.cost.gemm`.
 
     A layer writes its result in the base format. Where the reader takes a narrower activation, a
     conversion pass is charged to the edge, unless writer and reader take the same static spec: then

@@ -9,27 +9,27 @@ from pathlib import Path
 import onnx
 
 from mpsearch.errors import ModelError, MpsearchError
-from mpsearch.graph.batchnorm import fold_batchnorms
-from mpsearch.graph.binding import FREE_SIZES, Binding, bind_axes
-from mpsearch.graph.constants import Constants
-from mpsearch.graph.control import enter_initializers
-from mpsearch.graph.coverage import find_coverage
-from mpsearch.graph.digests import digest_structure
-from mpsearch.graph.draft import Draft
-from mpsearch.graph.flow import find_edges, find_producers
-from mpsearch.graph.fold import fold_nodes
-from mpsearch.graph.grouping import find_groups
-from mpsearch.graph.inference import sizes, tensor_type
-from mpsearch.graph.layers import find_layers, with_known_rows
+from mpsearch.graph.folding.batchnorm import fold_batchnorms
+from mpsearch.graph.folding.control_flow import enter_initializers
+from mpsearch.graph.folding.fold import fold_nodes
+from mpsearch.graph.folding.state import Draft
+from mpsearch.graph.folding.types import as_value
+from mpsearch.graph.folding.types_of_outputs import sizes, tensor_type
+from mpsearch.graph.layers.coverage import find_coverage
+from mpsearch.graph.layers.edges import find_edges, find_producers
+from mpsearch.graph.layers.find_layers import find_layers, with_known_rows
+from mpsearch.graph.layers.groups import find_groups
+from mpsearch.graph.layers.neighbourhood import look_around
+from mpsearch.graph.layers.operands import Shape, ShapeOf
+from mpsearch.graph.layers.roles import assign_roles
+from mpsearch.graph.layers.traversal import all_nodes, live, used_constants
 from mpsearch.graph.model import ModelGraph, Node, Value
-from mpsearch.graph.operands import Shape, ShapeOf
-from mpsearch.graph.reading import opset_versions, read_model
-from mpsearch.graph.roles import assign_roles
-from mpsearch.graph.serialise import metadata_of
-from mpsearch.graph.surroundings import look_around
-from mpsearch.graph.topology import in_order
-from mpsearch.graph.traversal import all_nodes, live, used_constants
-from mpsearch.graph.typed import as_value
+from mpsearch.graph.onnx_file.constants import Constants
+from mpsearch.graph.onnx_file.digests import digest_structure
+from mpsearch.graph.onnx_file.dynamic_axes import FREE_SIZES, Binding, bind_axes
+from mpsearch.graph.onnx_file.read import opset_versions, read_model
+from mpsearch.graph.onnx_file.topology import in_order
+from mpsearch.graph.onnx_file.write import metadata_of
 
 
 def import_onnx(

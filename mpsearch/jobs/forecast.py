@@ -4,17 +4,17 @@ import time
 from dataclasses import dataclass
 from math import ceil, log2
 
-from mpsearch.cost.network import estimate_costs
+from mpsearch.choose.by_quality import TESTS as QUALITY_TESTS
+from mpsearch.choose.feasibility import check_limits
+from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import JobError
-from mpsearch.jobs.bench import Watch, unwatched
-from mpsearch.jobs.calibration import calibrated_simulator
-from mpsearch.jobs.job import Job
-from mpsearch.jobs.limits import check_limits
+from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.prepare import Prepared
-from mpsearch.jobs.quality import TESTS as QUALITY_TESTS
-from mpsearch.sensitivity.score import full_budget
-from mpsearch.space import uniform
-from mpsearch.tables import FULL
+from mpsearch.jobs.stage_inputs import Watch, unwatched
+from mpsearch.problem.tables import FULL
+from mpsearch.runs.job import Job
+from mpsearch.sensitivity.score_sensitivity import full_budget
+from mpsearch.space.allowed import uniform
 
 _FRONT_POINTS = 4096  # of a typical exact front: choosing on it by halving measures log2 of that
 

@@ -1,21 +1,19 @@
 """Scores of whole plans on held-out data, with the ranges that calibration data gave."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
-from mpsearch.data import Batches
-from mpsearch.execute.simulator import Simulator
-from mpsearch.jobs.bench import Bench, evaluation_context
-from mpsearch.jobs.rows import mean_scores
-from mpsearch.tables import Estimate, Floats, Progress
+from mpsearch.choose.by_quality import Scorer
+from mpsearch.data.batches import Batches
+from mpsearch.figures.plan_row import mean_scores
+from mpsearch.jobs.stage_inputs import Bench, evaluation_context
+from mpsearch.problem.tables import Progress
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Estimate, Floats
 
 _SCORES = ("nll", "accuracy", "loss")
-
-
-Scorer = Callable[[tuple[int, ...] | None], dict[str, Floats]]
-"""[G] assignment, None for the fp32 model, to its scores [n] by name."""
 
 
 def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:

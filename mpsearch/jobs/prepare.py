@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 from mpsearch.cost.device import Device, read_device
-from mpsearch.data import Batches, check_batches, data_shapes, read_batches
+from mpsearch.data.batches import Batches, check_batches, data_shapes, read_batches
 from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
-from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
-from mpsearch.jobs.job import Job, Sources
+from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.registry import DataFolder, data_file, data_folder, list_names
-from mpsearch.space import Rule, SearchSpace, read_space, tie_groups
+from mpsearch.runs.job import Job, Sources
+from mpsearch.space.allowed import tie_groups
+from mpsearch.space.files import read_space
+from mpsearch.space.space import Rule, SearchSpace
 
 
 @dataclass(frozen=True, slots=True)

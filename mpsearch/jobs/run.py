@@ -10,10 +10,19 @@ from typing import cast
 import numpy as np
 import torch
 
-from mpsearch.cost.network import estimate_costs
+from mpsearch.choose.by_quality import DEFAULT_CONFIDENCE, Drop, Keep, Scorer, choose_by_quality
+from mpsearch.choose.feasibility import check_limits, constraints
+from mpsearch.choose.measured import measure_point, plan_file
+from mpsearch.choose.rules import CHOICES, Choice, Rules, choose_plans, least_lossy, refine_front
+from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import ProblemError
-from mpsearch.execute.simulator import Simulator
-from mpsearch.jobs.bench import (
+from mpsearch.figures.plan_row import PlanRow, cost_rows, plan_row, reference_row, uniform_points
+from mpsearch.jobs.calibrate import calibrated_simulator, note_calibration
+from mpsearch.jobs.held_out import held_out_scorer, score_plans
+from mpsearch.jobs.interrupted import salvage
+from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.results import Outcome, make_notes, make_report, make_results
+from mpsearch.jobs.stage_inputs import (
     Bench,
     Watch,
     batch_contexts,
@@ -24,40 +33,23 @@ from mpsearch.jobs.bench import (
     table_inputs,
     unwatched,
 )
-from mpsearch.jobs.calibration import calibrated_simulator, note_calibration
-from mpsearch.jobs.choosing import (
-    CHOICES,
-    Choice,
-    Rules,
-    choose_plans,
-    least_lossy,
-    measure_point,
-    plan_file,
-    refine_front,
-)
-from mpsearch.jobs.folder import RunFolder, check_run, installed_versions, open_run
-from mpsearch.jobs.graph_file import write_graph
-from mpsearch.jobs.held_out import Scorer, held_out_scorer, score_plans
-from mpsearch.jobs.job import Job
-from mpsearch.jobs.limits import check_limits, constraints
-from mpsearch.jobs.outcome import Outcome, make_notes, make_report, make_results
-from mpsearch.jobs.prepare import Prepared
-from mpsearch.jobs.quality import DEFAULT_CONFIDENCE, Drop, Keep, choose_by_quality
-from mpsearch.jobs.rows import cost_rows, plan_row, reference_row, uniform_points
-from mpsearch.jobs.salvage import salvage
-from mpsearch.jobs.store import EvaluationStore, StoredSimulator
-from mpsearch.pareto import Front, Point, read_front, write_front
-from mpsearch.plan import make_plan, write_plan
-from mpsearch.problem import Problem, build_problem
-from mpsearch.report.content import PlanRow
-from mpsearch.report.html import write_report
-from mpsearch.search.front import find_front
-from mpsearch.search.measure import measure_points, rank_correlation
+from mpsearch.plan.files import write_plan
+from mpsearch.plan.make import make_plan
+from mpsearch.problem.build import build_problem
+from mpsearch.problem.front import Front, Point, read_front, write_front
+from mpsearch.problem.problem import Problem
+from mpsearch.problem.tables import Costs, Progress, Table, read_table, write_costs, write_table
+from mpsearch.report.page import write_report
+from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
+from mpsearch.runs.graph_file import write_graph
+from mpsearch.runs.job import Job
+from mpsearch.runs.run_folder import RunFolder, check_run, installed_versions, open_run
+from mpsearch.search.find_front import find_front
+from mpsearch.search.measured.measure import measure_points, rank_correlation
 from mpsearch.sensitivity.interactions import additive_residual
-from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.sensitivity.selftest import SelfTest, self_test
-from mpsearch.sensitivity.selftest_file import read_self_test, write_self_test
-from mpsearch.tables import Costs, Progress, Table, read_table, write_costs, write_table
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+from mpsearch.sensitivity.selftest import SelfTest, read_self_test, self_test, write_self_test
+from mpsearch.simulate.simulator import Simulator
 
 _PROVEN_POINTS = 40  # of a front whose edges are too entangled to be solved whole
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mpsearch.formats import Format
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import as_float32, round_plain
 
 
@@ -26,6 +26,6 @@ def round_elements(x: Tensor, format: Format, *, subnormals: bool = True) -> Ten
         SchemeError: ``x`` is not one of these types.
     """
     x = as_float32(x)
-    if fused.can_run(x) and fused.can_cast(format, subnormals=subnormals):
-        return fused.cast(x, format, subnormals=subnormals)[0]
+    if dispatch.can_run(x) and dispatch.can_cast(format, subnormals=subnormals):
+        return dispatch.cast(x, format, subnormals=subnormals)[0]
     return round_plain(x, format, subnormals=subnormals)

@@ -11,14 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import find_grid
-from mpsearch.numerics.scales import (
-    choose_affine,
-    choose_steps,
-    quantize_affine,
-    quantize_to_steps,
-)
+from mpsearch.numerics.scales import choose_affine, choose_steps, quantize_affine, quantize_to_steps
 from mpsearch.numerics.tiles import CLIP_RATIOS, PERCENTILE, POWER_RATIOS
 from mpsearch.schemes import Spec
 
@@ -33,8 +28,8 @@ _ENTROPY_STRIDE = 16
 
 def count_bins(x: Tensor) -> Tensor:
     """Return int64 [65536], how many elements of fp32 ``x`` fall in each bin."""
-    if fused.can_run(x):
-        return fused.count_bins(x)
+    if dispatch.can_run(x):
+        return dispatch.count_bins(x)
     bins = (x.reshape(-1).view(torch.int32) >> 16) & (BINS - 1)
     return torch.bincount(bins, minlength=BINS).cpu()
 

@@ -7,18 +7,13 @@ from torch import Tensor
 
 from mpsearch.errors import UnknownNameError
 from mpsearch.formats import FORMATS, find_format
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.elements import round_elements
-from mpsearch.numerics.gradients import largest_rounded, pass_straight
 from mpsearch.numerics.grids import as_float32, round_plain
 from mpsearch.numerics.layout import Layout, find_layout
 from mpsearch.numerics.ranges import Range, RangeObserver, check_finite, finite_range, make_range
-from mpsearch.numerics.scales import (
-    choose_affine,
-    quantize_affine,
-    quantize_to_steps,
-    tensor_scale,
-)
+from mpsearch.numerics.scales import choose_affine, quantize_affine, quantize_to_steps, tensor_scale
+from mpsearch.numerics.straight_through import largest_rounded, pass_straight
 from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_steps, join_tiles, spec_grid
 from mpsearch.schemes import SCHEMES, Estimator, Spec
 
@@ -226,12 +221,12 @@ def _quantize_fused(
     x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: str
 ) -> Tensor | None:
     """Return ``x`` quantised by a compiled kernel, or None where there is none for it."""
-    if not fused.can_run(x):
+    if not dispatch.can_run(x):
         return None
     if spec.is_cast:
-        if not fused.can_cast(spec.element, subnormals=spec.subnormals):
+        if not dispatch.can_cast(spec.element, subnormals=spec.subnormals):
             return None
-        quantized, amax = fused.cast(x, spec.element, subnormals=spec.subnormals)
+        quantized, amax = dispatch.cast(x, spec.element, subnormals=spec.subnormals)
         check_finite(amax, name)
         return quantized
     if spec.granularity == "tensor" and spec.symmetric:
@@ -239,10 +234,10 @@ def _quantize_fused(
             if spec.estimator != "amax":
                 return None
             range = make_range(*finite_range(x, name), spec)
-        quantized, amax = fused.round_flat(x, range.scale, spec_grid(spec))
+        quantized, amax = dispatch.round_flat(x, range.scale, spec_grid(spec))
         check_finite(amax, name)
         return quantized
-    if not fused.can_scale(spec):
+    if not dispatch.can_scale(spec):
         return None
     g = 1.0
     if spec.tensor_scale:
@@ -254,14 +249,14 @@ def _quantize_fused(
         rows = layout.to_rows(x)
         rows = rows.view((layout.rows, -1, 1) if whole else (-1, layout.channels, 1))
         size = rows.shape[1] if spec.block_shape is None else spec.block_shape[1]
-        quantized, amax = fused.round_blocks(rows, size, spec, g, spec_grid(spec))
+        quantized, amax = dispatch.round_blocks(rows, size, spec, g, spec_grid(spec))
         check_finite(amax, name)
         return layout.from_rows(quantized)
     else:
         strided = layout.strided
     size = strided[1] if spec.block_shape is None else spec.block_shape[1]
     view = x.contiguous().view(strided)
-    quantized, amax = fused.round_blocks(view, size, spec, g, spec_grid(spec))
+    quantized, amax = dispatch.round_blocks(view, size, spec, g, spec_grid(spec))
     check_finite(amax, name)
     return quantized.view(x.shape)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError, SchemeError
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.histograms import BINS, choose_clip, count_bins
 from mpsearch.numerics.scales import choose_affine, choose_steps, tensor_scale
@@ -117,8 +117,8 @@ def finite_range(x: Tensor, name: str) -> tuple[float, float]:
     Raises:
         NumericsError: ``x`` holds NaN or Inf; the message names it.
     """
-    if fused.can_run(x):
-        low, high = fused.find_extremes(x)
+    if dispatch.can_run(x):
+        low, high = dispatch.find_extremes(x)
     else:
         low, high = (float(value) for value in torch.aminmax(x))
     check_finite(low - high, name)

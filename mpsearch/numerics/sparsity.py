@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import SchemeError
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.layout import Layout, find_layout
 from mpsearch.numerics.ranges import check_finite, finite_range
@@ -40,8 +40,8 @@ def prune(
     """
     sparsity, layout = _find_groups(x, pattern, axis, groups)
     plain = score is None and not x.requires_grad and (sparsity.group, sparsity.unit) == (4, 1)
-    if plain and layout.strided[2] == 1 and fused.can_run(x) and x.numel():
-        pruned, amax = fused.prune_fours(x.contiguous(), sparsity.kept)
+    if plain and layout.strided[2] == 1 and dispatch.can_run(x) and x.numel():
+        pruned, amax = dispatch.prune_fours(x.contiguous(), sparsity.kept)
         check_finite(amax, name)
         return pruned
     mask = choose_mask(x, pattern, axis=axis, score=score, groups=groups, name=name)
@@ -72,8 +72,8 @@ def choose_mask(
         units = units.square() if sparsity.unit > 1 else units.abs()
     scores = units.sum(-1)
     kept_units = sparsity.kept // sparsity.unit
-    if fused.can_run(scores):
-        kept = fused.keep_largest(scores, kept_units)
+    if dispatch.can_run(scores):
+        kept = dispatch.keep_largest(scores, kept_units)
     else:
         order = scores.argsort(dim=-1, descending=True, stable=True)
         kept = torch.zeros(order.shape, dtype=torch.bool, device=x.device)

@@ -4,11 +4,12 @@ import html
 from collections import defaultdict
 from collections.abc import Sequence
 
+from mpsearch.figures.comparison import compare, find_row
+from mpsearch.figures.content import Report
+from mpsearch.figures.plan_row import PlanRow, uniform_scheme
+from mpsearch.figures.theme import number, scheme_colours, with_error
 from mpsearch.graph.model import Undecided
-from mpsearch.report.content import PlanRow, Report, uniform_scheme
-from mpsearch.report.headline import compare, find_row
-from mpsearch.report.theme import number, scheme_colours, with_error
-from mpsearch.tables import Estimate
+from mpsearch.stats.estimates import Estimate
 
 _MOST_ROWS = 40
 _MOST_NAMES = 6

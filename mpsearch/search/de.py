@@ -4,13 +4,14 @@ from contextlib import suppress
 
 import numpy as np
 
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Exhausted
-from mpsearch.search.evolve import first_rows, population_size
-from mpsearch.search.start import begin
-from mpsearch.search.survival import survive_by_crowding
-from mpsearch.tables import Bools, Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.measured.archive import Exhausted
+from mpsearch.search.measured.begin import begin
+from mpsearch.search.measured.evolution import first_rows, population_size
+from mpsearch.search.measured.survival import survive_by_crowding
+from mpsearch.stats.estimates import Bools, Floats, Ints
 
 _SCALE = 0.5
 _CROSSOVER = 0.5

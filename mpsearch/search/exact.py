@@ -5,21 +5,21 @@ import time
 import numpy as np
 
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.elimination import Additive, Eliminated, additive, eliminate
-from mpsearch.search.infeasible import infeasible_error
-from mpsearch.search.lagrange import sweep_hull
-from mpsearch.search.measure import as_measured
-from mpsearch.search.points import (
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.additive.contraction import Reduced, reduce_problem
+from mpsearch.search.additive.convex_hull import sweep_hull
+from mpsearch.search.additive.elimination import Additive, Eliminated, additive, eliminate
+from mpsearch.search.additive.infeasible import infeasible_error
+from mpsearch.search.measured.measure import as_measured
+from mpsearch.search.measured.points import (
     COMPLETE,
     check_objectives,
     eps_certificate,
     make_front,
     make_points,
 )
-from mpsearch.search.reduce import Reduced, reduce_problem
-from mpsearch.tables import Progress
 
 _ENUMERATED = 2_000_000  # assignments that may be tried one by one where a constraint is code
 

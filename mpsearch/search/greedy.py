@@ -5,12 +5,13 @@ from contextlib import suppress
 import numpy as np
 
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Exhausted
-from mpsearch.search.reduce import Reduced
-from mpsearch.search.start import begin
-from mpsearch.tables import Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.additive.contraction import Reduced
+from mpsearch.search.measured.archive import Exhausted
+from mpsearch.search.measured.begin import begin
+from mpsearch.stats.estimates import Floats, Ints
 
 
 def search(

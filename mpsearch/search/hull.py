@@ -5,16 +5,22 @@ import time
 import numpy as np
 
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.elimination import Additive, eliminate
-from mpsearch.search.infeasible import infeasible_error
-from mpsearch.search.lagrange import sweep_hull
-from mpsearch.search.linear import limit_bounds, make_program, solve
-from mpsearch.search.measure import as_measured
-from mpsearch.search.points import check_objectives, eps_certificate, make_front, make_points
-from mpsearch.search.reduce import Reduced, add_up, reduce_problem
-from mpsearch.tables import Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.additive.contraction import Reduced, add_up, reduce_problem
+from mpsearch.search.additive.convex_hull import sweep_hull
+from mpsearch.search.additive.elimination import Additive, eliminate
+from mpsearch.search.additive.infeasible import infeasible_error
+from mpsearch.search.additive.linear_program import limit_bounds, make_program, solve
+from mpsearch.search.measured.measure import as_measured
+from mpsearch.search.measured.points import (
+    check_objectives,
+    eps_certificate,
+    make_front,
+    make_points,
+)
+from mpsearch.stats.estimates import Floats, Ints
 
 _POINTS = 1_000
 _ROW_ENTRIES = 4_000_000  # scheme indices of all points that are returned

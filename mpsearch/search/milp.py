@@ -7,14 +7,22 @@ from dataclasses import replace
 import numpy as np
 
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.infeasible import infeasible_error
-from mpsearch.search.linear import Bound, Program, Solution, limit_bounds, make_program, solve
-from mpsearch.search.measure import as_measured
-from mpsearch.search.points import COMPLETE, check_objectives, make_front, make_points
-from mpsearch.search.reduce import reduce_problem
-from mpsearch.tables import Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.additive.contraction import reduce_problem
+from mpsearch.search.additive.infeasible import infeasible_error
+from mpsearch.search.additive.linear_program import (
+    Bound,
+    Program,
+    Solution,
+    limit_bounds,
+    make_program,
+    solve,
+)
+from mpsearch.search.measured.measure import as_measured
+from mpsearch.search.measured.points import COMPLETE, check_objectives, make_front, make_points
+from mpsearch.stats.estimates import Floats, Ints
 
 _SMALL = 500  # columns up to which every point is found and proven by default
 _POINTS = 20

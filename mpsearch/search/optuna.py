@@ -12,13 +12,14 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.evolve import renew
-from mpsearch.search.seeds import predicted_plans
-from mpsearch.search.start import begin
-from mpsearch.tables import Estimate, Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.measured.archive import Archive, Exhausted
+from mpsearch.search.measured.begin import begin
+from mpsearch.search.measured.evolution import renew
+from mpsearch.search.measured.predicted_start import predicted_plans
+from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 SAMPLERS = ("tpe", "nsgaii", "gp")
 _EXCESS = "excess"

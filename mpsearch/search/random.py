@@ -2,11 +2,11 @@
 
 from contextlib import suppress
 
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Exhausted
-from mpsearch.search.start import begin
-from mpsearch.tables import Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.measured.archive import Exhausted
+from mpsearch.search.measured.begin import begin
 
 _BATCH = 64
 

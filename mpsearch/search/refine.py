@@ -5,16 +5,18 @@ from contextlib import suppress
 import numpy as np
 
 from mpsearch import registry
-from mpsearch.pareto import Front, thin
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Archive, Exhausted
-from mpsearch.search.correction import correct_objective
-from mpsearch.search.improvement import expected_improvement
-from mpsearch.search.priced import PricedFronts
-from mpsearch.search.racing import Race
-from mpsearch.search.repair import draw_allowed, draw_segments
-from mpsearch.search.start import Start, begin
-from mpsearch.tables import Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.pareto import thin
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.additive.price_sweep import PricedFronts
+from mpsearch.search.measured.archive import Archive, Exhausted
+from mpsearch.search.measured.begin import Start, begin
+from mpsearch.search.measured.improvement import expected_improvement
+from mpsearch.search.measured.racing import Race
+from mpsearch.search.measured.repair import draw_allowed, draw_segments
+from mpsearch.search.measured.table_regression import correct_objective
+from mpsearch.stats.estimates import Floats, Ints
 
 _FIRST = 12  # plans measured before the first refit
 _BATCH = 4  # plans measured between refits

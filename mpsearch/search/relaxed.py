@@ -7,15 +7,22 @@ from dataclasses import replace
 import numpy as np
 
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front
-from mpsearch.problem import Evaluator, Problem
-from mpsearch.search.archive import Exhausted
-from mpsearch.search.correction import Correction, correct_objective
-from mpsearch.search.linear import Bound, Program, limit_bounds, make_program, solve
-from mpsearch.search.reduce import Reduced
-from mpsearch.search.seeds import predicted_plans
-from mpsearch.search.start import Start, begin
-from mpsearch.tables import Floats, Ints, Progress
+from mpsearch.problem.front import Front
+from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.tables import Progress
+from mpsearch.search.additive.contraction import Reduced
+from mpsearch.search.additive.linear_program import (
+    Bound,
+    Program,
+    limit_bounds,
+    make_program,
+    solve,
+)
+from mpsearch.search.measured.archive import Exhausted
+from mpsearch.search.measured.begin import Start, begin
+from mpsearch.search.measured.predicted_start import predicted_plans
+from mpsearch.search.measured.table_regression import Correction, correct_objective
+from mpsearch.stats.estimates import Floats, Ints
 
 _GRADIENT_COST = 9.0  # of a plan's measurement: all schemes forward, and back (5 to 12)
 _TINY = 1e-300  # losses may be of any size

@@ -15,17 +15,17 @@ from dataclasses import replace
 import numpy as np
 
 from mpsearch.errors import NumericsError
-from mpsearch.execute.simulator import Simulator
-from mpsearch.problem import build_problem
+from mpsearch.problem.build import build_problem
+from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
-from mpsearch.sensitivity.correction import correct_by_plans, correct_entries
-from mpsearch.sensitivity.effort import suffix_shares
-from mpsearch.sensitivity.ranking import predict
-from mpsearch.sensitivity.responses import responses_effort
-from mpsearch.sensitivity.sampling import Clock, Measured, measure_entries
 from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
-from mpsearch.sensitivity.single import single_changes
-from mpsearch.tables import Costs, Floats, Ints, Progress, Table
+from mpsearch.sensitivity.shared.corrected_table import correct_by_plans, correct_entries
+from mpsearch.sensitivity.shared.effort import suffix_shares
+from mpsearch.sensitivity.shared.entries import predict, single_changes
+from mpsearch.sensitivity.shared.error_responses import responses_effort
+from mpsearch.sensitivity.shared.sampling import Clock, Measured, measure_entries
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats, Ints
 
 _EFFORT = 1.8  # spent by default, in units of what the prior takes
 _SHARE_OF_LARGEST = 0.95  # of the effort for entries

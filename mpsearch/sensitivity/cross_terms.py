@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.execute.simulator import Simulator
+from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
-from mpsearch.sensitivity.ranking import predict, saturated
-from mpsearch.sensitivity.responses import enough_draws, responses, responses_effort
 from mpsearch.sensitivity.selftest import ceiling, draw_plans
-from mpsearch.sensitivity.single import finite_loss, single_changes
-from mpsearch.tables import Costs, Floats, Ints, Progress, Table
+from mpsearch.sensitivity.shared.entries import finite_loss, predict, single_changes
+from mpsearch.sensitivity.shared.error_responses import enough_draws, responses, responses_effort
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats, Ints
+from mpsearch.stats.rank_correlation import saturated
 
 PLANS = 24
 MAX_EDGES = 2000

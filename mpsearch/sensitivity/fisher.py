@@ -9,11 +9,12 @@ product ranks better and costs the same, so it is the value and the sum is among
 
 import numpy as np
 
-from mpsearch.execute.simulator import Simulator
-from mpsearch.sensitivity.responses import enough_draws, responses, responses_effort
-from mpsearch.sensitivity.sampling import Clock
-from mpsearch.sensitivity.single import refuse_infinite
-from mpsearch.tables import Costs, Floats, Progress, Table
+from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.sensitivity.shared.entries import refuse_infinite
+from mpsearch.sensitivity.shared.error_responses import enough_draws, responses, responses_effort
+from mpsearch.sensitivity.shared.sampling import Clock
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats
 
 
 def score(

@@ -10,15 +10,11 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.execute.layers import quantize_input, read_operands, weight_inputs
-from mpsearch.execute.simulator import Simulator
-from mpsearch.sensitivity.backward import (
-    Pass,
-    draw_losses,
-    iterate_passes,
-    layer_gradients,
-)
-from mpsearch.tables import Costs, Floats, Progress, Table, estimate_mean
+from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.sensitivity.shared.backward import Pass, draw_losses, iterate_passes, layer_gradients
+from mpsearch.simulate.scheme_run import quantize_input, read_operands, weight_inputs
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats, estimate_mean
 
 
 def score(

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpsearch.execute.losses import sample_losses
-from mpsearch.execute.simulator import Simulator
-from mpsearch.sensitivity.backward import Pass, draw_losses, iterate_passes
-from mpsearch.sensitivity.curvature import (
+from mpsearch.losses.losses import sample_losses
+from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.sensitivity.shared.backward import Pass, draw_losses, iterate_passes
+from mpsearch.sensitivity.shared.curvature import (
     gauss_newton_samples,
     hessian_samples,
     largest_eigenvalues,
 )
-from mpsearch.tables import Costs, Floats, Progress, Table, estimate_mean
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats, estimate_mean
 
 PROBES = 8
 LANCZOS_STEPS = 8

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import DataError
-from mpsearch.execute.simulator import Simulator
-from mpsearch.tables import Costs, Floats, Progress, Table
+from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats
 
 DIMENSIONS = 8
 _DRAWS = 20

@@ -8,11 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.execute.simulator import Simulator
+from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
 from mpsearch.sensitivity.selftest import SelfTest
-from mpsearch.sensitivity.single import base_assignment, change_one, finite_loss, single_changes
-from mpsearch.tables import Costs, Floats, Ints, Progress, Table
+from mpsearch.sensitivity.shared.entries import (
+    base_assignment,
+    change_one,
+    finite_loss,
+    single_changes,
+)
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats, Ints
 
 DEFAULT_PAIRS = 100
 SUFFICIENT = 0.1

@@ -6,11 +6,11 @@ and may be negative; a divergence is neither.
 
 from dataclasses import replace
 
-from mpsearch.execute.heads import LABELLED
-from mpsearch.execute.simulator import Simulator
+from mpsearch.losses.outputs import LABELLED
+from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
-from mpsearch.sensitivity.variant import make_variant
-from mpsearch.tables import Costs, Progress, Table
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.simulate.variant import make_variant
 
 
 def score(

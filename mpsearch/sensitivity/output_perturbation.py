@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.execute.simulator import Simulator
+from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
-from mpsearch.sensitivity.single import RatioSum
-from mpsearch.sensitivity.variant import make_variant
-from mpsearch.tables import Costs, Progress, Table
+from mpsearch.sensitivity.shared.entries import RatioSum
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.simulate.variant import make_variant
 
 
 def score(

@@ -7,11 +7,11 @@ to each other.
 import numpy as np
 
 from mpsearch.errors import InfeasibleError
-from mpsearch.execute.simulator import Simulator
-from mpsearch.sensitivity.effort import suffix_shares
-from mpsearch.sensitivity.sampling import measure_entries
-from mpsearch.sensitivity.single import single_changes
-from mpsearch.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.sensitivity.shared.effort import suffix_shares
+from mpsearch.sensitivity.shared.entries import single_changes
+from mpsearch.sensitivity.shared.sampling import measure_entries
+from mpsearch.simulate.simulator import Simulator
 
 
 def score(
@@ -39,7 +39,7 @@ def score(
         progress: Told the entries that are done.
         seconds: Time after which what was measured is returned; None takes all data.
         tolerance: Expected share of discordant pairs of entries at which to stop
-            (:func:`mpsearch.sensitivity.sampling.misordered_share`); None takes all data.
+            (:func:`mpsearch.sensitivity.shared.sampling.misordered_share`); None takes all data.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpsearch.execute.layers import Read, quantize_input, read_operands
-from mpsearch.execute.simulator import Simulator
+from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.schemes import Scheme
-from mpsearch.sensitivity.single import RatioSum
-from mpsearch.tables import Costs, Floats, Progress, Table
+from mpsearch.sensitivity.shared.entries import RatioSum
+from mpsearch.simulate.scheme_run import Read, quantize_input, read_operands
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats
 
 
 def score(

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mpsearch.execute.program import Program, Step, make_schedule, run_schedule
 from mpsearch.graph.model import Layer, ModelGraph, Operand
 from mpsearch.numerics.quantize import quantize_activation
-from mpsearch.plan import Plan
+from mpsearch.plan.plan import Plan
+from mpsearch.program.program import Program, Step
+from mpsearch.program.schedule import make_schedule, run_schedule
+from mpsearch.runtimes.rounding import Rounding, round_through_half
 from mpsearch.schemes import Scheme, Spec
-from mpsearch.verify.rounding import Rounding, round_through_half
 
 _NUDGE = 2.0**-16
 """Relative distance from a rounding boundary within which runtimes may round either way: they multiply by

@@ -11,11 +11,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mpsearch.errors import ModelError, MpsearchError
-from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx
-from mpsearch.graph.serialise import to_onnx
-from tests.graph.attention_models import fused_encoder, grouped
-from tests.graph.graph_models import integers, model, noise, run, save, tensor
+from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.graph.onnx_file.write import to_onnx
+from tests.support.attention_models import fused_encoder, grouped
+from tests.support.graph_models import integers, model, noise, run, save, tensor
 
 node = helper.make_node
 

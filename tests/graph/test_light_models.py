@@ -8,10 +8,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mpsearch.execute.program import compile_graph, make_schedule, run_schedule
 from mpsearch.graph.importer import import_model, import_onnx
-from tests.graph.golden_text import GOLDEN, describe
-from tests.graph.graph_models import assert_same_outputs, noise, run
+from mpsearch.program.compile import compile_graph
+from mpsearch.program.schedule import make_schedule, run_schedule
+from tests.support.golden_text import GOLDEN, describe
+from tests.support.graph_models import assert_same_outputs, noise, run
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from mpsearch.graph.digests import digest_weights
 from mpsearch.graph.importer import import_onnx
-from mpsearch.graph.serialise import to_onnx
-from tests.graph.graph_models import model, noise, save, tensor
+from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.graph.onnx_file.write import to_onnx
+from tests.support.graph_models import model, noise, save, tensor
 
 node = helper.make_node
 

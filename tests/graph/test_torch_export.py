@@ -5,9 +5,9 @@ import torch
 
 from mpsearch.errors import MissingExtraError, ModelError
 from mpsearch.graph import torch_export
-from mpsearch.graph.serialise import to_onnx
+from mpsearch.graph.onnx_file.write import to_onnx
 from mpsearch.graph.torch_export import import_torch
-from tests.graph.graph_models import run
+from tests.support.graph_models import run
 
 
 class Small(torch.nn.Module):

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from format_oracles import (
+from numpy.typing import NDArray
+
+from mpsearch.numerics.quantize import fake_quantize, quantize_activation, quantize_weight
+from mpsearch.numerics.ranges import make_range
+from mpsearch.schemes import SCHEMES, Spec
+from tests.support.format_oracles import (
     TABLES,
     blocked,
     f32,
@@ -14,11 +19,6 @@ from format_oracles import (
     nvfp4_scale,
     scaled,
 )
-from numpy.typing import NDArray
-
-from mpsearch.numerics.quantize import fake_quantize, quantize_activation, quantize_weight
-from mpsearch.numerics.ranges import make_range
-from mpsearch.schemes import SCHEMES, Spec
 
 Floats = NDArray[np.float32]
 MX = {"mxfp4": "e2m1", "mxfp6": "e2m3", "mxfp6_e3m2": "e3m2", "mxfp8": "e4m3", "mxfp8_e5m2": "e5m2"}

@@ -4,12 +4,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from format_oracles import DTYPES, MAXIMA, cast
 from numpy.typing import NDArray
 
 from mpsearch.errors import SchemeError
 from mpsearch.formats import FORMATS, find_format, with_bias
 from mpsearch.numerics.elements import round_elements
+from tests.support.format_oracles import DTYPES, MAXIMA, cast
 
 Floats = NDArray[np.float32]
 

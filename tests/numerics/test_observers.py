@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError, SchemeError
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.quantize import fake_quantize, quantize_activation
 from mpsearch.numerics.ranges import RangeObserver, make_range, range_from_json
 from mpsearch.schemes import SCHEMES, Spec
@@ -47,7 +47,7 @@ def test_order_size_and_merging_of_batches_never_matter(estimator: str, symmetri
 def test_the_histogram_is_the_same_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, x = Spec("int8", estimator="mse"), heavy_tailed(50_000)
     want = observe(x).finish(spec)
-    monkeypatch.setattr(fused, "load_kernels", lambda: None)
+    monkeypatch.setattr(dispatch, "load_kernels", lambda: None)
     assert observe(x).finish(spec) == want
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError, SchemeError
-from mpsearch.numerics import fused
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.sparsity import choose_mask, prune, score_weights
 
 
@@ -64,7 +64,7 @@ def test_ties_keep_the_first_on_both_paths(pattern: str, monkeypatch: pytest.Mon
     x = torch.tensor([1.0, -1, 1, 1, 0, 0, 0, 0, 2, 1, -2, 2, 1, 1, 1, 1]).repeat(3, 1)
     x = torch.cat([x, randn(3, 16).round()], dim=1)
     fast = prune(x, pattern), choose_mask(x, pattern)
-    monkeypatch.setattr(fused, "load_kernels", lambda: None)
+    monkeypatch.setattr(dispatch, "load_kernels", lambda: None)
     assert torch.equal(prune(x, pattern), fast[0])
     assert torch.equal(choose_mask(x, pattern), fast[1])
     if pattern == "2:4":

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from mpsearch.formats import find_format
-from mpsearch.numerics.gradients import first_step, largest_rounded, quantize_learned
 from mpsearch.numerics.quantize import fake_quantize, quantize_activation
 from mpsearch.numerics.ranges import make_range
+from mpsearch.numerics.straight_through import first_step, largest_rounded, quantize_learned
 from mpsearch.schemes import SCHEMES, Spec
 
 

@@ -4,15 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from random_problems import random_problem
 
 from mpsearch import registry
 from mpsearch.errors import ProblemError
-from mpsearch.pareto import Front, non_dominated
-from mpsearch.problem import Problem
-from mpsearch.search.conformance import CHECKS, Interacting, example_problem
+from mpsearch.problem.front import Front
+from mpsearch.problem.pareto import non_dominated
+from mpsearch.problem.problem import Problem
 from mpsearch.search.random import search as search_randomly
-from mpsearch.tables import Ints
+from mpsearch.stats.estimates import Ints
+from mpsearch.testing.searchers import CHECKS, Interacting, example_problem
+from tests.support.random_problems import random_problem
 
 METHODS = registry.list_names("searchers")
 INEXACT = [name for name in METHODS if name not in ("exact", "milp")]

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from random_problems import assert_same_front, random_problem
 
 from mpsearch.errors import InfeasibleError, ProblemError
-from mpsearch.problem import Problem
-from mpsearch.search.elimination import MAX_ARCS
+from mpsearch.problem.problem import Problem
+from mpsearch.search.additive.elimination import MAX_ARCS
+from mpsearch.search.additive.ordering import find_order
 from mpsearch.search.exact import search
-from mpsearch.search.ordering import find_order
+from tests.support.random_problems import assert_same_front, random_problem
 
 
 @pytest.mark.parametrize("seed", range(200))

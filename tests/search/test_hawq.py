@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpsearch.problem import Problem
+from mpsearch.problem.problem import Problem
 from mpsearch.search.exact import search
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "hawq_v3.json").read_text())

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from random_problems import assert_same_front, random_problem
 
-from mpsearch.problem import Problem
+from mpsearch.problem.problem import Problem
 from mpsearch.search.exact import search as search_exactly
 from mpsearch.search.milp import search
+from tests.support.random_problems import assert_same_front, random_problem
 
 
 @pytest.mark.parametrize("seed", range(200))

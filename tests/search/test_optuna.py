@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mpsearch.errors import ProblemError
-from mpsearch.search.conformance import Interacting, example_problem
 from mpsearch.search.optuna import search
+from mpsearch.testing.searchers import Interacting, example_problem
 
 
 def test_a_study_in_a_storage_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from mpsearch.pareto import hypervolume
-from mpsearch.problem import Problem
-from mpsearch.search.correction import correct_objective
+from mpsearch.problem.pareto import hypervolume
+from mpsearch.problem.problem import Problem
+from mpsearch.search.additive.contraction import reduce_problem
 from mpsearch.search.exact import search as search_exactly
-from mpsearch.search.improvement import expected_improvement
-from mpsearch.search.link import Link, fit_link
-from mpsearch.search.reduce import reduce_problem
+from mpsearch.search.measured.improvement import expected_improvement
+from mpsearch.search.measured.table_regression import correct_objective
 from mpsearch.search.refine import search
-from mpsearch.tables import Estimate
+from mpsearch.stats.estimates import Estimate
+from mpsearch.stats.saturation import Link, fit_link
 
 NAMES = ("latency_us", "loss")
 

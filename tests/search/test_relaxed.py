@@ -2,12 +2,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from random_problems import random_problem
 
-from mpsearch.problem import Problem
-from mpsearch.search.reduce import reduce_problem
+from mpsearch.problem.problem import Problem
+from mpsearch.search.additive.contraction import reduce_problem
 from mpsearch.search.relaxed import expected_cost, search
-from mpsearch.tables import Estimate
+from mpsearch.stats.estimates import Estimate
+from tests.support.random_problems import random_problem
 
 
 class Errors:

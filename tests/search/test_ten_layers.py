@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mpsearch.problem import Problem
+from mpsearch.problem.problem import Problem
 from mpsearch.search.exact import search
 
 FLOPS = np.array([2, 4, 8, 8, 16, 16, 8, 4, 2, 1], float)

@@ -2,17 +2,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_models import SPARSE, mlp_simulator, random_weights
 
 from mpsearch.errors import MetricError
-from mpsearch.execute.simulator import Simulator
+from mpsearch.problem.tables import Table
 from mpsearch.sensitivity import fisher, perturbation
 from mpsearch.sensitivity.calibrated import choose_entries, draw_useful_plans, score
-from mpsearch.sensitivity.correction import correct_by_plans, correct_entries
-from mpsearch.sensitivity.effort import suffix_shares
-from mpsearch.sensitivity.ranking import predict, rank_agreement
-from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.tables import Table
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+from mpsearch.sensitivity.shared.corrected_table import correct_by_plans, correct_entries
+from mpsearch.sensitivity.shared.effort import suffix_shares
+from mpsearch.sensitivity.shared.entries import predict
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.rank_correlation import rank_agreement
+from tests.support.small_models import SPARSE, mlp_simulator, random_weights
 
 KINDS = np.zeros(3, np.int64)
 

@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small_models import DENSE, mlp_simulator, random_weights, space_of
 
-from mpsearch.data import make_batches
-from mpsearch.execute.simulator import Simulator
+from mpsearch.data.batches import make_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.sensitivity.cross_terms import fit_factor, predicted_pairs, score
-from mpsearch.sensitivity.single import base_assignment, change_one
+from mpsearch.sensitivity.shared.entries import base_assignment, change_one
+from mpsearch.simulate.simulator import Simulator
+from tests.support.small_models import DENSE, mlp_simulator, random_weights, space_of
 
 
 def two_branches(folder: Path) -> Simulator:

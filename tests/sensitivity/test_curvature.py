@@ -7,7 +7,7 @@ from scipy.linalg import hadamard
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.sensitivity.curvature import (
+from mpsearch.sensitivity.shared.curvature import (
     gauss_newton_traces,
     hessian_traces,
     largest_eigenvalues,
@@ -113,7 +113,7 @@ def test_probes_that_are_a_whole_orthogonal_set_give_the_exact_trace(
         column += like.numel()
         return rows[row, first : first + like.numel()].reshape(like.shape)
 
-    monkeypatch.setattr("mpsearch.sensitivity.curvature._signs", signs)
+    monkeypatch.setattr("mpsearch.sensitivity.shared.curvature._signs", signs)
     found = hessian_traces(case.loss(), case.weights, n_probes=len(rows))
     for key, estimate in found.items():
         assert estimate.mean == pytest.approx(float(case.block(key).trace()), rel=1e-9, abs=1e-12)

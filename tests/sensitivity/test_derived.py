@@ -7,22 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import mlp_simulator, random_weights, space_of, write_mlp
 
 from mpsearch.artifacts import digest_json
-from mpsearch.data import make_batches
-from mpsearch.execute.simulator import Simulator
+from mpsearch.data.batches import make_batches
 from mpsearch.graph.importer import import_onnx
-from mpsearch.sensitivity import (
-    interactions,
-    kl,
-    output_perturbation,
-    perturbation,
-    weight_only,
+from mpsearch.sensitivity import interactions, kl, output_perturbation, perturbation, weight_only
+from mpsearch.sensitivity.selftest import (
+    ceiling,
+    draw_plans,
+    read_self_test,
+    self_test,
+    write_self_test,
 )
-from mpsearch.sensitivity.ranking import predict
-from mpsearch.sensitivity.selftest import ceiling, draw_plans, self_test
-from mpsearch.sensitivity.selftest_file import read_self_test, write_self_test
+from mpsearch.sensitivity.shared.entries import predict
+from mpsearch.simulate.simulator import Simulator
+from tests.support.small_models import mlp_simulator, random_weights, space_of, write_mlp
 
 
 def labelled(folder: Path, loss: str | None) -> Simulator:

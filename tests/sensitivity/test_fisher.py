@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import mlp_simulator, random_weights
 
 from mpsearch.sensitivity.fisher import score
 from mpsearch.sensitivity.perturbation import score as perturb
-from mpsearch.sensitivity.responses import responses
+from mpsearch.sensitivity.shared.error_responses import responses
+from tests.support.small_models import mlp_simulator, random_weights
 
 
 def test_a_linear_model_with_one_output_is_exact(tmp_path: Path) -> None:

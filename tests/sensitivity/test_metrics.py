@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mpsearch.errors import UnknownNameError
-from mpsearch.execute.simulator import Simulator
+from mpsearch.problem.tables import Table
 from mpsearch.registry import find, list_names
 from mpsearch.sensitivity import perturbation
-from mpsearch.sensitivity.conformance import CHECKS, example_simulator
-from mpsearch.sensitivity.score import score_sensitivity
-from mpsearch.tables import Table
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.testing.metrics import CHECKS, example_simulator
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)

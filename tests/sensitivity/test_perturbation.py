@@ -2,14 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import mlp_simulator, random_weights
 
 from mpsearch.errors import InfeasibleError
-from mpsearch.sensitivity.effort import suffix_shares
 from mpsearch.sensitivity.perturbation import score
-from mpsearch.sensitivity.sampling import measure_entries
-from mpsearch.sensitivity.single import single_changes
-from mpsearch.tables import estimate_mean
+from mpsearch.sensitivity.shared.effort import suffix_shares
+from mpsearch.sensitivity.shared.entries import single_changes
+from mpsearch.sensitivity.shared.sampling import measure_entries
+from mpsearch.stats.estimates import estimate_mean
+from tests.support.small_models import mlp_simulator, random_weights
 
 
 def test_values_are_paired_differences_from_the_base(tmp_path: Path) -> None:

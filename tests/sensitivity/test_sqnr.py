@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import mlp_simulator, random_weights
 
 from mpsearch.numerics.quantize import fake_quantize
 from mpsearch.sensitivity.sqnr import decibels, score
+from tests.support.small_models import mlp_simulator, random_weights
 
 
 def test_noise_is_the_power_of_the_rounding_error_over_that_of_the_signal(tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small_models import mlp_simulator, random_weights, space_of
 
-from mpsearch.data import make_batches
+from mpsearch.data.batches import make_batches
 from mpsearch.errors import NumericsError
-from mpsearch.execute.simulator import Simulator
 from mpsearch.graph.importer import import_onnx
 from mpsearch.registry import list_names
-from mpsearch.sensitivity.score import score_sensitivity
+from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.sqnr import decibels
+from mpsearch.simulate.simulator import Simulator
+from tests.support.small_models import mlp_simulator, random_weights, space_of
 
 BACKWARD = ("fisher", "gradient", "hessian", "gauss_newton", "eigenvalue", "calibrated")
 

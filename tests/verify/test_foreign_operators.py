@@ -7,16 +7,18 @@ import numpy as np
 import onnx
 import pytest
 
-from mpsearch.data import Batches, read_batches
+from mpsearch.data.batches import Batches, read_batches
 from mpsearch.errors import PlanError
-from mpsearch.execute.simulator import Simulator
-from mpsearch.export.dispatch import export_plan
+from mpsearch.export.export_plan import export_plan
 from mpsearch.graph.importer import import_onnx
-from mpsearch.pareto import Point
-from mpsearch.plan import Plan, make_plan
-from mpsearch.space import read_space, uniform
-from mpsearch.verify.compare import verify_plan
-from tests.graph.attention_models import fused_encoder, separate_heads
+from mpsearch.plan.make import make_plan
+from mpsearch.plan.plan import Plan
+from mpsearch.problem.front import Point
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.allowed import uniform
+from mpsearch.space.files import read_space
+from mpsearch.verify.verify_plan import verify_plan
+from tests.support.attention_models import fused_encoder, separate_heads
 
 
 def exported(

@@ -1,0 +1,1 @@
+"""Which points of a front become plans: by rule, by measured loss, by quality."""

@@ -1,0 +1,1 @@
+"""Sub-commands, in folders by the step they serve."""

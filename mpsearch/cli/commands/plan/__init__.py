@@ -1,0 +1,1 @@
+"""Commands on a plan: choose, show, export, verify."""

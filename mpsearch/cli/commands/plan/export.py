@@ -1,0 +1,41 @@
+"""``mpsearch export``: a plan as what a runtime takes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpsearch.cli.console import Json, command, print_json
+
+
+@command
+def export(
+    plan: Annotated[Path, typer.Argument(help="Plan file.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The model that it was made for.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="See `mpsearch list exporters`.")
+    ] = "onnx",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Calibration data, where pruned weights are recovered."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a plan and its model as what a consumer takes, into a folder that appears whole."""
+    from mpsearch.errors import PlanError
+    from mpsearch.export.export_plan import export_plan
+    from mpsearch.jobs.calibrate import read_data
+    from mpsearch.plan.files import read_plan
+
+    made = read_plan(plan)
+    if data is None and "recovery" in made.requires:
+        raise PlanError(
+            f"{plan.name}: its pruned weights are recovered on the calibration data; give it with --data"
+        )
+    batches = read_data(data, made) if data is not None else None
+    files = export_plan(made, model, out, target=target, batches=batches)
+    if as_json:
+        print_json({"target": target, "files": [path.name for path in files]})
+    else:
+        print("written: " + ", ".join(str(path) for path in files))

@@ -1,0 +1,133 @@
+"""``mpsearch plan``: choose a plan from a run, and show one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpsearch.cli import options as opt
+from mpsearch.cli.console import Json, command, number, print_json, print_table, progress_bars
+
+if TYPE_CHECKING:
+    from mpsearch.plan.plan import Plan
+
+app = typer.Typer(
+    help="Choose a plan from a run, or show one.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("choose")
+@command
+def choose(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Plan file to write.")],
+    max_latency_us: opt.MaxLatency = None,
+    max_weight_bytes: opt.MaxBytes = None,
+    max_effective_bits: opt.MaxBits = None,
+    max_loss: opt.MaxLoss = None,
+    confidence: opt.Confidence = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Take the knee within the limits.")] = False,
+    model: opt.Model = None,
+    data: opt.Data = None,
+    trust_code: opt.TrustCode = False,
+    as_json: Json = False,
+) -> None:
+    """Choose the best point of a run's front within limits, and write its plan.
+
+    Among the points that the run measured; with --model and --data among all of the front, and the
+    chosen one is measured.
+    """
+    from mpsearch.errors import JobError
+    from mpsearch.jobs.choose_plan import choose_measured, choose_written
+
+    limits = {
+        "latency_us": max_latency_us,
+        "weight_bytes": max_weight_bytes,
+        "effective_bits": max_effective_bits,
+        "loss": max_loss,
+    }
+    given = {name: value for name, value in limits.items() if value is not None}
+    if (model is None) != (data is None):
+        raise JobError("--model and --data must be given together, or neither")
+    if model is None or data is None:
+        plan = choose_written(run, out, limits=given, knee=knee, confidence=confidence)
+    else:
+        with progress_bars() as watch:
+            plan = choose_measured(
+                run,
+                out,
+                limits=given,
+                knee=knee,
+                confidence=confidence,
+                model=model,
+                data=data,
+                trust_code=trust_code,
+                watch=watch,
+            )
+    if as_json:
+        print_json(_plan_json(plan) | {"file": out.name})
+        return
+    _print_figures(plan)
+    print(f"written: {out}")
+
+
+@app.command("show")
+@command
+def show(
+    files: Annotated[list[Path], typer.Argument(help="Plan files.")], as_json: Json = False
+) -> None:
+    """Show what plans decide, and their predicted and measured figures."""
+    from mpsearch.plan.files import read_plan
+
+    plans = [read_plan(path) for path in files]
+    if as_json:
+        print_json([_plan_json(plan) for plan in plans])
+        return
+    for plan in plans:
+        _print_figures(plan)
+        rows = [
+            [decision.site.node, ", ".join(decision.site.weights) or "–", decision.scheme]
+            for decision in plan.decisions
+        ]
+        print_table("decisions", ["layer", "weights", "scheme"], rows, text_columns=3)
+        for name, why in plan.coverage.undecided.items():
+            print(f"not decided: {name}: {why}")
+
+
+def _print_figures(plan: "Plan") -> None:
+    counts: dict[str, int] = {}
+    for decision in plan.decisions:
+        counts[decision.scheme] = counts.get(decision.scheme, 0) + 1
+    mix = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    rows = [["layers", mix], ["effective bits", number(plan.coverage.effective_bits)]]
+    for word, values in (("predicted", plan.predicted), ("measured", plan.measured)):
+        rows += [
+            [f"{word} {name}", f"{number(value.mean, 4)} ± {number(value.stderr, 2)}"]
+            for name, value in values.items()
+            if name != "effective_bits"
+        ]
+    rows.append(["base", plan.base])
+    if plan.device:
+        rows.append(["device", f"{plan.device}, batch {plan.batch}"])
+    print_table(f"plan for {plan.model}", ["", ""], rows, text_columns=2)
+
+
+def _plan_json(plan: "Plan") -> dict[str, Any]:
+    from mpsearch.cli.printing.run import estimates_json
+
+    return {
+        "model": plan.model,
+        "base": plan.base,
+        "device": plan.device,
+        "batch": plan.batch,
+        "effective_bits": plan.coverage.effective_bits,
+        "predicted": estimates_json(plan.predicted),
+        "measured": estimates_json(plan.measured),
+        "decisions": [
+            {"node": d.site.node, "weights": list(d.site.weights), "scheme": d.scheme}
+            for d in plan.decisions
+        ],
+        "undecided": dict(plan.coverage.undecided),
+    }

@@ -1,0 +1,1 @@
+"""Commands before a search: what there is, what fits, what is missing."""

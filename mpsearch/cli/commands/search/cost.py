@@ -1,0 +1,94 @@
+"""``mpsearch cost``: what each layer costs in each scheme."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpsearch.cli import options as opt
+from mpsearch.cli.console import Json, command, number, print_json, print_table
+
+if TYPE_CHECKING:
+    from mpsearch.stats.estimates import Bools, Floats
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table to this file.")]
+
+
+@command
+def cost(
+    target: opt.Target,
+    device: opt.Device = None,
+    space: opt.Space = None,
+    schemes: opt.Schemes = None,
+    keep: opt.Keep = None,
+    base: opt.Base = None,
+    shape: opt.Shapes = None,
+    batch: opt.Batch = None,
+    model: opt.Model = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Price every layer in every scheme on a device; no data are needed."""
+    from mpsearch.cost.estimate_costs import estimate_costs
+    from mpsearch.figures.plan_row import cost_rows
+    from mpsearch.jobs.prepare import prepare
+    from mpsearch.problem.tables import write_costs
+
+    given = {
+        "device": device,
+        "space": space,
+        "schemes": schemes,
+        "keep": tuple(keep) if keep else None,
+        "base": base,
+        "shapes": shape or None,
+        "batch": batch,
+    }
+    job, sources = opt.make_job(target, given, model=model)
+    prepared = prepare(job, sources)
+    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    rows = cost_rows(costs, prepared.space, prepared.graph, costs.allowed)
+    if out is not None:
+        write_costs(costs, out, inputs={"structure": prepared.graph.structure_digest})
+    if as_json:
+        from mpsearch.cli.printing.run import row_json
+
+        values = {name: _table_json(v, costs.allowed) for name, v in costs.objectives.items()}
+        print_json(
+            {
+                "device": costs.device,
+                "batch": costs.batch,
+                "groups": list(costs.groups),
+                "schemes": list(costs.schemes),
+                "objectives": values,
+                "rows": [row_json(row) for row in rows],
+            }
+        )
+        return
+    from mpsearch.cli.printing.run import print_rows
+
+    _print_grid(
+        "latency µs", costs.groups, costs.schemes, costs.objectives["latency_us"], costs.allowed
+    )
+    print_rows(f"{costs.device}, batch {costs.batch}", rows, "")
+
+
+def _table_json(values: "Floats", allowed: "Bools") -> list[list[Any]]:
+    """[G, S] numbers, null where not allowed."""
+    return [
+        [float(v) if ok else None for v, ok in zip(row, mask, strict=True)]
+        for row, mask in zip(values, allowed, strict=True)
+    ]
+
+
+def _print_grid(
+    title: str,
+    groups: tuple[str, ...],
+    schemes: tuple[str, ...],
+    values: "Floats",
+    allowed: "Bools",
+) -> None:
+    rows = [
+        [group, *(number(v) if ok else "–" for v, ok in zip(row, mask, strict=True))]
+        for group, row, mask in zip(groups, values.tolist(), allowed.tolist(), strict=True)
+    ]
+    print_table(title, ["layer", *schemes], rows)

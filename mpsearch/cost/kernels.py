@@ -1,0 +1,207 @@
+"""From a graph to the kernels that run: sizes at the priced batch, layer by layer."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpsearch.cost.device import Device, refusal
+from mpsearch.cost.gemm import kernel_us, weight_bits
+from mpsearch.errors import DeviceError
+from mpsearch.graph.model import Gemm, Layer, ModelGraph
+from mpsearch.schemes import Scheme
+from mpsearch.space.allowed import allowed
+from mpsearch.space.space import SearchSpace
+from mpsearch.stats.estimates import Bools, Floats, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One matrix product of a layer at the priced batch.
+
+    Attributes:
+        gemm: Its sizes.
+        input_elements: Elements of the activation tensor that it reads.
+        output_elements: Elements of the tensor that it writes.
+    """
+
+    gemm: Gemm
+    input_elements: int
+    output_elements: int
+
+
+def lower(
+    graph: ModelGraph, *, batch: int = 1, tokens: int | None = None
+) -> tuple[tuple[Kernel, ...], ...]:
+    """Return the kernels of each layer at ``batch`` samples of ``tokens`` tokens.
+
+    Args:
+        graph: The model, its sizes at the graph's own batch.
+        batch: Samples that run together.
+        tokens: Rows a sample of the layers that work token by token, in place of what the graph was
+            imported at: 1 prices a decoding step. Convolutions and what attention reads from the
+            context keep their sizes.
+
+    Raises:
+        DeviceError: A number is not positive, a layer's size is not known, or the graph has no
+            layers that work on tokens.
+    """
+    if batch < 1 or (tokens is not None and tokens < 1):
+        raise DeviceError(f"`batch >= 1` and `tokens >= 1` must hold, got {batch=}, {tokens=}")
+    unknown = [x.name for x in graph.layers if any(g.m < 1 or g.calls < 1 for g in x.gemms)]
+    if unknown:
+        raise DeviceError(
+            f"sizes of every layer must be known, but {len(unknown)} of {graph.name} depend on a "
+            f"dynamic axis, the first is {unknown[0]!r}; give the shapes of the inputs"
+        )
+    own = _tokens(graph) if tokens is not None else 1
+    return tuple(
+        tuple(_kernels(layer, graph.batch, batch, own, tokens or own)) for layer in graph.layers
+    )
+
+
+def layer_latencies(
+    device: Device, space: SearchSpace, layers: Sequence[Sequence[Kernel]], mask: Bools
+) -> Floats:
+    """Return [L, S] microseconds of each layer at each scheme that ``mask`` [G, S] allows somewhere."""
+    out = space.schemes[space.index(space.base)].activation
+    result = np.zeros((len(layers), len(space.schemes)))
+    for s, scheme in enumerate(space.schemes):
+        if mask[:, s].any():
+            result[:, s] = [
+                sum(
+                    kernel_us(
+                        device,
+                        scheme,
+                        kernel.gemm,
+                        out=out,
+                        input_elements=kernel.input_elements,
+                        output_elements=kernel.output_elements,
+                    )
+                    for kernel in kernels
+                )
+                for kernels in layers
+            ]
+    return result
+
+
+def mask_schemes(
+    graph: ModelGraph, space: SearchSpace, device: Device
+) -> tuple[Bools, dict[tuple[str, str], str]]:
+    """Return what space and device allow each group, and why not the rest.
+
+    Raises:
+        DeviceError: The device cannot compute in the base format.
+    """
+    base = space.schemes[space.index(space.base)]
+    reason = refusal(device, base)
+    if reason:
+        casts = ", ".join(f for f in ("fp32", "bf16", "fp16") if f in device.formats) or "none"
+        raise DeviceError(
+            f"the base format must run on the device, but {reason}; "
+            f"choose a base that it computes: {casts}"
+        )
+    mask, reasons = allowed(space, graph)
+    for s, scheme in enumerate(space.schemes):
+        reason = refusal(device, scheme)
+        if reason:
+            for g in np.flatnonzero(mask[:, s]):
+                reasons[graph.groups[g].name, scheme.name] = reason
+            mask[:, s] = False
+    return mask, reasons
+
+
+def group_weights(graph: ModelGraph, schemes: Sequence[Scheme], mask: Bools) -> tuple[Floats, Ints]:
+    """Return [G, S] stored bytes and [G] parameters; a weight that layers share counts once."""
+    stored = np.zeros(mask.shape)
+    parameters = np.zeros(len(graph.groups), np.int64)
+    for g, group in enumerate(graph.groups):
+        gemms = list(_distinct_weights(graph.layers[i] for i in group.layers))
+        parameters[g] = sum(gemm.parameters for gemm in gemms)
+        for s, scheme in enumerate(schemes):
+            if mask[g, s]:
+                stored[g, s] = sum(weight_bits(scheme, gemm) for gemm in gemms) / 8
+    return stored, parameters
+
+
+def sum_groups(graph: ModelGraph, layers: Floats) -> Floats:
+    """Return the [G, S] sums over each group's layers of ``layers`` [L, S]."""
+    return np.stack([layers[list(group.layers)].sum(axis=0) for group in graph.groups])
+
+
+def sum_pairs(terms: Iterable[tuple[int, int, Floats]], n_schemes: int) -> tuple[Ints, Floats]:
+    """Add up pair terms by pair of groups.
+
+    Args:
+        terms: Group a, group b and what each (scheme of a, scheme of b) costs, [S, S].
+        n_schemes: S.
+
+    Returns:
+        [E, 2] edges, the smaller group first, and [E, S, S] terms.
+    """
+    totals: dict[tuple[int, int], Floats] = {}
+    for a, b, term in terms:
+        key, value = ((a, b), term) if a < b else ((b, a), term.T)
+        totals[key] = totals[key] + value if key in totals else np.array(value)
+    edges = np.array(list(totals), np.int64).reshape(-1, 2)
+    pairs = np.array(list(totals.values())).reshape(-1, n_schemes, n_schemes)
+    return edges, pairs
+
+
+def group_of_layers(graph: ModelGraph) -> Mapping[int, int]:
+    """Return layer index → group index."""
+    return {i: g for g, group in enumerate(graph.groups) for i in group.layers}
+
+
+def _kernels(
+    layer: Layer, own_batch: int, batch: int, own_tokens: int, tokens: int
+) -> Iterator[Kernel]:
+    for gemm in layer.gemms:
+        scaled = gemm
+        if gemm.batch_in_m:
+            scaled = replace(gemm, m=_scale(gemm.m, batch, own_batch))
+        else:
+            scaled = replace(gemm, calls=_scale(gemm.calls, batch, own_batch))
+        if _rows_per_sample(gemm, own_batch) == own_tokens and gemm.positions == 1:
+            scaled = replace(scaled, m=_scale(scaled.m, tokens, own_tokens))
+        if len(layer.gemms) == 1:
+            work, own = scaled.m * scaled.calls, gemm.m * gemm.calls
+            yield Kernel(
+                scaled,
+                _scale(layer.input_elements, work, own),
+                _scale(layer.output_elements, work, own),
+            )
+        else:
+            rows = scaled.m * scaled.calls
+            yield Kernel(scaled, rows * scaled.k, rows * scaled.n)
+
+
+def _scale(value: int, to: int, of: int) -> int:
+    return max(1, round(value * to / of))
+
+
+def _rows_per_sample(gemm: Gemm, batch: int) -> int:
+    return gemm.m // batch if gemm.batch_in_m else gemm.m
+
+
+def _tokens(graph: ModelGraph) -> int:
+    """Rows a sample of the layers that hold most parameters of matrix products on tokens."""
+    votes: dict[int, int] = {}
+    for layer in graph.layers:
+        for gemm in layer.gemms:
+            rows = _rows_per_sample(gemm, graph.batch)
+            if gemm.has_weight and not layer.op_type.startswith("Conv") and rows > 1:
+                votes[rows] = votes.get(rows, 0) + gemm.parameters
+    if not votes:
+        raise DeviceError(f"`tokens` needs layers that work token by token; {graph.name} has none")
+    return max(votes, key=lambda rows: votes[rows])
+
+
+def _distinct_weights(layers: Iterable[Layer]) -> Iterator[Gemm]:
+    seen = set()
+    for layer in layers:
+        for gemm in layer.gemms:
+            key = gemm.right.source or gemm.right.value
+            if gemm.has_weight and key not in seen:
+                seen.add(key)
+                yield gemm

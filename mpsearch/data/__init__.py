@@ -1,0 +1,1 @@
+"""Calibration data: arrays read, checked and batched; pictures, text and columns made into them."""

@@ -1,1 +1,0 @@
-"""One torch kernel for each ONNX operator, split by kind; ``table`` finds them."""

@@ -1,0 +1,1 @@
+"""The canonical ONNX export: quantised weights and activations in standard operators."""

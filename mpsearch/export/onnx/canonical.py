@@ -1,0 +1,281 @@
+"""The canonical ONNX model of a plan: every rounding of the simulation, in operators that say what it is.
+
+Weights become typed initialisers with DequantizeLinear, activations quantise/dequantise pairs, and each
+layer's output passes through the base format. The rest of the graph is the folded one; values keep their
+names, so that any layer's inputs and output can be read under the names of the user's model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import onnx
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from mpsearch._version import __version__
+from mpsearch.errors import PlanError
+from mpsearch.export.codes import find_codes
+from mpsearch.export.onnx.builder import Writer
+from mpsearch.export.onnx.encode_activation import (
+    Activation,
+    check_activation_spec,
+    encode_activation,
+    encode_cast,
+)
+from mpsearch.export.onnx.encode_weight import check_weight_spec, encode_cast_weight, encode_codes
+from mpsearch.export.onnx.functions import make_function
+from mpsearch.export.onnx.opset import upgrade_model
+from mpsearch.graph.model import Gemm, Layer, ModelGraph, Operand
+from mpsearch.graph.onnx_file.write import to_onnx
+from mpsearch.plan.match import plan_schemes
+from mpsearch.plan.plan import Plan
+from mpsearch.schemes import Scheme, Spec
+
+Weights = Callable[[int, int, Scheme], tuple[Tensor, Tensor]]
+"""(layer index, gemm index, scheme) to the simulated fp32 weight and what was quantised to it."""
+
+OPSET = 23
+_MX_OPSET = 24
+
+
+@dataclass(slots=True)
+class _Build:
+    """What has been encoded so far, so that nothing is encoded twice."""
+
+    plan: Plan
+    graph: ModelGraph
+    weights: Weights
+    opset: int
+    taken: set[str]
+    encoded: dict[object, str] = field(default_factory=dict)
+    tensors: list[onnx.TensorProto] = field(default_factory=list)
+    functions: set[str] = field(default_factory=set)
+
+
+def build_canonical(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.ModelProto:
+    """Return the canonical model of ``plan``: opset 23, or 24 where there are MX formats.
+
+    Args:
+        plan: Made for ``graph``.
+        graph: The folded model.
+        weights: Gives the simulation's own weights.
+
+    Raises:
+        PlanError: The plan is for another model, or ONNX cannot say what one of its schemes does.
+    """
+    schemes = plan_schemes(plan, graph)
+    for layer, scheme in zip(graph.layers, schemes, strict=True):
+        _check_layer(layer, scheme)
+    opset = _MX_OPSET if any(map(_needs_mx, schemes)) else OPSET
+    source = to_onnx(graph)
+    own = {t.name: t for t in source.graph.initializer}
+    quantised = {
+        gemm.right.value for layer in graph.layers for gemm in layer.gemms if gemm.has_weight
+    } & own.keys()
+    model = upgrade_model(source, opset, quantised)
+    build = _Build(plan, graph, weights, opset, _names(source.graph))
+    layers = {layer.name: i for i, layer in enumerate(graph.layers)}
+    nodes: list[onnx.NodeProto] = []
+    found = set()
+    for node in model.graph.node:
+        index = layers.get(node.name)
+        if index is None:
+            nodes.append(node)
+        else:
+            found.add(index)
+            nodes.extend(_encode_layer(build, index, schemes[index], node))
+    missing = [layer.name for i, layer in enumerate(graph.layers) if i not in found]
+    if missing:
+        raise PlanError(f"layer {missing[0]!r} lies in a subgraph, which cannot be exported yet")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    still_read = {name for node in _walk(model.graph) for name in node.input}
+    model.graph.initializer.extend(own[name] for name in sorted(quantised & still_read))
+    model.graph.initializer.extend(build.tensors)
+    return _finish(model, build)
+
+
+def _finish(model: onnx.ModelProto, build: _Build) -> onnx.ModelProto:
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    functions = [make_function(name, version) for name in sorted(build.functions)]
+    model.functions.extend(functions)
+    imported = {o.domain for o in model.opset_import}
+    for domain in sorted({f.domain for f in functions} - imported):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    model.producer_name, model.producer_version = "mpsearch", __version__
+    del model.graph.value_info[:]
+    helper.set_model_props(
+        model,
+        {p.key: p.value for p in model.metadata_props}
+        | {"mpsearch.structure": build.plan.structure_digest, "mpsearch.base": build.plan.base},
+    )
+    return model
+
+
+def _encode_layer(
+    build: _Build, index: int, scheme: Scheme, node: onnx.NodeProto
+) -> Iterator[onnx.NodeProto]:
+    """The layer's node with rounded inputs and outputs, and what rounds them."""
+    layer = build.graph.layers[index]
+    props = {"mpsearch.site": layer.name, "mpsearch.scheme": scheme.name}
+    for number, gemm in enumerate(layer.gemms):
+        for operand, is_weight in ((gemm.left, False), (gemm.right, gemm.has_weight)):
+            if operand.input_index < 0:
+                continue
+            if is_weight:
+                key = _weight_key(operand, scheme, index)
+                encode = partial(_write_weight, build, index, number, scheme)
+            else:
+                activation = _activation(build.graph, layer, gemm, operand)
+                key = _activation_key(activation, scheme.activation)
+                encode = partial(_write_activation, build, activation, scheme.activation)
+            if key not in build.encoded:
+                writer = Writer(_free_name(build, f"mpsearch/{operand.value}/{scheme.name}"))
+                build.encoded[key] = encode(writer)
+                yield from _collect(build, writer, props)
+            node.input[operand.input_index] = build.encoded[key]
+    rounders = Writer(_free_name(build, f"mpsearch/{layer.name}/output"))
+    base = build.plan.schemes[build.plan.base].activation.format
+    for place, output in enumerate(node.output):
+        if output and base != "fp32":
+            node.output[place] = raw = _free_name(build, f"{output}/raw")
+            _round_output(build.graph, rounders, raw, base, output)
+    _tag(node, props)
+    yield node
+    yield from _collect(build, rounders, props)
+
+
+def _write_weight(build: _Build, index: int, number: int, scheme: Scheme, writer: Writer) -> str:
+    layer, spec = build.graph.layers[index], scheme.weight
+    right = layer.gemms[number].right
+    simulated, original = build.weights(index, number, scheme)
+    dtype = _dtype(build.graph, right.value)
+    if spec.is_cast:
+        value = encode_cast_weight(writer, simulated.float(), spec.format)
+    else:
+        codes = find_codes(
+            simulated.float(),
+            original.float(),
+            spec,
+            reduction_axis=right.reduction_axis,
+            channel_axes=right.channel_axes,
+            groups=right.groups,
+            name=f"{layer.name}: {right.value}",
+        )
+        value = encode_codes(writer, codes)
+    return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
+
+
+def _write_activation(build: _Build, activation: Activation, spec: Spec, writer: Writer) -> str:
+    dtype = _dtype(build.graph, activation.value)
+    found = build.plan.find_range(activation.value, spec)
+    if dtype == TensorProto.FLOAT:
+        return encode_activation(writer, activation, spec, found)
+    wide = replace(activation, value=writer.add("Cast", activation.value, to=TensorProto.FLOAT))
+    return writer.add("Cast", encode_activation(writer, wide, spec, found), to=dtype)
+
+
+def _round_output(graph: ModelGraph, writer: Writer, raw: str, base: str, output: str) -> None:
+    dtype = _dtype(graph, output)
+    if dtype == TensorProto.FLOAT:
+        encode_cast(writer, raw, base, output=output)
+        return
+    rounded = encode_cast(writer, writer.add("Cast", raw, to=TensorProto.FLOAT), base)
+    writer.add("Cast", rounded, output=output, to=dtype)
+
+
+def _activation(graph: ModelGraph, layer: Layer, gemm: Gemm, operand: Operand) -> Activation:
+    value = graph.values.get(operand.value)
+    if value is None or value.shape is None:
+        raise PlanError(f"{layer.name!r}: the rank of its input {operand.value!r} must be known")
+    rank = len(value.shape)
+    axis = operand.reduction_axis % rank
+    size = value.shape[axis] or gemm.k // gemm.positions * operand.groups
+    return Activation(operand.value, rank, axis, size, operand.groups)
+
+
+def _activation_key(activation: Activation, spec: Spec) -> object:
+    """What consumers must have in common to read one rounded tensor."""
+    if spec.granularity == "tensor":
+        return activation.value, spec
+    return activation.value, spec, activation.axis, activation.groups
+
+
+def _weight_key(operand: Operand, scheme: Scheme, index: int) -> object:
+    """What layers must have in common to read one stored weight; recovery depends on the layer's input."""
+    own = index if scheme.recovery != "none" else -1
+    return operand, scheme.weight, scheme.sparsity, scheme.recovery, own
+
+
+def _dtype(graph: ModelGraph, value: str) -> int:
+    """ONNX element type of a value; float where inference did not reach."""
+    known = graph.values.get(value)
+    name = known.dtype if known is not None else None
+    if name is None and value in graph.constants:
+        name = graph.constants[value].dtype.name
+    types = {
+        "float16": TensorProto.FLOAT16,
+        "bfloat16": TensorProto.BFLOAT16,
+        "float64": TensorProto.DOUBLE,
+    }
+    return int(types.get(name or "", TensorProto.FLOAT))
+
+
+def _check_layer(layer: Layer, scheme: Scheme) -> None:
+    """Refuse what ONNX cannot say of this layer before anything is written."""
+    try:
+        check_weight_spec(scheme.weight)
+        check_activation_spec(scheme.activation)
+    except PlanError as error:
+        raise PlanError(f"{layer.name!r} in {scheme.name}: {error}") from None
+    inside = any(gemm.left.input_index < 0 for gemm in layer.gemms)
+    if inside and not scheme.activation.format == "fp32":
+        raise PlanError(
+            f"{layer.name!r}: {layer.op_type} multiplies values that never leave the operator, which "
+            f"ONNX cannot round to {scheme.activation.format}; allowed: schemes with fp32 activations"
+        )
+
+
+def _needs_mx(scheme: Scheme) -> bool:
+    specs = (scheme.weight, scheme.activation)
+    return any(s.scale_format == "e8m0" and s.block_shape is not None for s in specs)
+
+
+def _collect(build: _Build, writer: Writer, props: Mapping[str, str]) -> list[onnx.NodeProto]:
+    build.tensors.extend(writer.tensors)
+    build.functions |= writer.functions
+    for node in writer.nodes:
+        _tag(node, props)
+    return writer.nodes
+
+
+def _tag(node: onnx.NodeProto, props: Mapping[str, str]) -> None:
+    for key, value in props.items():
+        node.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+
+
+def _free_name(build: _Build, wanted: str) -> str:
+    """``wanted``, or ``wanted`` with a number, so that nothing in the graph starts like it."""
+    name, n = wanted, 1
+    while name in build.taken:
+        name, n = f"{wanted}.{n}", n + 1
+    build.taken.add(name)
+    return name
+
+
+def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of subgraphs included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _walk(attribute.g)
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Every name of a value or node."""
+    names = {i.name for i in (*graph.input, *graph.initializer, *graph.output)}
+    for node in _walk(graph):
+        names.update((node.name, *node.output))
+    return names

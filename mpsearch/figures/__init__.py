@@ -1,0 +1,1 @@
+"""Figures and rows as values, drawn for report, page and print."""

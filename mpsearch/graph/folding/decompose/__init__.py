@@ -1,0 +1,1 @@
+"""Operators written in plainer ones, so that nothing behind them knows them."""

@@ -1,0 +1,1 @@
+"""What a graph decides about: layers, their products, roles, groups and edges."""

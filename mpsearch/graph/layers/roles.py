@@ -1,0 +1,195 @@
+"""What each layer is to the network, told by wiring and sizes; names play no part."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from mpsearch.graph.layers.attention_roles import attention_roles, feed_forward_roles
+from mpsearch.graph.layers.neighbourhood import MOVES, Surroundings
+from mpsearch.graph.layers.traversal import all_nodes, bodies
+from mpsearch.graph.model import Edge, Layer, Node
+
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
+_CLASSIFIES = frozenset({"ArgMax", "LogSoftmax", "Sigmoid", "Softmax", "TopK"})
+_JOINS = frozenset({"Concat", "ScatterElements", "ScatterND", "Where"})
+
+
+def assign_roles(
+    around: Surroundings,
+    nodes: Sequence[Node],
+    edges: Sequence[Edge],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> tuple[Layer, ...]:
+    """Return the layers with their roles; the first rule that knows a layer decides.
+
+    Roles: ``attention.q`` (``k``, ``v``, ``qkv`` where fused, ``out``, ``scores``, ``values``,
+    ``core``), the same after ``cross-attention``, ``recurrent``, ``positional-encoding``,
+    ``feed-forward.up`` (``gate``, ``down``), ``projection`` (between modalities), ``stem``,
+    ``depthwise``, ``head.classification``, ``head.regression``, ``head``, ``pointwise``, "".
+    """
+    reached = _reached_inputs(nodes, inputs)
+    rules = (
+        _operators(around),
+        attention_roles(around),
+        _recurrent(around, nodes),
+        _positional(around),
+        feed_forward_roles(around),
+        _projections(around, nodes, reached),
+        _stems(around, edges, reached),
+        _convolutions(around, "depthwise"),
+        _heads(around, edges, outputs),
+        _convolutions(around, "pointwise"),
+    )
+    roles: dict[int, str] = {}
+    for rule in rules:
+        for index, role in rule:
+            roles.setdefault(index, role)
+    return tuple(
+        replace(layer, role=roles.get(index, "")) for index, layer in enumerate(around.layers)
+    )
+
+
+def _reached_inputs(nodes: Sequence[Node], inputs: Sequence[str]) -> Mapping[str, int]:
+    """Return for each value the inputs that it depends on, as bits."""
+    reached = {name: 1 << bit for bit, name in enumerate(inputs)}
+    for node in all_nodes(nodes):
+        bits = 0
+        for name in (*node.inputs, *(o.name for body in bodies(node) for o in body.outputs)):
+            bits |= reached.get(name, 0)
+        if bits and node.op_type != "Shape":
+            reached.update((name, bits) for name in node.outputs if name)
+    return reached
+
+
+def _operators(around: Surroundings) -> Iterator[tuple[int, str]]:
+    """Layers whose operator says it all, whatever reads them."""
+    for index, layer in enumerate(around.layers):
+        if layer.op_type in _RECURRENT:
+            yield index, "recurrent"
+
+
+def _recurrent(around: Surroundings, nodes: Sequence[Node]) -> Iterator[tuple[int, str]]:
+    inside = {
+        inner.name
+        for node in all_nodes(nodes)
+        if node.op_type in ("Loop", "Scan")
+        for body in bodies(node)
+        for inner in all_nodes(body.nodes)
+    }
+    weights: dict[tuple[str, ...], list[int]] = {}
+    for index, layer in enumerate(around.layers):
+        if layer.name in inside:
+            yield index, "recurrent"
+        elif layer.has_weight and layer.op_type not in _CONVOLUTIONS:
+            key = tuple(gemm.right.source for gemm in layer.gemms)
+            weights.setdefault(key, []).append(index)
+    for indices in weights.values():
+        if len(indices) > 2 and _is_chain(around, indices):
+            yield from ((index, "recurrent") for index in indices)
+
+
+def _is_chain(around: Surroundings, indices: Sequence[int]) -> bool:
+    """Return whether each use of one weight gets what an earlier one made: an unrolled loop.
+
+    The input products of an unrolled loop read the sequence instead; they feed the same gates.
+    """
+    layers = around.layers
+    first, second = layers[indices[0]], layers[indices[1]]
+    if indices[0] in around.producers.get(second.gemms[0].left.value, ()):
+        return True
+    partners = [
+        node
+        for node in around.after(first.output, lambda node: not around.is_layer(node))
+        if around.is_layer(node)
+    ]
+    return any(
+        other.name != first.name
+        and layers[around.index_of[other.name]].gemms[0].n == first.n
+        and layers[around.index_of[other.name]].gemms[0].right.source != first.gemms[0].right.source
+        for other in partners
+    )
+
+
+def _positional(around: Surroundings) -> Iterator[tuple[int, str]]:
+    """Products of positions with frequencies, which sine and cosine read."""
+    for index, layer in enumerate(around.layers):
+        if layer.k != 1:
+            continue
+        following = around.after(layer.output, lambda node: node.op_type in MOVES)
+        if any(node.op_type in ("Sin", "Cos") for node in following):
+            yield index, "positional-encoding"
+
+
+def _projections(
+    around: Surroundings, nodes: Sequence[Node], reached: Mapping[str, int]
+) -> Iterator[tuple[int, str]]:
+    """The last layers before tensors that come from different inputs meet."""
+    for node in all_nodes(nodes):
+        index = around.index_of.get(node.name)
+        compares = index is not None and not around.layers[index].has_weight
+        if node.op_type not in _JOINS and not compares:
+            continue
+        sides = [name for name in node.inputs if around.producers.get(name) or reached.get(name)]
+        bits = [reached.get(name, 0) for name in sides]
+        if len(sides) < 2 or not all(bits) or bits[0] & bits[1]:
+            continue
+        for name in sides:
+            last = around.producers.get(name, ())
+            if len(last) == 1 and around.layers[last[0]].op_type not in _CONVOLUTIONS:
+                yield last[0], "projection"
+
+
+def _stems(
+    around: Surroundings, edges: Sequence[Edge], reached: Mapping[str, int]
+) -> Iterator[tuple[int, str]]:
+    """Weighted layers that read an input of the model, and that other layers follow."""
+    followed = {edge.source for edge in edges}
+    for index, layer in enumerate(around.layers):
+        value = layer.gemms[0].left.value
+        first = reached.get(value) and not around.producers.get(value)
+        if not (first and layer.has_weight and index in followed):
+            continue
+        if not any(
+            node.op_type == "Gather" and node.inputs[0] in around.constants
+            for node in around.before(value, lambda node: not around.is_layer(node))
+        ):
+            yield index, "stem"
+
+
+def _convolutions(around: Surroundings, role: str) -> Iterator[tuple[int, str]]:
+    for index, layer in enumerate(around.layers):
+        gemm = layer.gemms[0]
+        if layer.op_type not in _CONVOLUTIONS:
+            continue
+        if gemm.groups > 1 and gemm.k == gemm.positions:
+            found = "depthwise"
+        else:
+            found = "pointwise" if gemm.positions == 1 else ""
+        if found == role:
+            yield index, role
+
+
+def _heads(
+    around: Surroundings, edges: Sequence[Edge], outputs: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """Weighted layers that reach an output of the model and no other layer."""
+    followed = {edge.source for edge in edges}
+    last = {index for name in outputs for index in around.producers.get(name, ())}
+    for index in sorted(last - followed):
+        layer = around.layers[index]
+        if not layer.has_weight:
+            continue
+        following = around.after(layer.output, lambda node: not around.is_layer(node))
+        if any(_classifies(around, node) for node in following):
+            yield index, "head.classification"
+        else:
+            yield index, "head.regression" if layer.n == 1 else "head"
+
+
+def _classifies(around: Surroundings, node: Node) -> bool:
+    """Return whether ``node`` makes classes of numbers, be it as the exponentials of a Softmax written out."""
+    if node.op_type != "Exp":
+        return node.op_type in _CLASSIFIES
+    readers = {reader.op_type for reader in around.read_by.get(node.outputs[0], ())}
+    return {"ReduceSum", "Div"} <= readers

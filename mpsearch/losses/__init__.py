@@ -1,0 +1,1 @@
+"""What a plan loses per sample: outputs read, compared with references."""

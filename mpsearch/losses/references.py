@@ -1,0 +1,111 @@
+"""What the losses of each batch are compared with: the fp32 model's outputs, labels, masks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpsearch.data.batches import RESERVED, Batches
+from mpsearch.errors import DataError
+from mpsearch.graph.model import ModelGraph
+from mpsearch.losses.custom import ACCURACY, find_quality
+from mpsearch.losses.losses import Target, quality_scores
+from mpsearch.losses.outputs import Head, LossChoice, find_mask
+from mpsearch.program.tensors import to_tensor
+
+
+def find_batch_axes(
+    graph: ModelGraph, heads: Sequence[Head], reference: Sequence[Tensor], rows: int
+) -> tuple[Head, ...]:
+    """Return ``heads`` with the axis of the samples: the first of their number, a free one if two have it.
+
+    Raises:
+        DataError: No axis of an output runs over the samples.
+    """
+    found = []
+    for head, tensor in zip(heads, reference, strict=True):
+        axes = [axis for axis, size in enumerate(tensor.shape) if size == rows]
+        value = graph.values.get(head.value)
+        if len(axes) > 1 and value is not None and value.shape is not None:
+            axes = [axis for axis in axes if value.shape[axis] is None] or axes
+        if not axes:
+            raise DataError(
+                f"an axis of output {head.output!r} must run over the {rows} samples of a batch, "
+                f"but its shape is {list(tensor.shape)}"
+            )
+        found.append(replace(head, batch_axis=axes[0]))
+    return tuple(found)
+
+
+def make_targets(
+    graph: ModelGraph,
+    batches: Batches,
+    references: Sequence[tuple[Tensor, ...]],
+    device: torch.device,
+    heads: tuple[Head, ...],
+    choice: LossChoice,
+    powers: tuple[float, ...] | None = None,
+) -> list[Target]:
+    """Return what each batch is compared with, in order.
+
+    Args:
+        graph: The model.
+        batches: The data.
+        references: [batches][heads] What the fp32 model gives.
+        device: Where labels and masks go.
+        heads: What the loss reads.
+        choice: The loss that was asked for.
+        powers: What squared errors are relative to, one a head; None takes those of ``references``.
+
+    Raises:
+        DataError: The user's own measure cannot be found, or fails.
+    """
+    own = choice.kind == "quality" and choice.function != ACCURACY
+    quality = find_quality(choice.function) if own else None
+    if powers is None:
+        powers = tuple(map(_power, zip(*references, strict=True)))
+    name = find_mask(graph, batches)
+    targets = []
+    for index, reference in enumerate(references):
+        rows = slice(index * batches.batch_size, (index + 1) * batches.batch_size)
+        labels = batches.labels
+        mask = None if name is None else batches.arrays[name][rows].astype(bool)
+        target = Target(
+            reference,
+            None if labels is None else to_tensor(labels[rows], device),
+            None if mask is None else to_tensor(mask, device),
+            powers,
+            _blank(choice, heads[0], reference[0], labels),
+        )
+        if quality is not None:
+            batch = {key: array[rows] for key, array in batches.arrays.items()}
+            reserved = {field: getattr(batches, field) for field in RESERVED}
+            batch |= {key: array[rows] for key, array in reserved.items() if array is not None}
+            target = replace(target, quality=quality, batch=batch)
+            scores = quality_scores(heads, reference, target)
+            target = replace(target, reference_quality=scores)
+        targets.append(target)
+    return targets
+
+
+def _blank(
+    choice: LossChoice, head: Head, reference: Tensor, labels: NDArray[Any] | None
+) -> int | None:
+    """The blank of label sequences: fewer labels than positions cannot be one a position."""
+    if choice.kind in ("ctc", "ctc_last"):
+        return 0 if choice.kind == "ctc" else -1
+    if labels is None or labels.ndim != 2 or labels.dtype.kind not in "iu":
+        return None
+    if not head.is_class or reference.ndim != 3 or head.axis % 3 == head.batch_axis:
+        return None
+    positions = next(i for i in range(3) if i not in (head.batch_axis, head.axis % 3))
+    return 0 if 1 < labels.shape[1] < reference.shape[positions] else None
+
+
+def _power(parts: Sequence[Tensor]) -> float:
+    """Mean square over all elements of ``parts``."""
+    squares = sum(float(part.double().square().sum()) for part in parts)
+    return squares / max(sum(part.numel() for part in parts), 1)

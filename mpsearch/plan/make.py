@@ -1,0 +1,105 @@
+"""From a chosen point to the plan that deploys it: decisions, ranges that they read, coverage."""
+
+from collections.abc import Mapping
+
+from mpsearch.errors import PlanError
+from mpsearch.graph.model import ModelGraph
+from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, site_of
+from mpsearch.problem.front import Point
+from mpsearch.problem.tables import Costs
+from mpsearch.schemes import Scheme, stored_bits
+from mpsearch.simulate.calibration import static_ranges
+from mpsearch.simulate.simulator import Simulator
+
+
+def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = None) -> Plan:
+    """Return the plan of ``point`` for the simulator's model, with the ranges that it calibrated.
+
+    Args:
+        point: A point of a front over the simulator's space.
+        simulator: Holds graph, space and ranges.
+        costs: Says which device and batch the latencies are for.
+
+    Raises:
+        PlanError: The point is not one of this model and space, or takes what is not allowed.
+    """
+    graph, space = simulator.graph, simulator.space
+    if len(point.assignment) != len(graph.groups):
+        raise PlanError(
+            f"a point of {graph.name} must assign {len(graph.groups)} groups, got {len(point.assignment)}"
+        )
+    for g, s in enumerate(point.assignment):
+        if not 0 <= s < len(space.schemes):
+            raise PlanError(
+                f"a point must choose among the {len(space.schemes)} schemes of {space.name}, got {s}"
+            )
+        if not simulator.allowed[g, s]:
+            key = simulator.groups[g], space.names[s]
+            reason = simulator.reasons.get(key, "the space forbids it")
+            raise PlanError(f"{key[0]!r} may not take {key[1]}: {reason}")
+    chosen = {
+        layer: space.schemes[s]
+        for group, s in zip(graph.groups, point.assignment, strict=True)
+        for layer in group.layers
+    }
+    schemes = {s.name: s for s in chosen.values()} | {
+        space.base: space.schemes[space.index(space.base)]
+    }
+    layers = enumerate(graph.layers)
+    decisions = tuple(Decision(site_of(layer), chosen[i].name) for i, layer in layers)
+    recovers = any(scheme.recovery != "none" for scheme in schemes.values())
+    return Plan(
+        model=graph.name,
+        structure_digest=graph.structure_digest,
+        weights_digest=digest_weights(graph),
+        shapes={v.name: tuple(v.shape) for v in graph.inputs if v.shape is not None},
+        base=space.base,
+        schemes={name: schemes[name] for name in sorted(schemes)},
+        decisions=decisions,
+        ranges=_used_ranges(graph, chosen, simulator),
+        coverage=_coverage(graph, chosen),
+        predicted=dict(point.predicted),
+        measured=dict(point.measured),
+        unit=simulator.unit,
+        device=costs.device if costs else "",
+        batch=costs.batch if costs else 0,
+        method=point.method,
+        fingerprint={key: str(value) for key, value in simulator.fingerprint.items()},
+        requires=("recovery",) if recovers else (),
+    )
+
+
+def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Covered:
+    """What the decisions reach; a weight that several layers share is counted once."""
+    bits, weights = 0, 0
+    seen: set[str] = set()
+    for i, scheme in chosen.items():
+        for gemm in graph.layers[i].gemms:
+            if not gemm.has_weight or gemm.right.value in seen:
+                continue
+            seen.add(gemm.right.value)
+            channels = gemm.k // gemm.positions
+            bits += stored_bits(
+                scheme.weight, gemm.n, gemm.positions, channels, sparsity=scheme.sparsity
+            )
+            weights += gemm.parameters
+    covered = graph.coverage
+    return Covered(
+        covered.parameters,
+        covered.total_parameters,
+        covered.flops,
+        covered.total_flops,
+        bits / weights if weights else 0.0,
+        {left.name: left.reason for left in covered.undecided},
+    )
+
+
+def _used_ranges(
+    graph: ModelGraph, chosen: Mapping[int, Scheme], simulator: "Simulator"
+) -> tuple[CalibratedRange, ...]:
+    """The ranges of static specs that the chosen schemes read, each once."""
+    return tuple(
+        CalibratedRange(value, spec, simulator.ranges[value, spec])
+        for value, spec in static_ranges(graph, chosen)
+    )

@@ -1,0 +1,133 @@
+"""Plans: a chosen assignment, self-contained, in the words of the user's own model file.
+
+A plan names layers by node and initialiser of the file that the user has, brings its scheme definitions and
+calibrated ranges with it, and says which model it is for by digests. So it outlives the search, the space
+file and this version's defaults.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mpsearch.graph.model import Layer
+from mpsearch.numerics.ranges import Range
+from mpsearch.schemes import Scheme, Spec
+from mpsearch.stats.estimates import Estimate
+
+VERSION = 1
+KNOWN_FEATURES = frozenset({"recovery"})
+"""What a plan may require of whoever reads it: ``recovery`` needs the calibration data to rebuild weights."""
+
+Kind = Literal["gemm", "kv_cache", "state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a decision applies, by the names of the user's file.
+
+    Attributes:
+        node: The node's name, or its first output if it has none; a path in a subgraph.
+        weights: Initialisers (or Constants' outputs) that it multiplies with.
+    """
+
+    node: str
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One site and the name of the scheme it runs in."""
+
+    site: Site
+    scheme: str
+    kind: Kind = "gemm"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedRange:
+    """What calibration found about one activation, for one spec."""
+
+    value: str
+    spec: Spec
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """What a plan decides of its model.
+
+    Attributes:
+        parameters: Decided parameters.
+        total_parameters: All floating-point parameters.
+        flops: FLOPs of the decided layers, at the graph's batch size.
+        total_flops: FLOPs of all that multiplies.
+        effective_bits: Stored bits of the decided weights, scales and metadata included, a weight.
+        undecided: Names of what is left out, and why.
+    """
+
+    parameters: int
+    total_parameters: int
+    flops: int
+    total_flops: int
+    effective_bits: float
+    undecided: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A chosen assignment, for deployment.
+
+    Attributes:
+        model: File name of the model.
+        structure_digest: SHA-256 of the model's graph without weights.
+        weights_digest: SHA-256 of its weights.
+        shapes: Input name to the sizes that ranges and costs hold for; None is a free axis.
+        base: Scheme of what no decision covers; layers' outputs are rounded to its format.
+        schemes: Name to definition of every scheme that a decision names, and the base.
+        decisions: One a layer, in schedule order.
+        ranges: What static activation specs were calibrated to.
+        coverage: What the plan decides.
+        predicted: Quantity to its value from the tables.
+        measured: Quantity to its value from running the quantised model.
+        unit: Unit of ``loss``.
+        device: Device that latencies are for; "" without a cost model.
+        batch: Samples that one latency is for; 0 without a cost model.
+        method: What found the assignment.
+        fingerprint: What computed the measured values.
+        transforms: Reserved; empty.
+        requires: Features that a reader must know.
+        fallback: File name of a safer plan beside this one; "" without.
+        extensions: Fields of others.
+    """
+
+    model: str
+    structure_digest: str
+    weights_digest: str
+    shapes: Mapping[str, tuple[int | None, ...]]
+    base: str
+    schemes: Mapping[str, Scheme]
+    decisions: tuple[Decision, ...]
+    ranges: tuple[CalibratedRange, ...]
+    coverage: Covered
+    predicted: Mapping[str, Estimate] = field(default_factory=dict)
+    measured: Mapping[str, Estimate] = field(default_factory=dict)
+    unit: str = ""
+    device: str = ""
+    batch: int = 0
+    method: str = ""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    transforms: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    fallback: str = ""
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    def find_range(self, value: str, spec: Spec) -> Range | None:
+        """Return what ``value`` was calibrated to for ``spec``, or None."""
+        found = (r.range for r in self.ranges if r.value == value and r.spec == spec)
+        return next(found, None)
+
+
+def site_of(layer: Layer) -> Site:
+    """Return how plans name ``layer``."""
+    sources = (gemm.right.source for gemm in layer.gemms if gemm.has_weight)
+    return Site(layer.name, tuple(dict.fromkeys(sources)))

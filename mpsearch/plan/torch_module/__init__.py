@@ -1,0 +1,1 @@
+"""A plan in the user's own torch module."""

@@ -1,0 +1,225 @@
+"""A plan put onto the torch module that it was made for."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpsearch.errors import MpsearchError, PlanError
+from mpsearch.graph.layers.traversal import all_nodes
+from mpsearch.graph.model import ModelGraph
+from mpsearch.graph.torch_export import import_torch
+from mpsearch.numerics.ranges import Range, make_range
+from mpsearch.plan.match import check_weights, plan_schemes
+from mpsearch.plan.plan import Plan, site_of
+from mpsearch.plan.torch_module.torch_calls import LayerCalls
+from mpsearch.program.compile import compile_graph
+from mpsearch.program.memory_of_machine import default_memory
+from mpsearch.schemes import Scheme, Spec
+from mpsearch.simulate.calibration import static_ranges
+from mpsearch.simulate.scheme_run import SchemeRun, find_ports
+from mpsearch.simulate.weight_cache import WeightStore
+
+_WEIGHT_SHARE = 4  # of free memory, its inverse: what simulated weights may take
+
+
+@dataclass(slots=True)
+class Applied:
+    """A plan on a module, until it is removed.
+
+    Attributes:
+        plan: What is simulated.
+    """
+
+    plan: Plan
+    _undo: list[Callable[[], object]] = field(default_factory=list, repr=False)
+
+    def remove(self) -> None:
+        """Give the module its own forward back; a second call does nothing."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
+    """Return ``module``, its forward now simulating ``plan``: the user's own code, in low precision.
+
+    Products run as the plan's layers do in the simulator: inputs quantised with the calibrated
+    ranges, simulated weights, outputs rounded to the base format; normalisations that were merged
+    into a layer are skipped. Gradients pass straight through the rounding of activations. Parameters
+    are not changed, and ``module.mpsearch_plan.remove()`` undoes it all.
+
+    Args:
+        plan: Made from ``import_torch`` of this module.
+        module: A ``torch.nn.Module``; put into evaluation mode.
+        example_inputs: What it was imported with, as ``import_torch`` takes it; None makes inputs of the
+            plan's shapes, which serves for modules that take tensors alone.
+
+    Raises:
+        PlanError: The plan is for another module, or needs the calibration data. Also when the
+            module runs: a layer of the plan that it does not reach is named.
+        ModelError: torch cannot export the module.
+    """
+    own = dict(module.named_parameters(remove_duplicate=False))
+    own |= dict(module.named_buffers(remove_duplicate=False))
+    for decision in plan.decisions:
+        for name in decision.site.weights:
+            if name not in own:
+                raise PlanError(
+                    f"the plan decides {name!r} (of {decision.site.node!r}), which "
+                    f"{type(module).__name__} lacks; plans are applied to the module that import_torch read"
+                )
+    recovered = [s.name for s in plan.schemes.values() if s.recovery != "none"]
+    if recovered:
+        raise PlanError(
+            f"schemes must need no calibration data to be applied, but {recovered[0]} recovers weights"
+        )
+    before = module.__dict__.get("mpsearch_plan")
+    if isinstance(before, Applied):
+        before.remove()
+    if example_inputs is None:
+        example_inputs = _make_inputs(plan, module)
+    graph = import_torch(module, example_inputs)
+    schemes, ranges = _schemes_and_ranges(plan, graph)
+    module.eval()
+    device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
+    program = compile_graph(graph, device)
+    weights = WeightStore(graph, program, default_memory() // _WEIGHT_SHARE)
+    folded = _folded_means(graph, module)
+    base, layers = plan.schemes[plan.base], range(len(graph.layers))
+    ports = find_ports(graph)
+    forward, scopes = module.forward, list[str]()
+
+    def simulated(*args: Any, **kwargs: Any) -> Any:
+        run = SchemeRun(graph, schemes, base, ranges, weights, layers, ports)
+        scopes.clear()
+        with LayerCalls(graph, program, run, own, folded, scopes) as calls:
+            result = forward(*args, **kwargs)
+        calls.check_complete()
+        return result
+
+    applied = Applied(plan)
+    applied._undo += _follow_scopes(module, scopes)
+    applied._undo.append(_replace_forward(module, simulated))
+    module.mpsearch_plan = applied
+    applied._undo.append(lambda: module.__dict__.pop("mpsearch_plan", None))
+    return module
+
+
+def _schemes_and_ranges(
+    plan: Plan, graph: ModelGraph
+) -> tuple[tuple[Scheme, ...], dict[tuple[str, Spec], Range]]:
+    """Return the scheme of each layer, and the plan's ranges by the names of ``graph``.
+
+    Torch's exporter numbers nodes and values anew in each export, so layers are matched in order.
+
+    Raises:
+        PlanError: The plan is for another module.
+    """
+    schemes: tuple[Scheme, ...]
+    if plan.structure_digest == graph.structure_digest:
+        schemes = plan_schemes(plan, graph)
+        check_weights(plan, graph)
+    else:
+        sites, layers = [decision.site for decision in plan.decisions], graph.layers
+        for site, layer in zip(sites, layers, strict=False):
+            if site.weights != site_of(layer).weights:
+                raise PlanError(
+                    f"{layer.fqn or layer.name!r} must multiply with {', '.join(site.weights) or 'no weight'}"
+                    f" as {site.node!r} of the plan does, got {', '.join(site_of(layer).weights) or 'none'}"
+                )
+        if len(sites) != len(layers):
+            raise PlanError(
+                f"the plan decides {len(sites)} layers, but the module has {len(layers)}: {graph.name} "
+                f"must be the module that the plan was made for"
+            )
+        schemes = tuple(plan.schemes[decision.scheme] for decision in plan.decisions)
+    used = list(static_ranges(graph, dict(enumerate(schemes))))
+    if [spec for _, spec in used] != [found.spec for found in plan.ranges]:
+        raise PlanError(f"the plan's ranges must be those of {graph.name}'s layers, got others")
+    ranges = {key: found.range for key, found in zip(used, plan.ranges, strict=True)}
+    for spec in {scheme.activation for scheme in schemes}:
+        if not spec.is_cast and spec.range == "static":
+            ranges["", spec] = make_range(-1.0, 1.0, spec)
+    return schemes, ranges
+
+
+def _follow_scopes(module: nn.Module, scopes: list[str]) -> Iterator[Callable[[], object]]:
+    """Keep ``scopes`` at the names of the submodules that run; yield what ends it."""
+    for name, inner in module.named_modules():
+        if inner is module:
+            continue
+        enter = inner.register_forward_pre_hook(lambda *_, name=name: scopes.append(name))
+        leave = inner.register_forward_hook(lambda *_: _leave(scopes), always_call=True)
+        yield enter.remove
+        yield leave.remove
+
+
+def _leave(scopes: list[str]) -> None:
+    scopes.pop()
+
+
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], object]:
+    held = module.__dict__.get("forward")
+    module.forward = forward
+
+    def restore() -> None:
+        if held is None:
+            del module.forward
+        else:
+            module.forward = held
+
+    return restore
+
+
+def _folded_means(graph: ModelGraph, module: nn.Module) -> set[str]:
+    """Return the running means of normalisations that layers of ``graph`` include."""
+    left = {
+        node.inputs[3] for node in all_nodes(graph.nodes) if node.op_type == "BatchNormalization"
+    }
+    means = {name for name, _ in module.named_buffers() if name.endswith("running_mean")}
+    return means - left
+
+
+def _make_inputs(plan: Plan, module: nn.Module) -> Any:
+    """Return inputs of the plan's shapes, of the first element types that the module takes.
+
+    Raises:
+        PlanError: It takes none of those that are tried.
+    """
+    known = inspect.signature(module.forward).parameters
+    by_name = all(name in known for name in plan.shapes)
+    failure: Exception | None = None
+    for kinds in product((torch.float32, torch.int64, torch.bool), repeat=min(len(plan.shapes), 3)):
+        kinds = (*kinds, *[kinds[-1]] * (len(plan.shapes) - len(kinds)))
+        inputs = {
+            name: torch.ones([size or 2 for size in shape], dtype=kind)
+            for (name, shape), kind in zip(plan.shapes.items(), kinds, strict=True)
+        }
+        given: Mapping[str, Tensor] | tuple[Tensor, ...] = (
+            inputs if by_name else tuple(inputs.values())
+        )
+        try:
+            _try_inputs(module, given)
+        except MpsearchError:
+            raise
+        except Exception as error:
+            failure = failure or error
+            continue
+        return given
+    raise PlanError(
+        f"{type(module).__name__} must take tensors of the plan's shapes, give example_inputs: {failure}"
+    )
+
+
+def _try_inputs(module: nn.Module, given: Any) -> None:
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            module(**given) if isinstance(given, dict) else module(*given)
+    finally:
+        module.train(training)

@@ -1,0 +1,1 @@
+"""Tables, costs, problems and fronts as arrays."""

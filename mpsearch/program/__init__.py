@@ -1,0 +1,1 @@
+"""The ONNX graph as a differentiable fp32 torch program."""

@@ -1,1 +1,0 @@
-"""Pictures, text and tables made into the arrays that a model reads."""

@@ -1,0 +1,1 @@
+"""What lies on disk: job files, run folders, measured losses."""

@@ -1,0 +1,61 @@
+"""onnxruntime on a CPU, with the settings under which it computes what the model says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from mpsearch.errors import PlanError
+from mpsearch.runtimes.rounding import EXACT, Rounding
+from mpsearch.runtimes.session import Array, Session, expose, load_model
+
+_EXACT_INT4 = ("session.qdq_matmulnbits_accuracy_level", "1")
+"""Otherwise activations of layers with int4 weights are quantised to int8."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxruntimeSession:
+    """An exported model in onnxruntime, opened once for each set of outputs."""
+
+    model: onnx.ModelProto
+    opened: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    rounding: Rounding = EXACT
+    note: str = "graph optimisations are off, so that every rounding is executed"
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Return the named values, intermediate ones included.
+
+        Raises:
+            PlanError: onnxruntime refuses the model.
+        """
+        key = tuple(outputs)
+        if key not in self.opened:
+            self.opened[key] = _open(expose(self.model, outputs))
+        return dict(zip(outputs, self.opened[key].run(list(outputs), dict(inputs)), strict=True))
+
+
+def open_session(path: Path) -> Session:
+    """Return the exported model in ``path``, ready to run.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    return OnnxruntimeSession(load_model(path))
+
+
+def _open(model: onnx.ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry(*_EXACT_INT4)
+    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own types derive from Exception only
+        reason = str(error).strip().splitlines()[0]
+        raise PlanError(f"onnxruntime cannot run the exported model: {reason}") from None

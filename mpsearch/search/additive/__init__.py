@@ -1,0 +1,1 @@
+"""Exact solutions of additive problems: elimination, hulls, linear programs."""

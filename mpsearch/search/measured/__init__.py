@@ -1,0 +1,1 @@
+"""What searches that measure share: archive, repair, evolution, regression."""

@@ -1,0 +1,1 @@
+"""What metrics share: entries to measure, effort, probes, curvature."""

@@ -1,0 +1,1 @@
+"""The model under any assignment of schemes: ranges, weights, losses, gradients."""

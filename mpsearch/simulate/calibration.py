@@ -1,0 +1,182 @@
+"""One pass of the fp32 program over the data: ranges, magnitudes, reference outputs, sizes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpsearch.errors import NumericsError
+from mpsearch.formats import find_format
+from mpsearch.graph.model import Layer, ModelGraph
+from mpsearch.numerics.ranges import Range, RangeObserver, make_range
+from mpsearch.program.program import Program, Step, Values
+from mpsearch.program.schedule import make_schedule, run_schedule
+from mpsearch.schemes import Scheme, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the fp32 model showed on the calibration data.
+
+    Attributes:
+        observers: Of every tensor that a layer reads as an activation or produces, by value name.
+        references: For each batch, the values of the heads.
+        slot_bytes: Bytes of every slot in the first batch.
+    """
+
+    observers: Mapping[str, RangeObserver]
+    references: tuple[tuple[Tensor, ...], ...]
+    slot_bytes: Mapping[int, int]
+
+
+def activation_inputs(layer: Layer) -> dict[int, tuple[str, int, int]]:
+    """Input index of each activation operand to (value name, reduction axis, groups)."""
+    operands: dict[int, tuple[str, int, int]] = {}
+    for gemm in layer.gemms:
+        for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
+            if operand.value and operand.input_index >= 0:
+                operands.setdefault(
+                    operand.input_index, (operand.value, operand.reduction_axis, operand.groups)
+                )
+    return operands
+
+
+def calibrate(
+    graph: ModelGraph,
+    program: Program,
+    batches: Iterable[Mapping[str, Tensor]],
+    head_values: Sequence[str],
+) -> Calibration:
+    """Run the fp32 program over all batches once.
+
+    Raises:
+        NumericsError: A layer's input or output is not finite; the message names the layer.
+    """
+    observers: dict[str, RangeObserver] = {}
+    for layer in graph.layers:
+        for name in (*(value for value, _, _ in activation_inputs(layer).values()), layer.output):
+            if name not in observers:
+                observers[name] = RangeObserver(name=f"{layer.name}: {name}")
+    slots = [program.slots[name] for name in head_values]
+    schedule = make_schedule(program, slots)
+    sizes: dict[int, int] = {}
+    seen: set[str] = set()
+
+    def observe(name: str, tensor: object) -> None:
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and name not in seen:
+            observers[name].observe(tensor)
+
+    def call(step: Step, inputs: list[Tensor | None]) -> object:
+        layer = graph.layers[step.layer]
+        for index, (value, _, _) in activation_inputs(layer).items():
+            observe(value, inputs[index])
+            if step.layer in top_level:
+                seen.add(value)  # once a batch, however many layers read it
+        result = step.kernel(*inputs)
+        observe(layer.output, result[0] if isinstance(result, tuple) else result)
+        return result
+
+    def measure(step: Step, values: Values) -> None:
+        for slot in step.outputs:
+            tensor = values[slot] if slot >= 0 else None
+            if tensor is not None:
+                sizes[slot] = tensor.numel() * tensor.element_size()
+
+    top_level = {step.layer for step in program.steps}
+    references: list[tuple[Tensor, ...]] = []
+    for batch in batches:
+        values = program.make_values()
+        for name, tensor in batch.items():
+            values[program.slots[name]] = tensor
+        seen.clear()
+        with torch.no_grad():
+            run_schedule(schedule, values, call=call, watch=None if references else measure)
+        found = [values[slot] for slot in slots]
+        references.append(tuple(tensor.clone() for tensor in found if tensor is not None))
+    return Calibration(observers, tuple(references), sizes)
+
+
+def find_overflows(
+    graph: ModelGraph,
+    calibration: Calibration,
+    weight_amax: Sequence[float],
+    schemes: Sequence[Scheme],
+    base: str,
+) -> dict[tuple[str, str], str]:
+    """Return (group, scheme) names to why the scheme overflows there.
+
+    Raises:
+        NumericsError: The base format itself overflows; the message proposes bf16.
+    """
+    reasons: dict[tuple[str, str], str] = {}
+    for group in graph.groups:
+        for index in group.layers:
+            layer = graph.layers[index]
+            inputs = [
+                _amax(calibration, value) for value, _, _ in activation_inputs(layer).values()
+            ]
+            _check_base(layer, "output", _amax(calibration, layer.output), base)
+            for scheme in schemes:
+                is_base = scheme.name == base
+                tensors = [("input", amax, scheme.activation) for amax in inputs]
+                tensors.append(("weight", weight_amax[index], scheme.weight))
+                for what, amax, spec in tensors:
+                    if not _overflows(amax, spec):
+                        continue
+                    if is_base:
+                        _check_base(layer, what, amax, base)
+                    reasons.setdefault(
+                        (group.name, scheme.name),
+                        f"{spec.format} overflows: {layer.name!r} has amax {amax:.4g} at its {what}, "
+                        f"beyond {spec.element.max_value:g}",
+                    )
+    return reasons
+
+
+def _amax(calibration: Calibration, value: str) -> float:
+    observer = calibration.observers.get(value)
+    return max(-observer.low, observer.high) if observer is not None else 0.0
+
+
+def _overflows(amax: float, spec: Spec) -> bool:
+    return spec.is_cast and spec.element.overflow == "inf" and amax > spec.element.max_value
+
+
+def _check_base(layer: Layer, what: str, amax: float, base: str) -> None:
+    limit = find_format(base).max_value
+    if amax > limit:
+        raise NumericsError(
+            f"the base {base} must hold every layer on the calibration data, but layer {layer.name!r} "
+            f"has amax {amax:.4g} at its {what}, beyond {limit:g}; use --base bf16"
+        )
+
+
+def make_ranges(
+    graph: ModelGraph, calibration: Calibration, schemes: Sequence[Scheme]
+) -> dict[tuple[str, Spec], Range]:
+    """Return (value name, spec) to the range of all activations for all static specs of ``schemes``.
+
+    Operands inside an operator (name "") are hidden states and attention's probabilities, which
+    do not leave [-1, 1].
+    """
+    specs = {s.activation for s in schemes}
+    specs = {spec for spec in specs if not spec.is_cast and spec.range == "static"}
+    ranges = {("", spec): make_range(-1.0, 1.0, spec) for spec in specs}
+    for layer in graph.layers:
+        for value, _, _ in activation_inputs(layer).values():
+            for spec in specs:
+                if (value, spec) not in ranges:
+                    ranges[value, spec] = calibration.observers[value].finish(spec)
+    return ranges
+
+
+def static_ranges(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> tuple[tuple[str, Spec], ...]:
+    """Return (value name, spec) of the ranges that layers in the schemes ``chosen`` read, each once."""
+    used = {
+        (value, scheme.activation): None
+        for i, scheme in chosen.items()
+        for value, _, _ in activation_inputs(graph.layers[i]).values()
+        if not scheme.activation.is_cast and scheme.activation.range == "static"
+    }
+    return tuple(used)

@@ -1,0 +1,118 @@
+"""Simulated weights: made once a layer and scheme, kept under a bound of bytes."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mpsearch.graph.model import Gemm, Layer, ModelGraph
+from mpsearch.numerics.quantize import quantize_weight
+from mpsearch.numerics.sparsity import prune
+from mpsearch.program.program import Program
+from mpsearch.schemes import Scheme
+
+
+class WeightStore:
+    """Weights of all layers in all schemes; of those that do not fit, the most often used are kept.
+
+    A run walks through all layers in turn: where they do not fit, keeping the most recent ones
+    would keep none until it is needed again.
+    """
+
+    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "_uses", "recover")
+
+    def __init__(self, graph: ModelGraph, program: Program, limit: int) -> None:
+        """Hold at most ``limit`` bytes of simulated weights."""
+        self._graph, self._program, self._limit = graph, program, limit
+        self._cache: dict[object, Tensor] = {}
+        self._uses: Counter[object] = Counter()
+        self._bytes = 0
+        self.recover: Callable[[int, int, Tensor, Scheme], Tensor] | None = None
+
+    def plain(self, layer: int, gemm: int = 0) -> Tensor:
+        """Return the fp32 weight as the node reads it."""
+        right = self._graph.layers[layer].gemms[gemm].right
+        return self._program.constants[self._program.slots[right.value]]
+
+    def amax(self) -> list[float]:
+        """Return the largest magnitude among the weights of each layer, 0 where it has none."""
+        peaks = []
+        for index, layer in enumerate(self._graph.layers):
+            gemms = [i for i, gemm in enumerate(layer.gemms) if gemm.has_weight]
+            found = [torch.aminmax(self.plain(index, i)) for i in gemms]
+            peaks.append(max((max(-float(low), float(high)) for low, high in found), default=0.0))
+        return peaks
+
+    def simulated(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
+        """Return the weight in ``scheme``: pruned, then quantised; shape and type as in the graph."""
+        right = self._graph.layers[layer].gemms[gemm].right
+        own = scheme.recovery != "none"  # recovered weights depend on the layer's own inputs
+        key = (
+            right.value, right.reduction_axis, right.channel_axes, right.groups,
+            scheme.weight, scheme.sparsity, scheme.recovery, layer if own else -1,
+        )  # fmt: skip
+        self._uses[key] += 1
+        if key in self._cache:
+            return self._cache[key]
+        with torch.inference_mode(False), torch.no_grad():
+            weight = self._make(layer, scheme, gemm)
+        self._keep(key, weight)
+        return weight
+
+    def _keep(self, key: object, weight: Tensor) -> None:
+        size = _bytes(weight)
+        if size > self._limit:
+            return
+        while self._bytes + size > self._limit:
+            rarest = min(self._cache, key=self._uses.__getitem__)
+            if self._uses[rarest] >= self._uses[key]:
+                return
+            self._bytes -= _bytes(self._cache.pop(rarest))
+        self._cache[key] = weight
+        self._bytes += size
+
+    def _recovered(self, layer: int, gemm: int, weight: Tensor, scheme: Scheme) -> Tensor:
+        """The pruned and recovered weight, which schemes of one pattern share."""
+        key = (layer, gemm, scheme.sparsity)
+        self._uses[key] += 1
+        if key not in self._cache and self.recover is not None:
+            made = self.recover(layer, gemm, weight, scheme)
+            self._keep(key, made)
+            return made
+        return self._cache[key]
+
+    def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
+        owner = self._graph.layers[layer]
+        right = owner.gemms[gemm].right
+        weight = self.plain(layer, gemm)
+        made = weight
+        if scheme.sparsity is not None:
+            if scheme.recovery != "none" and self.recover is not None:
+                made = self._recovered(layer, gemm, weight, scheme)
+            else:
+                made = prune(
+                    weight, scheme.sparsity, axis=right.reduction_axis, groups=right.groups
+                )
+        if scheme.weight.format != "fp32" or not scheme.weight.is_cast:
+            made = quantize_weight(
+                made,
+                scheme.weight,
+                reduction_axis=right.reduction_axis,
+                channel_axes=right.channel_axes,
+                groups=right.groups,
+                name=f"{owner.name}: weight",
+            )
+        made = made.to(weight.dtype)
+        return lay_out_weight(owner, owner.gemms[gemm], made)
+
+
+def _bytes(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()
+
+
+def lay_out_weight(layer: Layer, gemm: Gemm, weight: Tensor) -> Tensor:
+    """Return ``weight`` in the memory order that its kernel reads fastest."""
+    if layer.op_type == "Conv" and weight.ndim == 4 and weight.device.type == "cpu":
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight

@@ -1,0 +1,1 @@
+"""What may be chosen: schemes, rules by role and name, targets."""

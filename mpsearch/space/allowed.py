@@ -1,0 +1,159 @@
+"""Which scheme each group may take: rules, targets and what the shapes themselves forbid."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from math import ceil
+
+import numpy as np
+
+from mpsearch.errors import SpaceError
+from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
+from mpsearch.schemes import Scheme, parse_sparsity
+from mpsearch.space.space import SearchSpace, reduction_channels
+from mpsearch.stats.estimates import Bools, Ints
+
+
+def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[str, str], str]]:
+    """Return what each group may take, and why not the rest.
+
+    The base is always allowed; any other scheme only where every layer of the group may take it.
+
+    Returns:
+        [G, S] mask, and (group, scheme) names to the reason of each False.
+
+    Raises:
+        SpaceError: The space ties groups that ``graph`` keeps apart (see :func:`tie_groups`), or a
+            layer's reduction depends on an axis that nobody bound.
+    """
+    _check_sizes(graph)
+    if space.ties and tie_groups(graph, space).groups != graph.groups:
+        raise SpaceError(f"groups that {space.name!r} ties must be joined first: use tie_groups")
+    mask = np.ones((len(graph.groups), len(space.schemes)), np.bool_)
+    reasons = {}
+    for g, group in enumerate(graph.groups):
+        for s, scheme in enumerate(space.schemes):
+            if scheme.name == space.base:
+                continue
+            reason = next(
+                filter(None, (_refusal(space, graph, i, scheme) for i in group.layers)), ""
+            )
+            if reason:
+                mask[g, s] = False
+                reasons[group.name, scheme.name] = reason
+    return mask, reasons
+
+
+def _check_sizes(graph: ModelGraph) -> None:
+    """Check that there is something to decide, and that every reduction has a size that is known."""
+    if not graph.layers:
+        found = Counter(
+            u.op_type for u in graph.coverage.undecided if u.reason.startswith("already")
+        )
+        why = ", ".join(f"{n} tensors of {op}" for op, n in found.items())
+        raise SpaceError(
+            f"{graph.name}: there must be layers to decide, got none"
+            + (f"; its weights are quantised already: {why}" if why else "")
+        )
+    if not graph.unbound:
+        return
+    for layer in graph.layers:
+        if any(gemm.k < 1 for gemm in layer.gemms):
+            axes = ", ".join(graph.unbound)
+            name = graph.unbound[0].partition("[")[0]
+            shape = next(value.shape for value in graph.inputs if value.name == name) or ()
+            sizes = ",".join("?" if size is None else str(size) for size in shape)
+            raise SpaceError(
+                f"the reduction of {layer.name!r} must have a size, but it depends on axes that nobody "
+                f"bound: {axes}; give sizes for every ? with --shape {name}={sizes} (shapes= in Python)"
+            )
+
+
+def uniform(space: SearchSpace, graph: ModelGraph, scheme_name: str, allowed: Bools) -> Ints:
+    """Return the [G] assignment of ``scheme_name`` where ``allowed`` [G, S], the base elsewhere.
+
+    Raises:
+        UnknownNameError: The space has no such scheme.
+    """
+    index = space.index(scheme_name)
+    return np.where(allowed[:, index], index, space.index(space.base)).astype(np.int64)
+
+
+def tie_groups(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
+    """Return ``graph`` with the groups joined that the space ties.
+
+    Raises:
+        SpaceError: A tie matches fewer than two layers.
+    """
+    owner = list(range(len(graph.groups)))
+    of_layer = {i: g for g, group in enumerate(graph.groups) for i in group.layers}
+    for tie in space.ties:
+        layers = [
+            i
+            for i, layer in enumerate(graph.layers)
+            if any(fnmatchcase(layer.name, pattern) for pattern in tie)
+        ]
+        if len(layers) < 2:
+            raise SpaceError(
+                f"{space.name}: a tie must match two layers or more; {', '.join(tie)} "
+                f"matches {len(layers)} of {graph.name}"
+            )
+        roots = {owner[of_layer[i]] for i in layers}
+        owner = [min(roots) if root in roots else root for root in owner]
+    return replace(graph, groups=tuple(_joined(graph, owner)))
+
+
+def _joined(graph: ModelGraph, owner: Sequence[int]) -> Iterator[Group]:
+    for root, group in enumerate(graph.groups):
+        members = [graph.groups[g] for g, o in enumerate(owner) if o == root]
+        if len(members) == 1:
+            yield group
+        elif members:
+            layers = tuple(sorted(i for member in members for i in member.layers))
+            yield Group(graph.layers[layers[0]].name, layers, "tied by the space")
+
+
+def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) -> str:
+    """Why layer ``index`` may not take ``scheme``; "" where it may."""
+    layer = graph.layers[index]
+    for gemm in layer.gemms:
+        reason = _structural_refusal(layer, gemm, scheme)
+        if reason:
+            return reason
+        fill = _block_fill(gemm, scheme)
+        if fill < space.min_block_fill:
+            return (
+                f"blocks of {scheme.name} must be filled to {space.min_block_fill:g} on average, but "
+                f"{layer.name!r} has {reduction_channels(gemm)} channels, which fill {fill:.2g}"
+            )
+    for rule in space.rules:
+        if rule.forbids(scheme.name) and rule.matches(graph, index):
+            return f"{layer.name!r}: {rule.reason}"
+    return ""
+
+
+def _structural_refusal(layer: Layer, gemm: Gemm, scheme: Scheme) -> str:
+    """What the scheme itself needs of a matrix product."""
+    if not gemm.has_weight and scheme.sparsity is not None:
+        return f"{scheme.name} prunes weights, and {layer.name!r} multiplies two activations"
+    if not gemm.has_weight and scheme.is_weight_only:
+        return f"{scheme.name} is weight-only, and {layer.name!r} multiplies two activations"
+    if scheme.sparsity is not None:
+        group = parse_sparsity(scheme.sparsity).group
+        if reduction_channels(gemm) % group:
+            return (
+                f"`channels % {group} == 0` must hold for {scheme.sparsity}, "
+                f"but {layer.name!r} has {reduction_channels(gemm)}"
+            )
+    return ""
+
+
+def _block_fill(gemm: Gemm, scheme: Scheme) -> float:
+    shape = scheme.weight.block_shape
+    if shape is None:
+        return 1.0
+    channels = reduction_channels(gemm)
+    if channels < 1:  # only the data know
+        return 1.0
+    return channels / (ceil(channels / shape[1]) * shape[1])

@@ -1,0 +1,1 @@
+"""Estimates with standard errors, rank correlation, paired tests and regressions."""

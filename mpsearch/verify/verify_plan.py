@@ -1,0 +1,295 @@
+"""An exported plan, run in a real runtime, against the simulation.
+
+Each layer is fed the runtime's own inputs, so that its error is its own. Then the outputs of the whole model
+are compared, where errors may add up.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from mpsearch.data.batches import Batches, check_batches
+from mpsearch.errors import NumericsError, PlanError
+from mpsearch.export.export_plan import import_planned
+from mpsearch.graph.model import Layer, ModelGraph, Node
+from mpsearch.losses.losses import Target, sample_losses
+from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
+from mpsearch.plan.match import plan_assignment, plan_schemes, plan_space
+from mpsearch.plan.plan import Plan
+from mpsearch.problem.tables import Progress
+from mpsearch.program.compile import compile_graph
+from mpsearch.registry import find
+from mpsearch.runtimes.rounding import EXACT, Rounding
+from mpsearch.runtimes.session import Session, find_model, load_model
+from mpsearch.schemes import Scheme
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats
+from mpsearch.verify.oracle import read_operands, run_documented, settle_ties
+from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
+
+TOLERANCE = 1e-3
+_SAMPLES = 8
+_LEAST_DIVERGENCE = 1e-6
+
+
+def verify_plan(
+    plan: Plan,
+    model: str | Path,
+    exported: str | Path | Sequence[str | Path],
+    batches: Batches,
+    *,
+    runtime: str = "reference",
+    samples: int | None = _SAMPLES,
+    progress: Progress | None = None,
+) -> Verification:
+    """Run an export in ``runtime`` and compare it with the simulation of its plan.
+
+    Args:
+        plan: What was exported.
+        model: The user's ONNX file.
+        exported: Folder, file or files of the export.
+        batches: Data to run; the calibration data themselves where a scheme recovers pruned weights.
+        runtime: ``reference``, ``openvino``, ``onnxruntime`` or a third party's.
+        samples: How many of the samples are run; None is all. The reference evaluator is slow.
+        progress: Called with (batches done, batches, the worst layer so far).
+
+    Raises:
+        PlanError: Plan, model and export do not belong together, or the runtime refuses the export.
+        DataError: The data do not fit the model.
+        NumericsError: The runtime or the simulation gives NaN or Inf; the message names the layer.
+        MissingExtraError: The runtime is not installed.
+    """
+    path = find_model(exported)
+    session: Session = find("runtimes", runtime)(path)
+    graph = import_planned(plan, model)
+    schemes = plan_schemes(plan, graph)
+    batches = check_batches(batches, graph)
+    recovers = any(scheme.recovery != "none" for scheme in schemes)
+    chosen = batches if samples is None else batches.take(samples)
+    simulator = Simulator(
+        graph,
+        plan_space(plan),
+        batches if recovers else chosen,
+        ranges={(r.value, r.spec): r.range for r in plan.ranges},
+    )
+    assignment = plan_assignment(plan, simulator.graph, simulator.space)
+    program = compile_graph(graph)
+
+    def weight(layer: int, gemm: int) -> Tensor:
+        return simulator.weight(layer, simulator.space.index(schemes[layer].name), gemm)
+
+    unproven = {
+        layer.name: f"{layer.op_type} multiplies values that never leave the operator"
+        for layer in graph.layers
+        if any(gemm.left.input_index < 0 for gemm in layer.gemms)
+    }
+    nodes = {node.name: node for node in graph.nodes}
+    readers = _layer_nodes(load_model(path), plan, path.name)
+    layers = [
+        _Compared(i, nodes[layer.name], tuple(readers[layer.name].input), layer, schemes[i])
+        for i, layer in enumerate(graph.layers)
+        if layer.name not in unproven
+    ]
+    wanted = _wanted(graph, layers)
+    squares = np.zeros((len(layers), 2))  # of the difference, and of the simulation
+    outputs = []
+    total = -(-len(chosen) // chosen.batch_size)
+    for done, feeds in enumerate(chosen.iterate(), 1):
+        given = {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
+        found = session.run(feeds, wanted)
+        values = {name: torch.from_numpy(np.array(x)) for name, x in found.items()} | given
+        for row, compared in enumerate(layers):
+            inputs = _inputs(compared, graph, values, plan, session.rounding)
+            index = simulator.space.index(compared.scheme.name)
+            expected = simulator.replay(compared.index, index, inputs)
+            shown = values[compared.layer.output]
+            squares[row] += _squares(compared.layer, shown, expected, runtime)
+        simulated = simulator.run(feeds, assignment)
+        same_rounding = simulated
+        if session.rounding != EXACT:
+            same_rounding = run_documented(
+                graph, program, plan, schemes, weight, session.rounding, given
+            )
+        outputs.append(_Outputs(simulator.run(feeds), simulated, same_rounding, values))
+        if progress is not None:
+            worst = float(_relative(squares).max(initial=0.0))
+            progress(done, total, f"worst layer so far differs by {worst:.2g}")
+    errors = _relative(squares).tolist()
+    return Verification(
+        graph.name,
+        runtime,
+        len(chosen),
+        TOLERANCE,
+        tuple(
+            LayerCheck(compared.layer.name, compared.scheme.name, error, error <= TOLERANCE)
+            for compared, error in zip(layers, errors, strict=True)
+        ),
+        _check_whole(graph, chosen, outputs),
+        unproven,
+        session.note,
+    )
+
+
+def _layer_nodes(model: onnx.ModelProto, plan: Plan, name: str) -> dict[str, onnx.NodeProto]:
+    """The export's nodes by name.
+
+    Raises:
+        PlanError: It is not an export of this plan.
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    for decision in plan.decisions:
+        node = nodes.get(decision.site.node)
+        props = {} if node is None else {p.key: p.value for p in node.metadata_props}
+        if props.get("mpsearch.scheme") != decision.scheme:
+            raise PlanError(
+                f"{name} must be the export of this plan, with {decision.site.node!r} in "
+                f"{decision.scheme}, got {props.get('mpsearch.scheme', 'no such layer')}"
+            )
+    return nodes
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A layer that is compared.
+
+    Attributes:
+        index: Its index in the graph.
+        node: Its node there.
+        reads: What its node reads in the export.
+        layer: Itself.
+        scheme: What it runs in.
+    """
+
+    index: int
+    node: Node
+    reads: tuple[str, ...]
+    layer: Layer
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """Outputs of one batch.
+
+    Attributes:
+        fp32: Of the fp32 program.
+        simulated: Of the plan's simulation.
+        same_rounding: Of the simulation with the runtime's documented rounding.
+        runtime: Of the runtime, with all else that it showed.
+    """
+
+    fp32: Mapping[str, Tensor]
+    simulated: Mapping[str, Tensor]
+    same_rounding: Mapping[str, Tensor]
+    runtime: Mapping[str, Tensor]
+
+
+def _wanted(graph: ModelGraph, layers: Sequence[_Compared]) -> list[str]:
+    """Every value that the runtime must show: what layers read, rounded or not, and give, and the outputs."""
+    fed = {value.name for value in graph.inputs} | set(graph.constants) | {""}
+    names = [value.name for value in graph.outputs]
+    for compared in layers:
+        names += [*compared.node.inputs, compared.layer.output]
+        names += [
+            compared.reads[operand.input_index]
+            for operand in read_operands(compared.layer)
+            if not compared.scheme.activation.is_cast
+        ]
+    return [name for name in dict.fromkeys(names) if name not in fed]
+
+
+def _inputs(
+    compared: _Compared,
+    graph: ModelGraph,
+    values: Mapping[str, Tensor],
+    plan: Plan,
+    rounding: Rounding,
+) -> dict[str, Tensor]:
+    """The runtime's own inputs of a layer, rounded to its scheme as the runtime documents it.
+
+    Rounding is idempotent, so the simulation goes on from there.
+    """
+    names = [name for name in compared.node.inputs if name and name not in graph.constants]
+    inputs = {name: values[name] for name in names}
+    spec = compared.scheme.activation
+    for operand in read_operands(compared.layer):
+        if operand.value in inputs and not spec.is_cast:
+            seen = values[compared.reads[operand.input_index]]
+            inputs[operand.value] = settle_ties(
+                values[operand.value], seen, spec, operand, plan, rounding
+            )
+    return inputs
+
+
+def _squares(layer: Layer, found: Tensor, expected: Tensor, runtime: str) -> tuple[float, float]:
+    """Squared norm of the difference and of the simulation.
+
+    Raises:
+        NumericsError: One of them is not finite.
+    """
+    if found.shape != expected.shape:
+        raise PlanError(
+            f"{runtime}: layer {layer.name!r} must give shape {list(expected.shape)}, "
+            f"got {list(found.shape)}"
+        )
+    for who, x in ((runtime, found), ("the simulation", expected)):
+        if not bool(torch.isfinite(x).all()):
+            raise NumericsError(f"layer {layer.name!r} must be finite in {who}, but is not")
+    difference = (found.double() - expected.double()).square().sum()
+    return float(difference), float(expected.double().square().sum())
+
+
+def _relative(squares: Floats) -> Floats:
+    """Norm of each difference relative to the simulation's; 1 where only the simulation is zero."""
+    difference, power = squares.T
+    return np.sqrt(np.where(power > 0, difference / np.maximum(power, 1e-300), difference > 0))
+
+
+def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs]) -> WholeCheck:
+    """Compare all outputs, as distributions where they are ones."""
+    unlabelled = replace(batches, labels=None)
+    heads, kind = choose_heads(read_heads(graph), None, unlabelled, graph)
+    heads = tuple(_at_output(head, graph, outputs[0]) for head in heads)
+    powers = tuple(
+        float(
+            torch.cat([o.simulated[h.output].double().flatten() for o in outputs]).square().mean()
+        )
+        for h in heads
+    )
+
+    def between(pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> float:
+        losses = []
+        for source, simulated in pairs:
+            reference, values = (
+                tuple(o[h.output].float() for h in heads) for o in (source, simulated)
+            )
+            losses.append(sample_losses(kind, heads, values, Target(reference, None, None, powers)))
+        return float(torch.cat(losses).mean())
+
+    found = between((o.runtime, o.same_rounding) for o in outputs)
+    changed = between((o.fp32, o.simulated) for o in outputs)
+    limit = max(_LEAST_DIVERGENCE, changed / 10)
+    measure = "KL" if kind == "kl" else "relative MSE"
+    return WholeCheck(measure, found, changed, limit, found <= limit)
+
+
+def _at_output(head: Head, graph: ModelGraph, batch: _Outputs) -> Head:
+    """``head`` read at the model's own output, where a runtime certainly shows it."""
+    shape = batch.fp32[head.output].shape
+    rows = len(batch.runtime[graph.inputs[0].name])
+    axes = [axis for axis, size in enumerate(shape) if size == rows]
+    head = replace(head, batch_axis=axes[0] if axes else 0)
+    if head.value == head.output:
+        return head
+    meanings: dict[str, Meaning] = {
+        "Softmax": "probabilities",
+        "LogSoftmax": "log_probabilities",
+        "Sigmoid": "chances",
+    }
+    readers = {node.inputs[0]: node.op_type for node in graph.nodes if node.op_type in meanings}
+    return replace(head, value=head.output, meaning=meanings[readers[head.value]])

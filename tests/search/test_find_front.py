@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from mpsearch.errors import UnknownNameError
+from mpsearch.problem.problem import Problem
+from mpsearch.search.find_front import find_front
+from mpsearch.search.hull import search as search_hull
+from mpsearch.testing.searchers import Interacting, example_problem
+
+
+def test_exact_is_the_default_without_an_evaluator_and_refine_with_one() -> None:
+    problem = example_problem()
+    assert find_front(problem).method == "exact"
+    measured = find_front(problem, evaluator=Interacting(problem.objectives["loss"]), budget=12)
+    assert measured.method == "refine"
+
+
+def test_an_unknown_method_is_refused_with_the_choices() -> None:
+    with pytest.raises(UnknownNameError, match="exact, milp"):
+        find_front(example_problem(), method="guess")
+
+
+def test_hull_points_are_on_the_exact_front_and_its_eps_holds() -> None:
+    rng = np.random.default_rng(0)
+    problem = Problem({"latency_us": rng.random((25, 4)), "loss": rng.random((25, 4))})
+    full, hull = find_front(problem).objectives, search_hull(problem)
+    for row in hull.objectives:
+        assert np.abs(full - row).max(axis=1).min() < 1e-9
+    eps = float(hull.certificate.split(":")[0].removeprefix("eps="))
+    span = np.ptp(full, axis=0)
+    for row in full:
+        assert (hull.objectives <= row + 1.05 * eps * span).all(axis=1).any()
