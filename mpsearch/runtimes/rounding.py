@@ -26,11 +26,11 @@ class Rounding:
 
     Attributes:
         through_half: fp32 goes to fp8 through fp16.
-        keeps_half: fp16 casts are left out: such layers compute in fp32.
+        left_out: 16-bit formats whose casts there and back are left out: such layers compute in fp32.
     """
 
     through_half: bool = False
-    keeps_half: bool = True
+    left_out: frozenset[str] = frozenset()
 
 
 EXACT = Rounding()

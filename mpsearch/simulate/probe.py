@@ -8,7 +8,7 @@ from torch import Tensor
 from mpsearch.errors import DataError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.program.program import Program, Step
-from mpsearch.program.schedule import make_schedule, run_schedule
+from mpsearch.program.schedule import LayerCall, make_schedule, run_schedule
 from mpsearch.simulate.calibration import activation_inputs
 from mpsearch.simulate.scheme_run import SchemeRun
 
@@ -56,7 +56,7 @@ def replay_layer(
     program: Program,
     step: Step,
     inputs: Mapping[str, Tensor],
-    run: SchemeRun | None,
+    run: LayerCall | None,
 ) -> Tensor:
     """Return the output of one layer alone; ``program`` is the one that ``step`` stands in.
 

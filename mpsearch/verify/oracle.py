@@ -1,6 +1,6 @@
 """The simulation with a runtime's documented rounding in it.
 
-A runtime that takes fp32 to fp8 through fp16 rounds some values the other way, and one that computes fp16
+A runtime that takes fp32 to fp8 through fp16 rounds some values the other way, and one that computes 16-bit
 layers in fp32 leaves their casts out. In a deep model such differences grow to the size of the quantisation
 itself, so the whole model is compared with a simulation that rounds in the same way.
 """
@@ -14,7 +14,7 @@ from mpsearch.graph.model import Layer, ModelGraph, Operand
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.plan.plan import Plan
 from mpsearch.program.program import Program, Step
-from mpsearch.program.schedule import make_schedule, run_schedule
+from mpsearch.program.schedule import LayerCall, make_schedule, run_schedule
 from mpsearch.runtimes.rounding import Rounding, round_through_half
 from mpsearch.schemes import Scheme, Spec
 
@@ -37,7 +37,7 @@ def round_activation(
     x: Tensor, spec: Spec, operand: Operand, plan: Plan, rounding: Rounding
 ) -> Tensor:
     """Return ``x`` as the runtime has it after it rounded it to ``spec``."""
-    if spec.is_cast and spec.format in ("fp32", "fp16") and not rounding.keeps_half:
+    if spec.is_cast and (spec.format == "fp32" or spec.format in rounding.left_out):
         return x
     found = plan.find_range(operand.value, spec)
     axes = {"reduction_axis": operand.reduction_axis, "groups": operand.groups}
@@ -69,25 +69,21 @@ def settle_ties(
     return settled
 
 
-def run_documented(
+def call_documented(
     graph: ModelGraph,
-    program: Program,
     plan: Plan,
     schemes: Sequence[Scheme],
     weight: Callable[[int, int], Tensor],
     rounding: Rounding,
-    feeds: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """Return the outputs of the whole plan, simulated with a runtime's documented rounding.
+) -> LayerCall:
+    """Return what runs a layer of the plan with a runtime's documented rounding.
 
     Args:
         graph: The model.
-        program: It, compiled.
         plan: Gives ranges and the base.
         schemes: [L] scheme of each layer.
         weight: (layer, gemm) to the simulated weight.
         rounding: What the runtime documents.
-        feeds: Input name to tensor.
     """
     base = plan.schemes[plan.base].activation
 
@@ -107,6 +103,13 @@ def run_documented(
         assert isinstance(result, Tensor)
         return round_activation(result, base, output, plan, rounding)
 
+    return call
+
+
+def run_documented(
+    program: Program, call: LayerCall, feeds: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the outputs of the whole plan on ``feeds``, its layers run by ``call``."""
     slots = [program.slots[name] for name in program.outputs]
     values = program.make_values()
     for name, tensor in feeds.items():

@@ -27,9 +27,10 @@ from mpsearch.registry import find
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Session, find_model, load_model
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.probe import replay_layer
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
-from mpsearch.verify.oracle import read_operands, run_documented, settle_ties
+from mpsearch.verify.oracle import call_documented, read_operands, run_documented, settle_ties
 from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
 
 TOLERANCE = 1e-3
@@ -83,6 +84,8 @@ def verify_plan(
     def weight(layer: int, gemm: int) -> Tensor:
         return simulator.weight(layer, simulator.space.index(schemes[layer].name), gemm)
 
+    documented = call_documented(graph, plan, schemes, weight, session.rounding)
+    steps, base = program.find_layers(), plan.schemes[plan.base].activation
     unproven = {
         layer.name: f"{layer.op_type} multiplies values that never leave the operator"
         for layer in graph.layers
@@ -106,15 +109,18 @@ def verify_plan(
         for row, compared in enumerate(layers):
             inputs = _inputs(compared, graph, values, plan, session.rounding)
             index = simulator.space.index(compared.scheme.name)
-            expected = simulator.replay(compared.index, index, inputs)
+            formats = {base.format, compared.scheme.activation.format}
+            if formats & session.rounding.left_out:
+                owner, step = steps[compared.index]
+                expected = replay_layer(graph, owner, step, inputs, documented)
+            else:
+                expected = simulator.replay(compared.index, index, inputs)
             shown = values[compared.layer.output]
             squares[row] += _squares(compared.layer, shown, expected, runtime)
         simulated = simulator.run(feeds, assignment)
         same_rounding = simulated
         if session.rounding != EXACT:
-            same_rounding = run_documented(
-                graph, program, plan, schemes, weight, session.rounding, given
-            )
+            same_rounding = run_documented(program, documented, given)
         outputs.append(_Outputs(simulator.run(feeds), simulated, same_rounding, values))
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))

@@ -19,6 +19,7 @@ from mpsearch.export.onnx.encode_weight import encode_cast_weight, encode_codes
 from mpsearch.export.onnx.functions import make_function
 from mpsearch.numerics.quantize import quantize_activation, quantize_weight
 from mpsearch.numerics.ranges import make_range
+from mpsearch.runtimes.openvino import find_left_out
 from mpsearch.schemes import Spec, find_scheme
 
 Array = NDArray[np.float32]
@@ -194,6 +195,9 @@ def test_openvino_rounds_activations_within_its_documented_double_rounding(
     model, x, expected = encoded_activation(scheme, shape, axis, groups)
     got = run_openvino(model, x)
     assert np.isfinite(got).all()
+    if scheme in find_left_out():
+        np.testing.assert_array_equal(got, x)
+        return
     differs = ~np.isclose(got, expected, rtol=1e-3, atol=1e-7)
     # f32 goes to f8 through f16, and scales are multiplied by reciprocals: ties may fall the other way.
     assert differs.mean() < 0.02
