@@ -16,8 +16,8 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantize import quantize_weight
 from mpsearch.numerics.sparsity import prune
 from mpsearch.plan.files import write_plan
-from mpsearch.plan.match import check_weights, plan_schemes, plan_space
-from mpsearch.plan.plan import Plan
+from mpsearch.plan.match import check_weights, plan_schemes
+from mpsearch.plan.plan import Plan, plan_space
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.simulator import Simulator

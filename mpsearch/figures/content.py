@@ -9,7 +9,7 @@ from mpsearch.figures.plan_row import PlanRow
 from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
-from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.sensitivity.self_test_file import SelfTest
 from mpsearch.stats.estimates import Bools
 
 

@@ -11,7 +11,7 @@ from mpsearch.figures.theme import (
     template,
     with_error,
 )
-from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.sensitivity.self_test_file import SelfTest
 from mpsearch.stats.estimates import Bools, Estimate
 
 

@@ -16,8 +16,8 @@ from mpsearch.problem.tables import Costs, Table, read_costs, read_table
 from mpsearch.runs.graph_file import read_graph
 from mpsearch.runs.job import read_job
 from mpsearch.runs.run_folder import Results, RunRecord, read_record
-from mpsearch.sensitivity.interactions import additive_residual
-from mpsearch.sensitivity.selftest import SelfTest, read_self_test
+from mpsearch.sensitivity.self_test_file import SelfTest, read_self_test
+from mpsearch.sensitivity.shared.additivity import additive_residual
 from mpsearch.simulate.simulator import Simulator
 
 

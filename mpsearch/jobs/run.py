@@ -46,9 +46,10 @@ from mpsearch.runs.job import Job
 from mpsearch.runs.run_folder import RunFolder, check_run, installed_versions, open_run
 from mpsearch.search.find_front import find_front
 from mpsearch.search.measured.measure import measure_points, rank_correlation
-from mpsearch.sensitivity.interactions import additive_residual
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
-from mpsearch.sensitivity.selftest import SelfTest, read_self_test, self_test, write_self_test
+from mpsearch.sensitivity.self_test_file import SelfTest, read_self_test, write_self_test
+from mpsearch.sensitivity.selftest import self_test
+from mpsearch.sensitivity.shared.additivity import additive_residual
 from mpsearch.simulate.simulator import Simulator
 
 _PROVEN_POINTS = 40  # of a front whose edges are too entangled to be solved whole

@@ -20,7 +20,8 @@ from mpsearch.problem.tables import Costs, Table
 from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
 from mpsearch.search.find_front import find_front
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
-from mpsearch.sensitivity.selftest import SelfTest, draw_plans, self_test
+from mpsearch.sensitivity.self_test_file import SelfTest
+from mpsearch.sensitivity.selftest import draw_plans, self_test
 from mpsearch.sensitivity.shared.entries import predict
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints

@@ -11,7 +11,8 @@ from mpsearch.numerics import dispatch
 from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.grids import as_float32, round_plain
 from mpsearch.numerics.layout import Layout, find_layout
-from mpsearch.numerics.ranges import Range, RangeObserver, check_finite, finite_range, make_range
+from mpsearch.numerics.range import Range
+from mpsearch.numerics.ranges import RangeObserver, check_finite, finite_range, make_range
 from mpsearch.numerics.scales import choose_affine, quantize_affine, quantize_to_steps, tensor_scale
 from mpsearch.numerics.straight_through import largest_rounded, pass_straight
 from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_steps, join_tiles, spec_grid

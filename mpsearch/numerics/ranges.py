@@ -1,7 +1,6 @@
 """Ranges of tensors: observed over streamed batches, or taken from one tensor."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,42 +9,9 @@ from mpsearch.errors import NumericsError, SchemeError
 from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.histograms import BINS, choose_clip, count_bins
+from mpsearch.numerics.range import Range
 from mpsearch.numerics.scales import choose_affine, choose_steps, tensor_scale
 from mpsearch.schemes import Spec
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What calibration found about one tensor, and the scale that follows from it.
-
-    Attributes:
-        amax: Largest magnitude seen.
-        low: Smallest value seen, at most 0.
-        high: Largest value seen, at least 0.
-        scale: Step of a spec per tensor; tensor scale of nvfp4; 0 where scales are live or absent.
-        zero_point: Of asymmetric integers.
-    """
-
-    amax: float
-    low: float
-    high: float
-    scale: float = 0.0
-    zero_point: int = 0
-
-    def to_json(self) -> dict[str, float]:
-        """Return the fields as plain numbers."""
-        return asdict(self)
-
-
-def range_from_json(fields: Mapping[str, float]) -> Range:
-    """Return the range that :meth:`Range.to_json` wrote."""
-    return Range(
-        amax=float(fields["amax"]),
-        low=float(fields["low"]),
-        high=float(fields["high"]),
-        scale=float(fields["scale"]),
-        zero_point=int(fields["zero_point"]),
-    )
 
 
 class RangeObserver:

@@ -9,8 +9,15 @@ from pydantic import AfterValidator, Field
 
 from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import NumericsError, PlanError
-from mpsearch.plan.match import plan_space
-from mpsearch.plan.plan import KNOWN_FEATURES, VERSION, CalibratedRange, Covered, Decision, Plan
+from mpsearch.plan.plan import (
+    KNOWN_FEATURES,
+    VERSION,
+    CalibratedRange,
+    Covered,
+    Decision,
+    Plan,
+    plan_space,
+)
 from mpsearch.schemes import Scheme
 from mpsearch.stats.estimates import Estimate
 

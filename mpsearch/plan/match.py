@@ -71,11 +71,6 @@ def plan_assignment(plan: Plan, graph: ModelGraph, space: SearchSpace) -> Ints:
     return assignment
 
 
-def plan_space(plan: Plan) -> SearchSpace:
-    """Return a space of the plan's own schemes, so that its model can be simulated again."""
-    return SearchSpace(name="plan", schemes=tuple(plan.schemes.values()), base=plan.base)
-
-
 def check_weights(plan: Plan, graph: ModelGraph) -> None:
     """Check that ``graph`` has the weights that the plan was made for.
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mpsearch.graph.model import Layer
-from mpsearch.numerics.ranges import Range
+from mpsearch.numerics.range import Range
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Estimate
 
 VERSION = 1
@@ -131,3 +132,8 @@ def site_of(layer: Layer) -> Site:
     """Return how plans name ``layer``."""
     sources = (gemm.right.source for gemm in layer.gemms if gemm.has_weight)
     return Site(layer.name, tuple(dict.fromkeys(sources)))
+
+
+def plan_space(plan: Plan) -> SearchSpace:
+    """Return a space of the plan's own schemes, so that its model can be simulated again."""
+    return SearchSpace(name="plan", schemes=tuple(plan.schemes.values()), base=plan.base)

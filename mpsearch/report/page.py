@@ -35,7 +35,7 @@ from mpsearch.report.sections import (
     run_section,
 )
 from mpsearch.report.trust import self_test_table
-from mpsearch.sensitivity.interactions import additive_residual
+from mpsearch.sensitivity.shared.additivity import additive_residual
 
 _FOLDER = Path(__file__).parent
 

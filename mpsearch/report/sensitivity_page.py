@@ -12,8 +12,8 @@ from mpsearch.problem.tables import Table
 from mpsearch.report.page import plot_html, render_page
 from mpsearch.report.sections import esc
 from mpsearch.report.trust import self_test_table
-from mpsearch.sensitivity.interactions import additive_residual
-from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.sensitivity.self_test_file import SelfTest
+from mpsearch.sensitivity.shared.additivity import additive_residual
 
 
 def write_sensitivity(

@@ -1,8 +1,8 @@
 """How a self-test came out: predicted against measured losses of random plans and of those along a front."""
 
 from mpsearch.figures.theme import number
-from mpsearch.sensitivity.interactions import say_residual
-from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.sensitivity.self_test_file import SelfTest
+from mpsearch.sensitivity.shared.additivity import say_residual
 from mpsearch.stats.rank_correlation import Correlation, Ranking
 
 
@@ -54,7 +54,7 @@ def verdict(found: SelfTest, residual: float | None = None) -> str:
     Args:
         found: The self-test.
         residual: Share of the plans' loss that sums leave unexplained
-            (:func:`mpsearch.sensitivity.interactions.additive_residual`); None says nothing of it.
+            (:func:`mpsearch.sensitivity.shared.additivity.additive_residual`); None says nothing of it.
     """
     lost = (
         f" {found.overflowed} plans gave NaN or Inf and were left out." if found.overflowed else ""

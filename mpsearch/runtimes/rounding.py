@@ -12,7 +12,7 @@ from torch import Tensor
 from mpsearch.formats import find_format
 from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.layout import find_layout
-from mpsearch.numerics.ranges import Range
+from mpsearch.numerics.range import Range
 from mpsearch.numerics.scales import choose_steps, tensor_scale
 from mpsearch.numerics.tiles import cut_tiles, join_tiles
 from mpsearch.schemes import Spec

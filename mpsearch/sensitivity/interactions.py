@@ -10,7 +10,7 @@ import numpy as np
 
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
-from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.sensitivity.shared.additivity import say_residual, unexplained
 from mpsearch.sensitivity.shared.entries import (
     base_assignment,
     change_one,
@@ -21,9 +21,6 @@ from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
 
 DEFAULT_PAIRS = 100
-SUFFICIENT = 0.1
-"""Share of the loss that sums may leave unexplained where one adds up losses instead of measuring plans."""
-_LEAST_PLANS = 3
 
 
 def score(
@@ -85,46 +82,7 @@ def score(
 def _pair_notes(sums: Floats, together: Floats) -> tuple[str, ...]:
     if not len(sums):
         return ()
-    return (say_residual(_unexplained(sums, together), f"{len(sums)} measured pairs'"),)
-
-
-def additive_residual(table: Table, found: SelfTest, unit: str) -> float | None:
-    """Return how much of measured plans' loss the sums of ``table`` leave unexplained.
-
-    Over the random plans of a self-test that are not saturated:
-    √(Σ (measured − predicted)² / Σ measured²), predicted with pair terms where there are some.
-
-    Args:
-        table: What was tested.
-        found: How it came out; nothing more is measured.
-        unit: Unit of the measured losses.
-
-    Returns:
-        The share; None where the table speaks of something else than the loss, or of fewer than 3 plans.
-    """
-    some = ~found.along_front & ~found.saturated
-    if table.unit != unit or some.sum() < _LEAST_PLANS:
-        return None
-    return _unexplained(found.predicted[some], found.measured[some])
-
-
-def say_residual(residual: float, what: str = "the plans'") -> str:
-    """Return in a sentence whether adding up suffices: it leaves at most :data:`SUFFICIENT` unexplained.
-
-    Args:
-        residual: Share of the loss.
-        what: Whose loss, as a genitive.
-    """
-    said = f"dding up leaves {residual:.0%} of {what} loss unexplained"
-    if residual <= SUFFICIENT:
-        return f"Additive is sufficient here: a{said}."
-    return f"A{said}: choose by measured points."
-
-
-def _unexplained(predicted: Floats, measured: Floats) -> float:
-    """The root of Σ (measured − predicted)² / Σ measured²; 0 where nothing was lost."""
-    power = float(np.square(measured).sum())
-    return float(np.square(measured - predicted).sum() / power) ** 0.5 if power else 0.0
+    return (say_residual(unexplained(sums, together), f"{len(sums)} measured pairs'"),)
 
 
 def _choose_pairs(

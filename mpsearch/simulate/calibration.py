@@ -9,7 +9,8 @@ from torch import Tensor
 from mpsearch.errors import NumericsError
 from mpsearch.formats import find_format
 from mpsearch.graph.model import Layer, ModelGraph
-from mpsearch.numerics.ranges import Range, RangeObserver, make_range
+from mpsearch.numerics.range import Range
+from mpsearch.numerics.ranges import RangeObserver, make_range
 from mpsearch.program.program import Program, Step, Values
 from mpsearch.program.schedule import make_schedule, run_schedule
 from mpsearch.schemes import Scheme, Spec

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.numerics.quantize import quantize_activation
-from mpsearch.numerics.ranges import Range
+from mpsearch.numerics.range import Range
 from mpsearch.program.program import Step
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.calibration import activation_inputs

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from mpsearch.stats.estimates import Bools, Floats
 
@@ -99,6 +98,8 @@ def _correlate(
 
 
 def _spearman(a: Floats, b: Floats) -> float:
+    from scipy import stats  # half a second that reading a ranking need not spend
+
     ranks = stats.rankdata(a), stats.rankdata(b)
     if ranks[0].std() == 0 or ranks[1].std() == 0:
         return 0.0
@@ -106,5 +107,7 @@ def _spearman(a: Floats, b: Floats) -> float:
 
 
 def _kendall(a: Floats, b: Floats) -> float:
+    from scipy import stats
+
     value = float(stats.kendalltau(a, b).statistic)
     return value if np.isfinite(value) else 0.0

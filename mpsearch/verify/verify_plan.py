@@ -19,8 +19,8 @@ from mpsearch.export.export_plan import import_planned
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.losses.losses import Target, sample_losses
 from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
-from mpsearch.plan.match import plan_assignment, plan_schemes, plan_space
-from mpsearch.plan.plan import Plan
+from mpsearch.plan.match import plan_assignment, plan_schemes
+from mpsearch.plan.plan import Plan, plan_space
 from mpsearch.problem.tables import Progress
 from mpsearch.program.compile import compile_graph
 from mpsearch.registry import find

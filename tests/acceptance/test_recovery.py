@@ -8,7 +8,8 @@ import pytest
 from mpsearch.data.batches import read_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.files import read_plan
-from mpsearch.plan.match import plan_assignment, plan_space
+from mpsearch.plan.match import plan_assignment
+from mpsearch.plan.plan import plan_space
 from mpsearch.simulate.simulator import Simulator
 from tests.support.command_line import SEARCH, Mpsearch
 from tests.support.tiny_job import draw

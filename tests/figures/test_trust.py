@@ -11,7 +11,7 @@ from mpsearch.figures.trust import self_test_figure
 from mpsearch.report.page import render_report
 from mpsearch.report.sensitivity_page import write_sensitivity
 from mpsearch.report.trust import ranking_rows, self_test_table, verdict
-from mpsearch.sensitivity.selftest import SelfTest
+from mpsearch.sensitivity.self_test_file import SelfTest
 from mpsearch.stats.rank_correlation import rank_agreement
 
 

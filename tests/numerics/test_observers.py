@@ -11,7 +11,8 @@ from torch import Tensor
 from mpsearch.errors import NumericsError, SchemeError
 from mpsearch.numerics import dispatch
 from mpsearch.numerics.quantize import fake_quantize, quantize_activation
-from mpsearch.numerics.ranges import RangeObserver, make_range, range_from_json
+from mpsearch.numerics.range import range_from_json
+from mpsearch.numerics.ranges import RangeObserver, make_range
 from mpsearch.schemes import SCHEMES, Spec
 
 ESTIMATORS = ["amax", "percentile", "mse", "entropy"]

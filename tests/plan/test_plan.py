@@ -13,10 +13,10 @@ import mpsearch.plan.plan
 from mpsearch.artifacts import digest_json
 from mpsearch.errors import ArtifactError, MpsearchError, NumericsError, PlanError
 from mpsearch.graph.model import Coverage, Gemm, Group, Layer, ModelGraph, Operand
-from mpsearch.numerics.ranges import Range
+from mpsearch.numerics.range import Range
 from mpsearch.plan.files import plan_schema, read_plan, write_plan
-from mpsearch.plan.match import plan_assignment, plan_schemes, plan_space
-from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, Site
+from mpsearch.plan.match import plan_assignment, plan_schemes
+from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, Site, plan_space
 from mpsearch.schemes import find_scheme
 from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Estimate

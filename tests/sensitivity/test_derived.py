@@ -12,13 +12,9 @@ from mpsearch.artifacts import digest_json
 from mpsearch.data.batches import make_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.sensitivity import interactions, kl, output_perturbation, perturbation, weight_only
-from mpsearch.sensitivity.selftest import (
-    ceiling,
-    draw_plans,
-    read_self_test,
-    self_test,
-    write_self_test,
-)
+from mpsearch.sensitivity.self_test_file import read_self_test, write_self_test
+from mpsearch.sensitivity.selftest import ceiling, draw_plans, self_test
+from mpsearch.sensitivity.shared.additivity import additive_residual, say_residual
 from mpsearch.sensitivity.shared.entries import predict
 from mpsearch.simulate.simulator import Simulator
 from tests.support.small_models import mlp_simulator, random_weights, space_of, write_mlp
@@ -83,7 +79,7 @@ def test_the_residual_of_additivity_is_that_of_random_plans_below_saturation(
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
     table = perturbation.score(simulator)
     found = self_test(simulator, table, n_plans=30, front=np.full((1, 3), 2))
-    residual = interactions.additive_residual(table, found, simulator.unit)
+    residual = additive_residual(table, found, simulator.unit)
     some = [i for i in range(30) if not found.saturated[i]]
     errors = [simulator.loss(found.assignments[i]).mean - found.predicted[i] for i in some]
     assert residual == pytest.approx(
@@ -95,9 +91,9 @@ def test_a_table_in_another_unit_has_no_residual(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
     table = perturbation.score(simulator)
     found = self_test(simulator, table, n_plans=12)
-    assert interactions.additive_residual(table, found, "drop of accuracy") is None
+    assert additive_residual(table, found, "drop of accuracy") is None
     few = self_test(simulator, table, n_plans=2)
-    assert interactions.additive_residual(table, few, simulator.unit) is None
+    assert additive_residual(table, few, simulator.unit) is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +104,7 @@ def test_a_table_in_another_unit_has_no_residual(tmp_path: Path) -> None:
     ],
 )
 def test_the_residual_is_one_plain_sentence(residual: float, said: str) -> None:
-    assert interactions.say_residual(residual) == said
+    assert say_residual(residual) == said
 
 
 def test_interactions_say_what_pairs_add_to_their_sums(tmp_path: Path) -> None:

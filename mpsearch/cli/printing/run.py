@@ -60,7 +60,7 @@ def summary_lines(outcome: "Outcome") -> list[str]:
             else f"{count} points were measured: too few to say how predictions rank"
         )
         if (residual := outcome.additive_residual) is not None:
-            from mpsearch.sensitivity.interactions import say_residual
+            from mpsearch.sensitivity.shared.additivity import say_residual
 
             lines.append(say_residual(residual))
         lines.append(f"{outcome.evaluations} evaluations are kept; {outcome.seconds:.0f} s")

@@ -11,7 +11,7 @@ from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import Writer, find_type
 from mpsearch.export.onnx.functions import FP4_DYNAMIC, MX_DYNAMIC
 from mpsearch.formats import find_format
-from mpsearch.numerics.ranges import Range
+from mpsearch.numerics.range import Range
 from mpsearch.schemes import Spec
 
 _FP8_SCALES = int(TensorProto.FLOAT8E4M3FN)  # what TensorRT's attribute `scale_type` wants

@@ -13,7 +13,8 @@ from mpsearch.errors import MpsearchError, PlanError
 from mpsearch.graph.layers.traversal import all_nodes
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.torch_export import import_torch
-from mpsearch.numerics.ranges import Range, make_range
+from mpsearch.numerics.range import Range
+from mpsearch.numerics.ranges import make_range
 from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, site_of
 from mpsearch.plan.torch_module.torch_calls import LayerCalls

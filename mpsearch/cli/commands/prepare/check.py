@@ -113,7 +113,7 @@ def _artifact(path: Path) -> tuple[str, str]:
     from mpsearch.problem.tables import read_costs, read_table
     from mpsearch.runs.graph_file import read_graph
     from mpsearch.runs.run_folder import read_record
-    from mpsearch.sensitivity.selftest import read_self_test
+    from mpsearch.sensitivity.self_test_file import read_self_test
 
     schema = str(read_envelope(path)["schema"]).removeprefix("mpsearch.")
     if schema == "plan":

@@ -163,8 +163,8 @@ def _table_json(scoring: "Scoring", i: int) -> dict[str, Any]:
         "notes": [*scoring.notes, *table.notes],
     }
     if test is not None:
-        from mpsearch.sensitivity.interactions import additive_residual
-        from mpsearch.sensitivity.selftest import self_test_content
+        from mpsearch.sensitivity.self_test_file import self_test_content
+        from mpsearch.sensitivity.shared.additivity import additive_residual
 
         content = self_test_content(test, additive_residual(table, test, scoring.unit))
         found["self_test"] = content.model_dump(mode="json", exclude={"extensions"})
@@ -182,7 +182,7 @@ def _print_scoring(scoring: "Scoring") -> None:
         test = scoring.tests[i]
         if test is not None:
             from mpsearch.report.trust import RANKING_COLUMNS, ranking_rows, verdict
-            from mpsearch.sensitivity.interactions import additive_residual
+            from mpsearch.sensitivity.shared.additivity import additive_residual
 
             print_table(
                 f"{table.metric} against measured plans", RANKING_COLUMNS, ranking_rows(test)
