@@ -78,7 +78,7 @@ def plan_schema() -> dict[str, Any]:
         "description": "A chosen mixed-precision assignment, self-contained, for deployment.",
         "type": "object",
         "properties": {
-            "schema": {"const": "mpsearch.plan.plan"},
+            "schema": {"const": "mpsearch.plan"},
             "version": {"const": VERSION},
             "digest": digest | {"description": "SHA-256 of content as canonical JSON."},
             "inputs": {"type": "object", "additionalProperties": {"type": "string"}},
