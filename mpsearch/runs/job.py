@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import AfterValidator, Field, ValidationError
 
 from mpsearch.artifacts import Content, read_toml, write_text
@@ -315,26 +316,13 @@ def write_job(job: Job, path: Path) -> None:
 
 def job_text(job: Job) -> str:
     """Return ``job`` as TOML; empty keys are left out."""
-    plain: list[str] = []
-    tables: list[str] = []
+    said: dict[str, Any] = {}
     for key, value in job.model_dump(mode="json").items():
         if isinstance(value, dict):
-            rows = [f"{_key(k)} = {_value(v)}" for k, v in value.items() if v not in (None, {})]
-            if rows:
-                tables += ["", f"[{key}]", *rows]
-        elif value not in ("", [], None):
-            plain.append(f"{key} = {_value(value)}")
-    return "\n".join([*plain, *tables]) + "\n"
-
-
-def _key(text: str) -> str:
-    bare = text.isascii() and text.replace("_", "").replace("-", "").isalnum()
-    return text if bare else _value(text)
-
-
-def _value(value: Any) -> str:
-    # JSON's strings, numbers, booleans and lists are TOML's, but for DEL, which TOML wants escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            value = {k: v for k, v in value.items() if v not in (None, {})}
+        if value not in ("", [], None, {}):
+            said[key] = value
+    return tomli_w.dumps(said)
 
 
 def parse_bytes(text: str) -> int:
