@@ -12,17 +12,17 @@ from mpsearch.errors import ModelError, MpsearchError
 from mpsearch.graph.folding.batchnorm import fold_batchnorms
 from mpsearch.graph.folding.control_flow import enter_initializers
 from mpsearch.graph.folding.fold import fold_nodes
-from mpsearch.graph.folding.state import Draft
+from mpsearch.graph.folding.state import Draft, Scope
 from mpsearch.graph.folding.types import as_value
 from mpsearch.graph.folding.types_of_outputs import sizes, tensor_type
 from mpsearch.graph.layers.coverage import find_coverage
 from mpsearch.graph.layers.edges import find_edges, find_producers
 from mpsearch.graph.layers.find_layers import find_layers, with_known_rows
 from mpsearch.graph.layers.groups import find_groups
-from mpsearch.graph.layers.neighbourhood import look_around
 from mpsearch.graph.layers.operands import Shape, ShapeOf
 from mpsearch.graph.layers.roles import assign_roles
 from mpsearch.graph.layers.traversal import all_nodes, live, used_constants
+from mpsearch.graph.layers.wiring import find_wiring
 from mpsearch.graph.model import ModelGraph, Node, Value
 from mpsearch.graph.onnx_file.constants import Constants
 from mpsearch.graph.onnx_file.digests import digest_structure
@@ -162,12 +162,12 @@ def _fold_once(
     outputs = [value.name for value in graph.output]
     draft.value_names.update(value.name for value in inputs)
     draft.value_names.update(name for node in graph.node for name in node.output)
-    names: ChainMap[str, str] = ChainMap()
-    enter_initializers(graph, names, "", draft)
+    scope = Scope(ChainMap(), frozenset(outputs), "", draft)
+    enter_initializers(graph, scope)
     for value in inputs:
         draft.types[value.name] = tuple(draft.interned(k) for k in _input_types(value, binding))
-        names[value.name] = value.name
-    return live(fold_nodes(protos, names, set(outputs), "", draft), outputs)
+        scope.names[value.name] = value.name
+    return live(fold_nodes(protos, scope), outputs)
 
 
 def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
@@ -214,13 +214,13 @@ def _understood(
     other = _shapes_at(draft, binding.last_batch_probe) if binding.last_batch_probe else None
     dtypes = {n: value.dtype for n, value in values.items()}
     trips = _trips(nodes, draft)
-    layers = find_layers(nodes, shape_of, other, dtypes, constants, trips, draft.scopes)
+    layers = find_layers(nodes, shape_of, other, dtypes, constants, trips, draft.modules)
     if not binding.unbound:
         layers = with_known_rows(layers, nodes, shape_of)
     producers = find_producers(nodes, layers)
     edges = find_edges(nodes, layers, producers, shape_of)
-    around = look_around(nodes, layers, producers, frozenset(constants))
-    layers = assign_roles(around, nodes, edges, [value.name for value in inputs], outputs)
+    wiring = find_wiring(nodes, layers, producers, frozenset(constants))
+    layers = assign_roles(wiring, nodes, edges, [value.name for value in inputs], outputs)
     return ModelGraph(
         name=name,
         nodes=tuple(nodes),
@@ -272,8 +272,8 @@ def _trips(nodes: Sequence[Node], draft: Draft) -> dict[str, int]:
     """Return how often the body of each Loop and Scan runs, where that is known."""
     trips = {}
     for node in all_nodes(nodes):
-        if node.op_type == "Loop" and node.inputs and node.inputs[0] in draft.known:
-            limit = draft.known[node.inputs[0]].at(0)
+        if node.op_type == "Loop" and node.inputs and node.inputs[0] in draft.known_values:
+            limit = draft.known_values[node.inputs[0]].at(0)
             if limit is not None and limit.size == 1 and 0 < int(limit.reshape(())) < 2**31:
                 trips[node.name] = int(limit.reshape(()))
         scanned = node.attributes.get("num_scan_inputs")

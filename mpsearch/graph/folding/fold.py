@@ -8,10 +8,10 @@ import onnx
 
 from mpsearch.errors import ModelError
 from mpsearch.graph.folding.control_flow import CONTROL, fold_control
-from mpsearch.graph.folding.decompose.table import spell_out
+from mpsearch.graph.folding.decompose.table import decompose
 from mpsearch.graph.folding.evaluate import RANDOM, can_evaluate, constant_value, evaluate
 from mpsearch.graph.folding.shape_values import known_outputs
-from mpsearch.graph.folding.state import Draft, Names
+from mpsearch.graph.folding.state import Draft, Scope
 from mpsearch.graph.folding.types_of_outputs import Types, infer_outputs, sizes
 from mpsearch.graph.model import Node
 from mpsearch.graph.onnx_file.attributes import plain_attributes
@@ -23,33 +23,24 @@ from mpsearch.graph.onnx_file.topology import label, subgraphs
 _LAZY_BYTES = 2**31
 
 
-def fold_nodes(
-    protos: Iterable[onnx.NodeProto], names: Names, kept: set[str], path: str, draft: Draft
-) -> list[Node]:
-    """Return the nodes that remain of ``protos``, which must be in topological order.
+def fold_nodes(protos: Iterable[onnx.NodeProto], scope: Scope) -> list[Node]:
+    """Return the nodes that remain of ``protos``, those of one graph in topological order.
 
-    Args:
-        protos: Nodes of one graph.
-        names: Scope of the graph: extended by every value that the nodes produce.
-        kept: Final names of the graph's outputs, which must stay outputs of nodes.
-        path: Of the subgraph, "" for the model itself, else ending in "/".
-        draft: Receives types, known values and constants.
+    The scope receives their names, and its draft their types, known values and constants.
     """
     nodes: list[Node] = []
     for proto in protos:
-        nodes.extend(_fold_node(proto, names, kept, path, draft))
+        nodes.extend(_fold_node(proto, scope))
     return nodes
 
 
-def _fold_node(
-    proto: onnx.NodeProto, names: Names, kept: set[str], path: str, draft: Draft
-) -> list[Node]:
-    outputs = [_define(name, names, path, draft) for name in proto.output]
+def _fold_node(proto: onnx.NodeProto, scope: Scope) -> list[Node]:
+    outputs = [_define(name, scope) for name in proto.output]
     if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx") and len(outputs) == 1:
-        constant = _read_constant(proto, path, draft)
+        constant = _read_constant(proto, scope)
         if constant is not None:
-            return _enter({outputs[0]: constant}, proto, kept, path, draft)
-    inputs = [names.get(name, name) for name in proto.input]
+            return _enter({outputs[0]: constant}, proto, scope)
+    inputs = [scope.names.get(name, name) for name in proto.input]
     if inputs != list(proto.input) or outputs != list(proto.output):
         renamed = onnx.NodeProto()
         renamed.CopyFrom(proto)
@@ -59,39 +50,37 @@ def _fold_node(
         original_outputs, proto = list(proto.output), renamed
     else:
         original_outputs = outputs
-    return _fold_renamed(proto, original_outputs, names, kept, path, draft)
+    return _fold_renamed(proto, original_outputs, scope)
 
 
 def _fold_renamed(
     proto: onnx.NodeProto,
     file_outputs: Sequence[str],
-    names: Names,
-    kept: set[str],
-    path: str,
-    draft: Draft,
+    scope: Scope,
     *,
-    is_spelt: bool = False,
+    is_decomposed: bool = False,
 ) -> list[Node]:
     """Fold a node whose inputs and outputs carry final names; ``file_outputs`` are the file's own."""
+    draft = scope.draft
     proto = _without_like(proto, draft)
-    written = None if is_spelt else spell_out(proto, draft)
+    written = None if is_decomposed else decompose(proto, draft)
     if written is not None:
         in_file = dict(zip(proto.output, file_outputs, strict=True))
         nodes = []
         for inner in written:
             for index, name in enumerate(inner.input):
-                inner.input[index] = names.get(name, name)
+                inner.input[index] = scope.names.get(name, name)
             outside = [in_file.get(name, name) for name in inner.output]
-            nodes += _fold_renamed(inner, outside, names, kept, path, draft, is_spelt=True)
+            nodes += _fold_renamed(inner, outside, scope, is_decomposed=True)
         return nodes
     outputs = list(proto.output)
     replaced = _passes_through(proto, draft)
-    if replaced is not None and outputs[0] not in kept:
-        names[file_outputs[0]] = replaced
+    if replaced is not None and outputs[0] not in scope.kept:
+        scope.names[file_outputs[0]] = replaced
         return []
     if next(subgraphs(proto), None) is not None:
         if proto.op_type in CONTROL and proto.domain in ("", "ai.onnx"):
-            return fold_control(proto, file_outputs, names, kept, path, draft, fold_nodes)
+            return fold_control(proto, file_outputs, scope, fold_nodes)
         raise ModelError(
             f"node {label(proto)!r}: {proto.op_type} holds subgraphs, which are understood only in "
             f"{', '.join(sorted(CONTROL))}"
@@ -100,52 +89,46 @@ def _fold_renamed(
     for name, types in zip(outputs, _infer(proto, version, draft), strict=True):
         if name:
             draft.types[name] = types
-    constants = _fold(proto, version, path, draft)
+    constants = _fold(proto, version, scope)
     if constants is not None:
-        return _enter(constants, proto, kept, path, draft)
-    return [_emit(_with_free_axis(proto, draft), version, path, draft)]
+        return _enter(constants, proto, scope)
+    return [_emit(_with_free_axis(proto, draft), version, scope)]
 
 
-def _define(name: str, names: Names, path: str, draft: Draft) -> str:
-    """Return the final name of a value that a node of the graph at ``path`` produces."""
+def _define(name: str, scope: Scope) -> str:
+    """Return the final name of a value that a node in ``scope`` produces."""
     if not name:
         return name
-    final = draft.fresh_value(name) if path else name
-    names[name] = final
+    final = scope.draft.fresh_value(name) if scope.path else name
+    scope.names[name] = final
     return final
 
 
-def _read_constant(proto: onnx.NodeProto, path: str, draft: Draft) -> Constant | None:
-    source = path + proto.output[0]
+def _read_constant(proto: onnx.NodeProto, scope: Scope) -> Constant | None:
+    source = scope.path + proto.output[0]
     value = constant_value(proto)
     if value is None:
         return None
     if isinstance(value, onnx.TensorProto):
-        constant = read_tensor(value, source, draft.folder)
+        constant = read_tensor(value, source, scope.draft.folder)
     else:
         constant = in_memory(value, source)
     if constant.is_float:
-        draft.originals[source] = constant
+        scope.draft.originals[source] = constant
     return constant
 
 
-def _enter(
-    constants: Mapping[str, Constant],
-    proto: onnx.NodeProto,
-    kept: set[str],
-    path: str,
-    draft: Draft,
-) -> list[Node]:
+def _enter(constants: Mapping[str, Constant], proto: onnx.NodeProto, scope: Scope) -> list[Node]:
     """Enter folded outputs; an output of the graph stays one, as the Identity of its constant."""
-    nodes = []
+    nodes, draft = [], scope.draft
     for name, constant in constants.items():
-        if name not in kept:
+        if name not in scope.kept:
             draft.add_constant(name, constant)
             continue
         inner = draft.fresh_value(f"{name}.value")
         draft.add_constant(inner, constant)
         draft.types[name] = draft.types[inner]
-        node_name = draft.fresh_node(path + (proto.name or name), path + name)
+        node_name = draft.fresh_node(scope.path + (proto.name or name), scope.path + name)
         nodes.append(Node(node_name, "Identity", "", draft.version(""), (inner,), (name,)))
     return nodes
 
@@ -181,7 +164,7 @@ def _passes_through(proto: onnx.NodeProto, draft: Draft) -> str | None:
         return proto.input[0] if _element_code(proto.input[0], draft) == wanted else None
     if proto.op_type == "Dropout" and not any(proto.output[1:]):
         training = proto.input[2] if len(proto.input) > 2 else ""
-        known = draft.known.get(training)
+        known = draft.known_values.get(training)
         off = not training or (known is not None and known.varies is None and not known.at(0))
         return proto.input[0] if off else None
     if proto.op_type == "QuantizeLinear":
@@ -207,7 +190,7 @@ def _infer(proto: onnx.NodeProto, version: int, draft: Draft) -> list[Types]:
             kind = draft.interned(draft.types[name][probe]) if name in draft.types else None
             if kind is not None:
                 types[name] = kind
-            known = draft.known.get(name)
+            known = draft.known_values.get(name)
             value = None if known is None else known.at(probe)
             if value is not None:
                 data[name] = value
@@ -258,7 +241,7 @@ def _same(inputs: Sequence[str], probe: int, draft: Draft) -> bool:
         types = draft.types.get(name)
         if types is not None and types[probe] is not types[0]:
             return False
-        known = draft.known.get(name)
+        known = draft.known_values.get(name)
         if known is not None and known.varies is not None:
             return False
     return True
@@ -272,17 +255,16 @@ def _or_declared(kind: onnx.TypeProto | None, name: str, draft: Draft) -> onnx.T
     return declared if same and sizes(kind) is None else kind
 
 
-def _fold(
-    proto: onnx.NodeProto, version: int, path: str, draft: Draft
-) -> dict[str, Constant] | None:
+def _fold(proto: onnx.NodeProto, version: int, scope: Scope) -> dict[str, Constant] | None:
     """Return the outputs as constants; None if they depend on the data, or are not worth it."""
+    draft = scope.draft
     outputs = [name for name in proto.output if name]
     if proto.op_type in RANDOM or not outputs:
         return None
     for name, known in known_outputs(proto, version, draft).items():
-        draft.known[name] = known
-    settled = [draft.known.get(name) for name in outputs]
-    source = _source(proto, path, draft)
+        draft.known_values[name] = known
+    settled = [draft.known_values.get(name) for name in outputs]
+    source = _source(proto, scope)
     if all(known is not None and known.varies is None for known in settled):
         return {
             name: in_memory(known.arrays[0], source)
@@ -336,27 +318,28 @@ def _loader(
     return load
 
 
-def _source(proto: onnx.NodeProto, path: str, draft: Draft) -> str:
+def _source(proto: onnx.NodeProto, scope: Scope) -> str:
     """Return the name in the user's file that the outputs stem from."""
+    constants = scope.draft.constants
     floats = [
         constant
         for name in proto.input
-        if (constant := draft.constants.get(name)) is not None and constant.is_float
+        if (constant := constants.get(name)) is not None and constant.is_float
     ]
     largest = max(floats, key=lambda constant: constant.size, default=None)
-    packed = draft.constants.get(proto.input[0]) if proto.input else None
+    packed = constants.get(proto.input[0]) if proto.input else None
     if proto.op_type == "DequantizeLinear" and packed is not None:
         return packed.source
     if largest is not None and largest.size > 1:
         return largest.source
-    return path + proto.output[0]
+    return scope.path + proto.output[0]
 
 
 def _with_free_axis(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:
     """Return a Reshape whose one varying size is written as -1, so that no arithmetic is left."""
     if proto.op_type != "Reshape" or proto.domain not in ("", "ai.onnx") or len(proto.input) < 2:
         return proto
-    known = draft.known.get(proto.input[1])
+    known = draft.known_values.get(proto.input[1])
     if known is None or known.varies is None or int(known.varies.sum()) != 1:
         return proto
     first = known.arrays[0]
@@ -380,12 +363,13 @@ def _with_free_axis(proto: onnx.NodeProto, draft: Draft) -> onnx.NodeProto:
     return free
 
 
-def _emit(proto: onnx.NodeProto, version: int, path: str, draft: Draft) -> Node:
+def _emit(proto: onnx.NodeProto, version: int, scope: Scope) -> Node:
+    draft, path = scope.draft, scope.path
     first = next((name for name in proto.output if name), "")
     name = draft.fresh_node(path + proto.name if proto.name else "", path + first)
-    scope = module_name(proto)
-    if scope:
-        draft.scopes[name] = scope
+    module = module_name(proto)
+    if module:
+        draft.modules[name] = module
     return Node(
         name=name,
         op_type=proto.op_type,

@@ -8,21 +8,19 @@ import onnx
 from numpy.typing import NDArray
 
 from mpsearch.graph.folding.evaluate import ELEMENTWISE, MOVING, evaluate
-from mpsearch.graph.folding.state import Draft, Known
+from mpsearch.graph.folding.state import Draft, KnownValue, is_small
 from mpsearch.graph.folding.types_of_outputs import sizes
 from mpsearch.graph.onnx_file.constants import Array
 from mpsearch.graph.onnx_file.read import element_type
 
-_EAGER_INTEGERS, _EAGER_FLOATS = 65536, 1024  # elements
 
-
-def known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str, Known]:
+def known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str, KnownValue]:
     """Return the outputs whose elements are known in the probes and few."""
     if proto.domain not in ("", "ai.onnx"):
         return {}
     if proto.op_type in ("Shape", "Size"):
         return _known_shape(proto, draft)
-    given = [draft.known.get(name) if name else None for name in proto.input]
+    given = [draft.known_values.get(name) if name else None for name in proto.input]
     if not given or any(
         name and known is None for name, known in zip(proto.input, given, strict=True)
     ):
@@ -33,7 +31,7 @@ def known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str
     for probe in range(n_probes):
         arrays = [None if known is None else known.at(probe) for known in given]
         missing = any(k is not None and a is None for k, a in zip(given, arrays, strict=True))
-        if missing or not _is_small(proto, probe, draft):
+        if missing or not _makes_small(proto, probe, draft):
             rows.append(None)
             continue
         try:
@@ -49,7 +47,7 @@ def known_outputs(proto: onnx.NodeProto, version: int, draft: Draft) -> dict[str
     return result
 
 
-def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
+def _makes_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
     for name in proto.output:
         if not name:
             continue
@@ -59,8 +57,7 @@ def _is_small(proto: onnx.NodeProto, probe: int, draft: Draft) -> bool:
             return False
         code = kind.tensor_type.elem_type
         dtype = element_type(code, f"value {name!r}")
-        limit = _EAGER_FLOATS if dtype.kind == "f" else _EAGER_INTEGERS
-        if dtype.kind not in "biuf" or prod(size or 0 for size in shape) > limit:
+        if not is_small(dtype, prod(size or 0 for size in shape)):
             return False
     return True
 
@@ -69,15 +66,15 @@ def _joined(
     proto: onnx.NodeProto,
     version: int,
     column: Sequence[Array | None],
-    given: Sequence[Known | None],
+    given: Sequence[KnownValue | None],
     varying: bool,
-) -> Known | None:
+) -> KnownValue | None:
     """Return one output's values in all probes, and which elements vary between them."""
     first = column[0]
     if first is None:
         return None
     if not varying:
-        return Known((first,))
+        return KnownValue((first,))
     full = [array for array in column if array is not None]
     if any(array.shape != first.shape for array in full):
         return None
@@ -90,12 +87,12 @@ def _joined(
             if known is not None and known.varies is not None:
                 varies = varies | known.varies
     if not varies.any():
-        return Known((first,))
-    return Known(tuple(column), np.broadcast_to(varies, first.shape))
+        return KnownValue((first,))
+    return KnownValue(tuple(column), np.broadcast_to(varies, first.shape))
 
 
 def _moved(
-    proto: onnx.NodeProto, version: int, given: Sequence[Known | None], shape: tuple[int, ...]
+    proto: onnx.NodeProto, version: int, given: Sequence[KnownValue | None], shape: tuple[int, ...]
 ) -> NDArray[np.bool_]:
     """Return where varying elements end up: the operator moves their marks as it moves them.
 
@@ -123,7 +120,7 @@ def _moved(
     return moved != 0 if moved.shape == shape else np.ones(shape, np.bool_)
 
 
-def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:
+def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, KnownValue]:
     types = draft.types.get(proto.input[0]) if proto.input else None
     if types is None:
         return {}
@@ -148,5 +145,5 @@ def _known_shape(proto: onnx.NodeProto, draft: Draft) -> dict[str, Known]:
     for row in rows:
         varies = varies | (np.True_ if row is None else row != first)
     if not varies.any():
-        return {proto.output[0]: Known((first,))}
-    return {proto.output[0]: Known(tuple(rows), varies)}
+        return {proto.output[0]: KnownValue((first,))}
+    return {proto.output[0]: KnownValue(tuple(rows), varies)}

@@ -15,15 +15,20 @@ from mpsearch.errors import ModelError
 from mpsearch.graph.folding.types_of_outputs import Types, constant_type
 from mpsearch.graph.onnx_file.constants import Array, Constant, load_checked
 
-Names = ChainMap[str, str]  # name in the file to name in the folded graph, by scope
-
-_KNOWN_INTEGERS, _KNOWN_FLOATS = 65536, 64  # elements; larger tensors are never read to fold
+_SMALL_INTEGERS, _SMALL_FLOATS = 65536, 64  # elements: room for indices and shapes, not for weights
 
 _SHARED = frozenset({"inferred", "interns", "declared", "versions"})  # never undone
 
 
+def is_small(dtype: "np.dtype[np.generic]", size: int) -> bool:
+    """Return whether folding reads or computes the elements of such a tensor at once."""
+    return dtype.kind in "biuf" and size <= (
+        _SMALL_FLOATS if dtype.kind == "f" else _SMALL_INTEGERS
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownValue:
     """A small tensor's value in every probe.
 
     Attributes:
@@ -51,10 +56,10 @@ class Draft:
         constants: Tensors by final name.
         originals: Floating-point tensors of the user's file.
         types: Final value name to its type in every probe.
-        known: Final value name to its value in every probe.
+        known_values: Final value name to its value in every probe.
         sequences: Name of a sequence to its elements' names, where they are known one by one.
         quantized: Output of QuantizeLinear to what it was quantised from.
-        scopes: Node name to the exporter's module name.
+        modules: Node name to the exporter's module name.
         removed_quantizers: Pairs of QuantizeLinear and DequantizeLinear that were taken out.
         failures: Probe to the first node whose types contradict each other in it, and how.
         inferred: What inference said of nodes alike; types are told apart by identity.
@@ -70,10 +75,10 @@ class Draft:
     constants: dict[str, Constant] = field(default_factory=dict)
     originals: dict[str, Constant] = field(default_factory=dict)
     types: dict[str, Types] = field(default_factory=dict)
-    known: dict[str, Known] = field(default_factory=dict)
+    known_values: dict[str, KnownValue] = field(default_factory=dict)
     sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
     quantized: dict[str, str] = field(default_factory=dict)
-    scopes: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
     removed_quantizers: int = 0
     failures: dict[int, str] = field(default_factory=dict)
     inferred: dict[object, list[onnx.TypeProto | None]] = field(default_factory=dict)
@@ -85,10 +90,9 @@ class Draft:
         """Enter ``constant`` as the value ``name``, its elements too if they are few."""
         self.constants[name] = constant
         self.types[name] = (self.interned(constant_type(constant)),) * self.n_probes
-        limit = _KNOWN_FLOATS if constant.is_float else _KNOWN_INTEGERS
-        if constant.size <= limit and constant.dtype.kind in "biuf":
+        if is_small(constant.dtype, constant.size):
             with suppress(ModelError):  # reported where the tensor is needed
-                self.known[name] = Known((load_checked(name, constant),))
+                self.known_values[name] = KnownValue((load_checked(name, constant),))
 
     def interned(self, kind: onnx.TypeProto | None) -> onnx.TypeProto | None:
         """Return the one object that stands for all types equal to ``kind``."""
@@ -122,6 +126,23 @@ class Draft:
             self.node_names.add(wish)
             return wish
         return _take(otherwise or wish or "node", self.node_names)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One graph of the model while its nodes are folded: the main one, or a body in it.
+
+    Attributes:
+        names: Name in the file to name in the folded graph, outer graphs included; nodes add theirs.
+        kept: Final names of the graph's outputs, which must stay outputs of nodes.
+        path: Of the graph, "" for the model itself, else ending in "/".
+        draft: State of the import.
+    """
+
+    names: ChainMap[str, str]
+    kept: frozenset[str]
+    path: str
+    draft: Draft
 
 
 def _take(wish: str, taken: set[str]) -> str:

@@ -26,7 +26,7 @@ def find_groups(
     """
     made_by = {name: node for node in all_nodes(nodes) for name in node.outputs}
     homes = dict(_homes(nodes, 0))
-    parent = list(range(len(layers)))
+    parent = list(range(len(layers)))  # not networkx's UnionFind: 0.2 s to import it for each model
     reasons: dict[int, set[str]] = {}
 
     def root(index: int) -> int:

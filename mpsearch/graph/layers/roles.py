@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mpsearch.graph.layers.attention_roles import attention_roles, feed_forward_roles
-from mpsearch.graph.layers.neighbourhood import MOVES, Surroundings
 from mpsearch.graph.layers.traversal import all_nodes, bodies
+from mpsearch.graph.layers.wiring import MOVES, Wiring
 from mpsearch.graph.model import Edge, Layer, Node
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -15,7 +15,7 @@ _JOINS = frozenset({"Concat", "ScatterElements", "ScatterND", "Where"})
 
 
 def assign_roles(
-    around: Surroundings,
+    wiring: Wiring,
     nodes: Sequence[Node],
     edges: Sequence[Edge],
     inputs: Sequence[str],
@@ -30,23 +30,23 @@ def assign_roles(
     """
     reached = _reached_inputs(nodes, inputs)
     rules = (
-        _operators(around),
-        attention_roles(around),
-        _recurrent(around, nodes),
-        _positional(around),
-        feed_forward_roles(around),
-        _projections(around, nodes, reached),
-        _stems(around, edges, reached),
-        _convolutions(around, "depthwise"),
-        _heads(around, edges, outputs),
-        _convolutions(around, "pointwise"),
+        _operators(wiring),
+        attention_roles(wiring),
+        _recurrent(wiring, nodes),
+        _positional(wiring),
+        feed_forward_roles(wiring),
+        _projections(wiring, nodes, reached),
+        _stems(wiring, edges, reached),
+        _convolutions(wiring, "depthwise"),
+        _heads(wiring, edges, outputs),
+        _convolutions(wiring, "pointwise"),
     )
     roles: dict[int, str] = {}
     for rule in rules:
         for index, role in rule:
             roles.setdefault(index, role)
     return tuple(
-        replace(layer, role=roles.get(index, "")) for index, layer in enumerate(around.layers)
+        replace(layer, role=roles.get(index, "")) for index, layer in enumerate(wiring.layers)
     )
 
 
@@ -62,14 +62,14 @@ def _reached_inputs(nodes: Sequence[Node], inputs: Sequence[str]) -> Mapping[str
     return reached
 
 
-def _operators(around: Surroundings) -> Iterator[tuple[int, str]]:
+def _operators(wiring: Wiring) -> Iterator[tuple[int, str]]:
     """Layers whose operator says it all, whatever reads them."""
-    for index, layer in enumerate(around.layers):
+    for index, layer in enumerate(wiring.layers):
         if layer.op_type in _RECURRENT:
             yield index, "recurrent"
 
 
-def _recurrent(around: Surroundings, nodes: Sequence[Node]) -> Iterator[tuple[int, str]]:
+def _recurrent(wiring: Wiring, nodes: Sequence[Node]) -> Iterator[tuple[int, str]]:
     inside = {
         inner.name
         for node in all_nodes(nodes)
@@ -78,87 +78,87 @@ def _recurrent(around: Surroundings, nodes: Sequence[Node]) -> Iterator[tuple[in
         for inner in all_nodes(body.nodes)
     }
     weights: dict[tuple[str, ...], list[int]] = {}
-    for index, layer in enumerate(around.layers):
+    for index, layer in enumerate(wiring.layers):
         if layer.name in inside:
             yield index, "recurrent"
         elif layer.has_weight and layer.op_type not in _CONVOLUTIONS:
             key = tuple(gemm.right.source for gemm in layer.gemms)
             weights.setdefault(key, []).append(index)
     for indices in weights.values():
-        if len(indices) > 2 and _is_chain(around, indices):
+        if len(indices) > 2 and _is_chain(wiring, indices):
             yield from ((index, "recurrent") for index in indices)
 
 
-def _is_chain(around: Surroundings, indices: Sequence[int]) -> bool:
+def _is_chain(wiring: Wiring, indices: Sequence[int]) -> bool:
     """Return whether each use of one weight gets what an earlier one made: an unrolled loop.
 
     The input products of an unrolled loop read the sequence instead; they feed the same gates.
     """
-    layers = around.layers
+    layers = wiring.layers
     first, second = layers[indices[0]], layers[indices[1]]
-    if indices[0] in around.producers.get(second.gemms[0].left.value, ()):
+    if indices[0] in wiring.producers.get(second.gemms[0].left.value, ()):
         return True
     partners = [
         node
-        for node in around.after(first.output, lambda node: not around.is_layer(node))
-        if around.is_layer(node)
+        for node in wiring.after(first.output, lambda node: not wiring.is_layer(node))
+        if wiring.is_layer(node)
     ]
     return any(
         other.name != first.name
-        and layers[around.index_of[other.name]].gemms[0].n == first.n
-        and layers[around.index_of[other.name]].gemms[0].right.source != first.gemms[0].right.source
+        and layers[wiring.index_of[other.name]].gemms[0].n == first.n
+        and layers[wiring.index_of[other.name]].gemms[0].right.source != first.gemms[0].right.source
         for other in partners
     )
 
 
-def _positional(around: Surroundings) -> Iterator[tuple[int, str]]:
+def _positional(wiring: Wiring) -> Iterator[tuple[int, str]]:
     """Products of positions with frequencies, which sine and cosine read."""
-    for index, layer in enumerate(around.layers):
+    for index, layer in enumerate(wiring.layers):
         if layer.k != 1:
             continue
-        following = around.after(layer.output, lambda node: node.op_type in MOVES)
+        following = wiring.after(layer.output, lambda node: node.op_type in MOVES)
         if any(node.op_type in ("Sin", "Cos") for node in following):
             yield index, "positional-encoding"
 
 
 def _projections(
-    around: Surroundings, nodes: Sequence[Node], reached: Mapping[str, int]
+    wiring: Wiring, nodes: Sequence[Node], reached: Mapping[str, int]
 ) -> Iterator[tuple[int, str]]:
     """The last layers before tensors that come from different inputs meet."""
     for node in all_nodes(nodes):
-        index = around.index_of.get(node.name)
-        compares = index is not None and not around.layers[index].has_weight
+        index = wiring.index_of.get(node.name)
+        compares = index is not None and not wiring.layers[index].has_weight
         if node.op_type not in _JOINS and not compares:
             continue
-        sides = [name for name in node.inputs if around.producers.get(name) or reached.get(name)]
+        sides = [name for name in node.inputs if wiring.producers.get(name) or reached.get(name)]
         bits = [reached.get(name, 0) for name in sides]
         if len(sides) < 2 or not all(bits) or bits[0] & bits[1]:
             continue
         for name in sides:
-            last = around.producers.get(name, ())
-            if len(last) == 1 and around.layers[last[0]].op_type not in _CONVOLUTIONS:
+            last = wiring.producers.get(name, ())
+            if len(last) == 1 and wiring.layers[last[0]].op_type not in _CONVOLUTIONS:
                 yield last[0], "projection"
 
 
 def _stems(
-    around: Surroundings, edges: Sequence[Edge], reached: Mapping[str, int]
+    wiring: Wiring, edges: Sequence[Edge], reached: Mapping[str, int]
 ) -> Iterator[tuple[int, str]]:
     """Weighted layers that read an input of the model, and that other layers follow."""
     followed = {edge.source for edge in edges}
-    for index, layer in enumerate(around.layers):
+    for index, layer in enumerate(wiring.layers):
         value = layer.gemms[0].left.value
-        first = reached.get(value) and not around.producers.get(value)
+        first = reached.get(value) and not wiring.producers.get(value)
         if not (first and layer.has_weight and index in followed):
             continue
         if not any(
-            node.op_type == "Gather" and node.inputs[0] in around.constants
-            for node in around.before(value, lambda node: not around.is_layer(node))
+            node.op_type == "Gather" and node.inputs[0] in wiring.constants
+            for node in wiring.before(value, lambda node: not wiring.is_layer(node))
         ):
             yield index, "stem"
 
 
-def _convolutions(around: Surroundings, role: str) -> Iterator[tuple[int, str]]:
-    for index, layer in enumerate(around.layers):
+def _convolutions(wiring: Wiring, role: str) -> Iterator[tuple[int, str]]:
+    for index, layer in enumerate(wiring.layers):
         gemm = layer.gemms[0]
         if layer.op_type not in _CONVOLUTIONS:
             continue
@@ -171,25 +171,25 @@ def _convolutions(around: Surroundings, role: str) -> Iterator[tuple[int, str]]:
 
 
 def _heads(
-    around: Surroundings, edges: Sequence[Edge], outputs: Sequence[str]
+    wiring: Wiring, edges: Sequence[Edge], outputs: Sequence[str]
 ) -> Iterator[tuple[int, str]]:
     """Weighted layers that reach an output of the model and no other layer."""
     followed = {edge.source for edge in edges}
-    last = {index for name in outputs for index in around.producers.get(name, ())}
+    last = {index for name in outputs for index in wiring.producers.get(name, ())}
     for index in sorted(last - followed):
-        layer = around.layers[index]
+        layer = wiring.layers[index]
         if not layer.has_weight:
             continue
-        following = around.after(layer.output, lambda node: not around.is_layer(node))
-        if any(_classifies(around, node) for node in following):
+        following = wiring.after(layer.output, lambda node: not wiring.is_layer(node))
+        if any(_classifies(wiring, node) for node in following):
             yield index, "head.classification"
         else:
             yield index, "head.regression" if layer.n == 1 else "head"
 
 
-def _classifies(around: Surroundings, node: Node) -> bool:
+def _classifies(wiring: Wiring, node: Node) -> bool:
     """Return whether ``node`` makes classes of numbers, be it as the exponentials of a Softmax written out."""
     if node.op_type != "Exp":
         return node.op_type in _CLASSIFIES
-    readers = {reader.op_type for reader in around.read_by.get(node.outputs[0], ())}
+    readers = {reader.op_type for reader in wiring.read_by.get(node.outputs[0], ())}
     return {"ReduceSum", "Div"} <= readers

@@ -1,7 +1,6 @@
 """Order of ONNX nodes, and the names that a subgraph reads from outside."""
 
 from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heappush
 
 import onnx
 
@@ -52,32 +51,34 @@ def in_order(
                 raise ModelError(f"{where}: value {name!r} must have one producer, it has two")
             if name:
                 producer[name] = index
-    waiting = [0] * len(nodes)
-    readers: list[list[int]] = [[] for _ in nodes]
+    edges: list[tuple[int, int]] = []
     for index, node in enumerate(nodes):
         for name in reads(node):
             source = producer.get(name)
             if source is not None:
-                waiting[index] += 1
-                readers[source].append(index)
+                edges.append((source, index))
             elif name not in available:
                 raise ModelError(
                     f"{where}: node {label(node)!r} reads {name!r}, which nothing produces"
                 )
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    heapify(ready)
-    order = []
-    while ready:
-        index = heappop(ready)
-        order.append(nodes[index])
-        for reader in readers[index]:
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heappush(ready, reader)
-    if len(order) < len(nodes):
-        stuck = next(node for node, count in zip(nodes, waiting, strict=True) if count)
-        raise ModelError(f"{where}: nodes form a cycle through {label(stuck)!r}")
-    return order
+    if all(source < reader for source, reader in edges):  # as the standard asks
+        return list(nodes)
+    return [nodes[index] for index in _sorted(nodes, edges, where)]
+
+
+def _sorted(
+    nodes: Sequence[onnx.NodeProto], edges: Sequence[tuple[int, int]], where: str
+) -> list[int]:
+    import networkx
+
+    graph: networkx.DiGraph[int] = networkx.DiGraph()
+    graph.add_nodes_from(range(len(nodes)))
+    graph.add_edges_from(edges)
+    try:
+        return list(networkx.lexicographical_topological_sort(graph))
+    except networkx.NetworkXUnfeasible as error:
+        stuck = min(source for source, *_ in networkx.find_cycle(graph))
+        raise ModelError(f"{where}: nodes form a cycle through {label(nodes[stuck])!r}") from error
 
 
 def label(node: onnx.NodeProto) -> str:

@@ -88,5 +88,5 @@ class Writer:
         return outputs[0]
 
 
-Spelling = Callable[[Writer], bool]
+Decomposition = Callable[[Writer], bool]
 """Writes what a node is; returns False, having written nothing that counts, where it cannot."""

@@ -11,7 +11,7 @@ def dequantize(write: Writer) -> bool:
     Quantisers take ReLU and ReLU6 out of a graph where the stored type cuts the same values off.
     """
     original = write.draft.quantized.get(write.input(0))
-    scale = write.draft.known.get(write.input(1))
+    scale = write.draft.known_values.get(write.input(1))
     step = None if scale is None or scale.varies is not None else scale.at(0)
     if original is None or step is None or step.size != 1:
         return False
@@ -20,7 +20,7 @@ def dequantize(write: Writer) -> bool:
         return False
     zero = 0
     if write.input(2):
-        known = write.draft.known.get(write.input(2))
+        known = write.draft.known_values.get(write.input(2))
         value = None if known is None or known.varies is not None else known.at(0)
         if value is None or value.size != 1:
             return False

@@ -19,7 +19,7 @@ def split_to_sequence(write: Writer) -> bool:
         return False
     cut = [1] * length
     if parts:
-        known = write.draft.known.get(parts)
+        known = write.draft.known_values.get(parts)
         value = None if known is None or known.varies is not None else known.at(0)
         if value is None:
             return False
@@ -118,7 +118,7 @@ def _index(write: Writer, name: str, absent: int | None) -> int | None:
     """Return a known position in the first input's sequence; ``absent`` where none is given."""
     if not name:
         return absent
-    known = write.draft.known.get(name)
+    known = write.draft.known_values.get(name)
     value = None if known is None or known.varies is not None else known.at(0)
     found = write.draft.sequences.get(write.input(0), ())
     if value is None or value.size != 1:

@@ -6,10 +6,10 @@ from types import MappingProxyType
 import onnx
 
 from mpsearch.graph.folding.decompose import contrib_attention, quantised_activations, sequences
-from mpsearch.graph.folding.decompose.builder import Spelling, Writer
+from mpsearch.graph.folding.decompose.builder import Decomposition, Writer
 from mpsearch.graph.folding.state import Draft
 
-_SPELLINGS: Mapping[tuple[str, str], Spelling] = MappingProxyType(
+_DECOMPOSITIONS: Mapping[tuple[str, str], Decomposition] = MappingProxyType(
     {
         ("", "DequantizeLinear"): quantised_activations.dequantize,
         ("", "SplitToSequence"): sequences.split_to_sequence,
@@ -27,17 +27,17 @@ _SPELLINGS: Mapping[tuple[str, str], Spelling] = MappingProxyType(
 _BOTH = frozenset({"SplitToSequence", "SequenceConstruct", "SequenceEmpty", "SequenceInsert"})
 
 
-def spell_out(proto: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto] | None:
+def decompose(proto: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto] | None:
     """Return the nodes that ``proto`` stands for, None if it stays as it is.
 
     What makes a sequence stays beside them, for readers that need the sequence itself.
     """
     domain = "" if proto.domain == "ai.onnx" else proto.domain
-    spelling = _SPELLINGS.get((domain, proto.op_type))
-    if spelling is None:
+    decomposition = _DECOMPOSITIONS.get((domain, proto.op_type))
+    if decomposition is None:
         return None
     write = Writer(proto, draft)
-    if not spelling(write):
+    if not decomposition(write):
         return None
     if proto.op_type in _BOTH:
         write.nodes.append(proto)

@@ -52,7 +52,7 @@ ARITHMETIC = frozenset({"Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Pow",
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Wiring:
     """A graph as its values see it.
 
     Attributes:
@@ -112,9 +112,9 @@ class Surroundings:
         return node.name in self.index_of
 
 
-def look_around(
+def find_wiring(
     nodes: Sequence[Node], layers: Sequence[Layer], producers: Producers, constants: frozenset[str]
-) -> Surroundings:
+) -> Wiring:
     """Return the surroundings of all values."""
     made_by: dict[str, Node] = {}
     read_by: dict[str, list[Node]] = {}
@@ -124,4 +124,4 @@ def look_around(
         for name in dict.fromkeys(node.inputs):
             read_by.setdefault(name, []).append(node)
     index_of = {layer.name: index for index, layer in enumerate(layers)}
-    return Surroundings(layers, index_of, made_by, read_by, producers, constants)
+    return Wiring(layers, index_of, made_by, read_by, producers, constants)
