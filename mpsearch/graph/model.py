@@ -1,10 +1,17 @@
 """The values that an imported model is made of. All frozen; nothing here reads ONNX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from networkx import DiGraph
+
+    from mpsearch.graph.networkx_graph import Decided
+    from mpsearch.problem.tables import Table
 
 Attribute = object  # int, float, str, bytes, tuple of those, ndarray, or Subgraph
 
@@ -278,3 +285,28 @@ class ModelGraph:
     structure_digest: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     unbound: tuple[str, ...] = ()
+
+    def to_networkx(
+        self,
+        *,
+        table: "Table | None" = None,
+        plan: "Decided | None" = None,
+        assignment: Sequence[int] | None = None,
+    ) -> "DiGraph[str]":
+        """Return the layers as a ``networkx.DiGraph``: nodes by name, in schedule order.
+
+        Each node has the attributes ``op_type``, ``role``, ``module``, ``group``, ``input_shape``,
+        ``output_shape``, ``m``, ``n``, ``k``, ``calls`` (of its first product), ``flops`` and
+        ``parameters``; each edge ``elements``, of the tensor that the target reads.
+
+        Args:
+            table: Adds ``sensitivity`` to each node: scheme to the loss of its group, where allowed.
+            plan: Adds ``scheme``, None where the plan decides nothing.
+            assignment: [G] scheme indices of ``table``, instead of a plan; adds ``scheme`` too.
+
+        Raises:
+            ProblemError: The table, plan or assignment is for other layers.
+        """
+        from mpsearch.graph.networkx_graph import make_networkx
+
+        return make_networkx(self, table=table, plan=plan, assignment=assignment)
