@@ -18,6 +18,7 @@ _PUBLIC = {
     "Plan": "mpsearch.plan.plan",
     "Point": "mpsearch.problem.front",
     "Problem": "mpsearch.problem.problem",
+    "Run": "mpsearch.runs.run",
     "SearchSpace": "mpsearch.space.space",
     "Simulator": "mpsearch.simulate.simulator",
     "Table": "mpsearch.problem.tables",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "import_onnx": "mpsearch.graph.importer",
     "import_torch": "mpsearch.graph.torch_export",
     "make_plan": "mpsearch.plan.make",
+    "open_run": "mpsearch.runs.run",
     "plot_front": "mpsearch.figures.front",
     "prune": "mpsearch.numerics.sparsity",
     "read_batches": "mpsearch.data.batches",
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     from mpsearch.problem.problem import Problem as Problem
     from mpsearch.problem.tables import Costs as Costs
     from mpsearch.problem.tables import Table as Table
+    from mpsearch.runs.run import Run as Run
+    from mpsearch.runs.run import open_run as open_run
     from mpsearch.search.choose_point import choose_point as choose_point
     from mpsearch.search.find_front import find_front as find_front
     from mpsearch.sensitivity.score_sensitivity import score_sensitivity as score_sensitivity

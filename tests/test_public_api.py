@@ -22,6 +22,7 @@ PARAMETERS = {
     "make_plan": ["point", "simulator", "costs"],
     "export_plan": ["plan", "model", "out_dir", "target"],
     "verify_plan": ["plan", "model", "exported", "batches", "runtime"],
+    "open_run": ["path"],
     "plot_front": ["front"],
     "fake_quantize": ["x", "format", "axis", "range"],
     "prune": ["x", "pattern", "axis", "score"],

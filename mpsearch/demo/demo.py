@@ -20,11 +20,11 @@ from mpsearch.demo.text_lines import orientation_arrays
 from mpsearch.errors import ModelError
 from mpsearch.export.export_plan import export_plan
 from mpsearch.jobs.prepare import prepare
-from mpsearch.jobs.results import Outcome
 from mpsearch.jobs.run import run_job
 from mpsearch.jobs.stage_inputs import Watch, unwatched
 from mpsearch.plan.files import read_plan
 from mpsearch.runs.job import Job, Sources
+from mpsearch.runs.run import Run
 from mpsearch.verify.verification import Verification
 from mpsearch.verify.verify_plan import verify_plan
 
@@ -45,12 +45,12 @@ class Demo:
     """What the demo gives.
 
     Attributes:
-        outcome: The run.
+        run: The run.
         exported: Folder of the exported main plan.
         verified: One verification a runtime.
     """
 
-    outcome: Outcome
+    run: Run
     exported: Path
     verified: tuple[Verification, ...]
 
@@ -142,8 +142,9 @@ def run_demo(
         seed=seed,
     )
     prepared = prepare(job, sources)
-    outcome = run_job(prepared, path, watch=watch)
-    plan = read_plan(path / "plans" / f"{outcome.choices[0].name}.json")
+    run = run_job(prepared, path, watch=watch)
+    assert run.results is not None  # it is finished
+    plan = read_plan(path / "plans" / next(iter(run.results.rules)))
     told = watch("export")
     told(0, 1, "canonical ONNX")
     exported = path / "export"
@@ -155,4 +156,4 @@ def run_demo(
         verify_plan(plan, model, exported, lines, runtime=name, samples=count, progress=watch(name))
         for name, count in _PROOFS
     )
-    return Demo(outcome, exported, verified)
+    return Demo(run, exported, verified)

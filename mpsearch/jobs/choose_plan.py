@@ -17,7 +17,7 @@ from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import read_front
 from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
 from mpsearch.runs.job import check_trust, locate, read_job
-from mpsearch.runs.run_folder import read_record
+from mpsearch.runs.record import read_record
 from mpsearch.search.choose_point import choose_point, upper
 from mpsearch.simulate.simulator import Simulator
 

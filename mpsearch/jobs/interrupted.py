@@ -8,10 +8,11 @@ import numpy as np
 from mpsearch.choose.feasibility import constraints
 from mpsearch.choose.measured import with_measured
 from mpsearch.errors import MpsearchError
-from mpsearch.jobs.stage_inputs import Bench, table_inputs
+from mpsearch.jobs.stage_inputs import Bench
+from mpsearch.jobs.stages import sensitivity_stage
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import write_front
-from mpsearch.problem.tables import Table, read_table
+from mpsearch.problem.tables import Table
 from mpsearch.search.find_front import find_front
 
 
@@ -53,10 +54,9 @@ def salvage(bench: Bench) -> str:
 
 def _table(bench: Bench) -> tuple[Table, bool]:
     """The table if it was finished, else the part of it that is in the store."""
-    path = bench.folder.file("sensitivity.json")
-    record = bench.folder.record.stages.get("sensitivity")
-    if record is not None and record.inputs == table_inputs(bench) and path.is_file():
-        return read_table(path), True
+    whole = bench.folder.known(sensitivity_stage(bench))
+    if whole is not None:
+        return whole, True
     simulator = bench.simulator
     base = simulator.space.index(simulator.space.base)
     allowed = np.zeros_like(simulator.allowed)

@@ -1,80 +1,134 @@
-"""What a run gives: as a value, in ``run.json``, and as a report."""
+"""The end of a run: its plans written, its rows scored, what ``run.json`` keeps, and the report of it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
-from mpsearch.choose.by_quality import Drop, describe
-from mpsearch.choose.rules import Choice
-from mpsearch.data.batches import Batches
+from mpsearch.choose.by_quality import Drop, Scorer, describe
+from mpsearch.choose.measured import plan_file
+from mpsearch.choose.rules import CHOICES, Choice
 from mpsearch.errors import JobError
 from mpsearch.figures.content import Report
-from mpsearch.figures.plan_row import PlanRow
+from mpsearch.figures.plan_row import PlanRow, cost_rows, plan_row, reference_row
+from mpsearch.jobs.calibrate import note_calibration
+from mpsearch.jobs.held_out import score_plans
 from mpsearch.jobs.prepare import Prepared
-from mpsearch.problem.front import Front, read_front
-from mpsearch.problem.tables import Costs, Table, read_costs, read_table
-from mpsearch.runs.graph_file import read_graph
-from mpsearch.runs.job import read_job
-from mpsearch.runs.run_folder import Results, RunRecord, read_record
-from mpsearch.sensitivity.self_test_file import SelfTest, read_self_test
-from mpsearch.sensitivity.shared.additivity import additive_residual
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.jobs.stage_inputs import Bench
+from mpsearch.plan.files import write_plan
+from mpsearch.plan.make import make_plan
+from mpsearch.problem.front import Front, Point
+from mpsearch.problem.tables import Costs, Table
+from mpsearch.runs.record import QualityTest, Results
+from mpsearch.runs.run import open_run
+from mpsearch.search.measured.measure import rank_correlation
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run gives.
+class Chosen:
+    """What was chosen from a front.
 
     Attributes:
-        costs: Costs on the device.
-        rows: Plans to compare; all there is without data.
-        notes: What a reader must know.
-        table: Sensitivities; None without data.
-        front: The front; None without data.
-        choices: Plans that were written, the main one first.
-        correlation: Spearman of predicted and measured losses along the front, and of how many points.
-        unit: Unit of the loss.
-        test: How the table ranks random plans; None where that was not asked for.
+        choices: The plans, the main one first.
+        front: The front, with all that was measured on the way.
         drops: Plans whose quality was tested on held-out data, in order.
-        evaluations: Whole assignments whose losses are kept.
-        seconds: Wall time of the run.
     """
 
-    costs: Costs
-    rows: tuple[PlanRow, ...]
-    notes: tuple[str, ...]
-    table: Table | None = None
-    front: Front | None = None
-    choices: tuple[Choice, ...] = ()
-    correlation: tuple[float, int] = (float("nan"), 0)
-    unit: str = ""
-    test: SelfTest | None = None
+    choices: tuple[Choice, ...]
+    front: Front
     drops: tuple[Drop, ...] = ()
-    evaluations: int = 0
-    seconds: float = 0.0
-
-    @property
-    def additive_residual(self) -> float | None:
-        """Share of random plans' loss that the table's sums leave unexplained; None where nobody measured it."""
-        if self.table is None or self.test is None:
-            return None
-        return additive_residual(self.table, self.test, self.unit)
 
 
-def make_results(prepared: Prepared, simulator: Simulator, outcome: Outcome) -> Results:
+def write_plans(bench: Bench, chosen: Chosen, uniforms: Mapping[str, Point]) -> None:
+    """Write the chosen plans, the uniform ones and those of the measured points into ``plans/``.
+
+    A rule that none meets any more, now that there are more samples, leaves no plan.
+    """
+    measured = (point for point in chosen.front.points if "loss" in point.measured)
+    named = {plan_file(point).removesuffix(".json"): point for point in measured}
+    named |= {choice.name: choice.point for choice in chosen.choices}
+    named |= {label.replace(" ", "_"): point for label, point in uniforms.items()}
+    safest = f"uniform_{bench.prepared.space.base}"
+    for name in CHOICES - named.keys():
+        (bench.folder.file("plans") / f"{name}.json").unlink(missing_ok=True)
+    for name, point in named.items():
+        plan = make_plan(point, bench.simulator, costs=bench.costs)
+        plan = note_calibration(plan, bench.calibration)
+        fallback = f"{safest}.json" if name != safest else ""
+        write_plan(replace(plan, fallback=fallback), bench.folder.file("plans") / f"{name}.json")
+
+
+def score_rows(
+    bench: Bench,
+    scorer: Scorer | None,
+    choices: tuple[Choice, ...],
+    uniforms: Mapping[str, Point],
+) -> tuple[PlanRow, ...]:
+    """Return the rows of fp32, the uniform and the chosen plans; with held-out data, scored on them."""
+    points = [*uniforms.items(), *((choice.label, choice.point) for choice in choices)]
+    if scorer is None:
+        return (
+            reference_row(bench.costs),
+            *(plan_row(label, point) for label, point in points),
+        )
+    named = [("fp32", None), *((label, point.assignment) for label, point in points)]
+    scores = score_plans(scorer, named, bench.watch("held-out"))
+    return (
+        reference_row(bench.costs, scores[0]),
+        *(
+            plan_row(label, point, own)
+            for (label, point), own in zip(points, scores[1:], strict=True)
+        ),
+    )
+
+
+def make_results(bench: Bench, table: Table, chosen: Chosen, rows: tuple[PlanRow, ...]) -> Results:
     """Return what ``run.json`` keeps of a run with data."""
-    correlation, count = outcome.correlation
+    prepared, choices = bench.prepared, chosen.choices
+    correlation, count = rank_correlation(chosen.front)
     return Results(
         space=prepared.space.name,
-        samples=simulator.n_samples,
+        samples=bench.simulator.n_samples,
         held_out=len(prepared.evaluation) if prepared.evaluation is not None else 0,
-        unit=outcome.unit,
-        rows=outcome.rows,
-        chosen=outcome.choices[0].point.assignment,
-        rules={f"{choice.name}.json": choice.rule for choice in outcome.choices},
+        unit=bench.simulator.unit,
+        rows=rows,
+        chosen=choices[0].point.assignment,
+        rules={f"{choice.name}.json": choice.rule for choice in choices},
+        labels={f"{choice.name}.json": choice.label for choice in choices},
         correlation=correlation if isfinite(correlation) else None,
         correlated=count,
-        notes=outcome.notes,
+        notes=_notes(bench, table, chosen),
+        tests=tuple(map(_quality_test, chosen.drops)),
+    )
+
+
+def cost_results(prepared: Prepared, costs: Costs) -> Results:
+    """Return what ``run.json`` keeps of a run without data."""
+    return Results(
+        space=prepared.space.name,
+        samples=0,
+        held_out=0,
+        unit="",
+        rows=tuple(cost_rows(costs, prepared.space, prepared.graph, costs.allowed)),
+        chosen=(),
+        rules={},
+        correlation=None,
+        correlated=0,
+        notes=("Without --data only shapes, cost and size are known: no plan was chosen.",),
+    )
+
+
+def _quality_test(drop: Drop) -> QualityTest:
+    test = drop.test
+    return QualityTest(
+        latency_us=drop.point.value("latency_us").mean,
+        drop=test.drop,
+        stderr=test.stderr,
+        lower=test.lower,
+        upper=test.upper,
+        verdict=test.verdict,
+        samples=test.samples,
+        samples_needed=test.samples_needed,
     )
 
 
@@ -85,36 +139,30 @@ def read_report(path: Path) -> Report:
         JobError: The run did not reach its end, or had no data.
         ArtifactError: A file of it is missing or damaged.
     """
-    record = read_record(path)
-    if record.results is None:
+    run = open_run(path)
+    results, table, front = run.results, run.table, run.front
+    if results is None or not results.samples or table is None or front is None:
         raise JobError(
             f"{path.name}: a report needs a run that reached its end with data; "
             "run the same search again to go on"
         )
-    return make_report(path, record, record.results)
-
-
-def make_report(path: Path, record: RunRecord, results: Results) -> Report:
-    """Return the report of a run from what lies in its folder ``path``."""
-    graph, job = read_graph(path / "graph.json"), read_job(path / "job.toml")
-    costs, front = read_costs(path / "costs.json"), read_front(path / "front.json")
     facts = {"calibration samples": str(results.samples)}
     if results.held_out:
         facts["held-out samples"] = str(results.held_out)
     facts |= {f"plans/{name}": rule for name, rule in results.rules.items()}
     points = {point.assignment: point for point in front.points}
     return Report(
-        title=graph.name.rpartition(".")[0] or graph.name,
-        model=graph.name,
-        device=costs.device,
+        title=run.graph.name.rpartition(".")[0] or run.graph.name,
+        model=run.graph.name,
+        device=run.costs.device,
         space=results.space,
-        batch=costs.batch,
-        seed=job.seed,
-        fingerprint=record.fingerprint,
+        batch=run.costs.batch,
+        seed=run.job.seed,
+        fingerprint=run.record.fingerprint,
         front=front,
-        table=read_table(path / "sensitivity.json"),
-        costs=costs,
-        graph=graph,
+        table=table,
+        costs=run.costs,
+        graph=run.graph,
         rows=results.rows,
         chosen=points.get(results.chosen),
         rank_correlation=None
@@ -122,23 +170,17 @@ def make_report(path: Path, record: RunRecord, results: Results) -> Report:
         else (results.correlation, results.correlated),
         notes=results.notes,
         facts=facts,
-        self_test=read_self_test(tested) if (tested := path / "self_test.json").is_file() else None,
+        self_test=run.self_test,
         unit=results.unit,
     )
 
 
-def make_notes(
-    prepared: Prepared,
-    simulator: Simulator,
-    calibration: Batches,
-    table: Table,
-    choices: tuple[Choice, ...],
-    drops: tuple[Drop, ...] = (),
-) -> tuple[str, ...]:
-    """Return what a reader of the run's table must know."""
+def _notes(bench: Bench, table: Table, chosen: Chosen) -> tuple[str, ...]:
+    """What a reader of the run's table must know."""
+    prepared, simulator, calibration = bench.prepared, bench.simulator, bench.calibration
     graph, space = prepared.graph, prepared.space
-    notes = [f"{choice.label}: {choice.rule}, as measured." for choice in choices]
-    notes += _quality_notes(prepared.job.quality, drops)
+    notes = [f"{choice.label}: {choice.rule}, as measured." for choice in chosen.choices]
+    notes += _quality_notes(prepared.job.quality, chosen.drops)
     notes += [f"{table.metric}: {note}" for note in table.notes]
     limited = [
         f"{name} for {int(column.sum())} of {len(graph.groups)} groups"

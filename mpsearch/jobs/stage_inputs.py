@@ -1,4 +1,4 @@
-"""What the stages of a run share, and the digests that say what each stage was computed from."""
+"""What the stages of a run share, and the digests of all that measured losses depend on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,65 +92,4 @@ def _context(prepared: Prepared, simulator: Simulator, calibration: Batches) -> 
         "groups": [group.name for group in prepared.graph.groups],
         "loss": [simulator.loss_kind, job.loss],
         "fingerprint": {key: str(value) for key, value in simulator.fingerprint.items()},
-    }
-
-
-def cost_inputs(prepared: Prepared) -> dict[str, str]:
-    """Return what ``costs.json`` is computed from."""
-    job = prepared.job
-    settings = {"batch": job.batch, "schemes": job.schemes, "keep": job.keep, "base": job.base}
-    return {
-        "structure": prepared.graph.structure_digest,
-        "device": job.digests["device"],
-        "space": job.digests["space"],
-        "settings": digest_json(settings | {"target": job.target}),
-    }
-
-
-def table_inputs(bench: Bench) -> dict[str, str]:
-    """Return what ``sensitivity.json`` is computed from."""
-    job = bench.prepared.job
-    return {
-        "context": bench.context,
-        "settings": digest_json(
-            {
-                "metric": job.metric,
-                "budget": job.budget,
-                "tolerance": job.tolerance,
-                "seed": job.seed,
-                "keep": job.keep,
-            }
-        ),
-        "space": job.digests["space"],
-    }
-
-
-def self_test_inputs(bench: Bench) -> dict[str, str]:
-    """Return what ``self_test.json`` is computed from, once the front is there."""
-    job = bench.prepared.job
-    return {
-        "context": bench.context,
-        "sensitivity": bench.folder.digest("sensitivity"),
-        "front": bench.folder.digest("front"),
-        "settings": digest_json({"plans": job.self_test, "seed": job.seed}),
-    }
-
-
-def front_inputs(bench: Bench) -> dict[str, str]:
-    """Return what ``front.json`` is computed from, once sensitivities and costs are there."""
-    job = bench.prepared.job
-    return {
-        "context": bench.context,
-        "sensitivity": bench.folder.digest("sensitivity"),
-        "costs": bench.folder.digest("costs"),
-        "settings": digest_json(
-            {
-                "method": job.method,
-                "budget": job.budget,
-                "measure": job.measure,
-                "refine": job.refine,
-                "seed": job.seed,
-                "limits": job.limits.given(),
-            }
-        ),
     }

@@ -1,97 +1,21 @@
-"""The run folder: whose job it is, which stages are done, and the record of the run."""
+"""The run folder: whose job it is, its stages, and which of them are done."""
 
+import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from platform import python_version
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from pydantic import Field
-
-from mpsearch.artifacts import Content, read_artifact, read_envelope, write_artifact
+from mpsearch.artifacts import read_artifact, read_envelope, write_artifact
 from mpsearch.data.batches import Batches
 from mpsearch.errors import ArtifactError, JobError, OutputExistsError
-from mpsearch.figures.plan_row import PlanRow
 from mpsearch.runs.job import Job, difference, read_job, write_job
+from mpsearch.runs.record import RunRecord, StageRecord
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
-
-_PACKAGES = ("mpsearch", "numpy", "onnx", "onnxruntime", "scipy", "torch")
-
-
-class StageRecord(Content):
-    """One stage of a run.
-
-    Attributes:
-        digest: Digest of the file that it wrote; "" if it wrote none with a digest.
-        inputs: Digests of what it was computed from.
-        seconds: Wall time that it took when it was computed.
-    """
-
-    digest: str = ""
-    inputs: dict[str, str] = Field(default_factory=dict)
-    seconds: float = 0.0
-
-
-class Results(Content):
-    """What a finished run found, beside its artifacts.
-
-    Attributes:
-        space: Name of the search space.
-        samples: Calibration samples.
-        held_out: Held-out samples; 0 without any.
-        unit: Unit of the loss.
-        rows: Plans to compare.
-        chosen: [G] assignment of the main plan.
-        rules: Name of each chosen plan's file to the rule that it was chosen by.
-        correlation: Spearman of predicted and measured losses; None where it says nothing.
-        correlated: How many points that is over.
-        notes: What a reader must know.
-    """
-
-    space: str
-    samples: int
-    held_out: int
-    unit: str
-    rows: tuple[PlanRow, ...]
-    chosen: tuple[int, ...]
-    rules: dict[str, str]
-    correlation: float | None
-    correlated: int
-    notes: tuple[str, ...]
-
-
-class RunRecord(Content):
-    """What ``run.json`` says.
-
-    Attributes:
-        stages: Name to record, in the order they ran.
-        versions: Package to version, Python included.
-        fingerprint: What computed the losses.
-        batch_size: Rows that the simulator ran together.
-        threads: Threads it ran on.
-        seed: Seed of the run.
-        samples: Calibration samples that losses are measured on; 0 without data.
-        calibrated: The first of them, which ranges and recovered weights come from.
-        evaluations: Whole assignments whose losses are kept.
-        interrupted: Whether the run was stopped before its end.
-        results: What it found; None before its end.
-    """
-
-    stages: dict[str, StageRecord] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-    fingerprint: dict[str, str] = Field(default_factory=dict)
-    batch_size: int = 0
-    threads: int = 0
-    seed: int = 0
-    samples: int = 0
-    calibrated: int = 0
-    evaluations: int = 0
-    interrupted: bool = False
-    results: Results | None = None
 
 
 class Writer(Protocol[T_contra]):
@@ -99,6 +23,32 @@ class Writer(Protocol[T_contra]):
 
     def __call__(self, value: T_contra, path: Path, /, *, inputs: Mapping[str, str]) -> str:
         """Write ``value`` with the digests of its inputs, and return the file's digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(Generic[T]):
+    """A step of a run that gives one file.
+
+    Attributes:
+        name: What ``run.json`` calls it; its file is ``NAME.json``.
+        inputs: All that the result depends on: digests of what it reads, and its parameters as JSON
+            (:func:`parameters`).
+        compute: Computes the result.
+        write: Writes it.
+        read: Reads it back.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    compute: Callable[[], T]
+    write: Writer[T]
+    read: Callable[[Path], T]
+
+
+def parameters(job: Job, *names: str) -> dict[str, str]:
+    """Return the values of keys of ``job``, as inputs of a stage name them."""
+    values = job.model_dump(mode="json", include=set(names), exclude={"limits": {"extensions"}})
+    return {name: json.dumps(values[name], sort_keys=True) for name in names}
 
 
 class RunFolder:
@@ -112,48 +62,59 @@ class RunFolder:
         """Return the path of ``name`` in the folder."""
         return self.path / name
 
-    def stage(
-        self,
-        name: str,
-        file: str,
-        inputs: Mapping[str, str],
-        *,
-        compute: Callable[[], T],
-        write: Writer[T],
-        read: Callable[[Path], T] | None = None,
-    ) -> T:
-        """Return what stage ``name`` gives: read from ``file`` if its inputs match, else computed.
-
-        Args:
-            name: The stage, as ``run.json`` calls it.
-            file: Its file in the folder.
-            inputs: Digests of all that the result depends on.
-            compute: Computes the result.
-            write: Writes it.
-            read: Reads it back; None always computes.
-        """
-        path = self.file(file)
-        if read is not None:
-            with suppress(ArtifactError):  # missing, damaged, of another version: computed again
-                envelope = read_envelope(path)
-                if envelope["inputs"] == dict(inputs):
-                    value = read(path)
-                    if self.digest(name) != envelope["digest"]:
-                        self.note(name, digest=envelope["digest"], inputs=inputs, seconds=0.0)
-                    return value
+    def run(self, stage: Stage[T]) -> T:
+        """Return what ``stage`` gives: read from its file if its inputs match, else computed."""
+        known = self.known(stage)
+        if known is not None:
+            return known
         started = time.perf_counter()
-        value = compute()
-        digest = write(value, path, inputs=inputs)
-        self.note(name, digest=digest, inputs=inputs, seconds=time.perf_counter() - started)
+        value = stage.compute()
+        self.write(stage, value, seconds=time.perf_counter() - started)
         return value
+
+    def known(self, stage: Stage[T]) -> T | None:
+        """Return what lies in the file of ``stage``, or None unless that was computed from its inputs.
+
+        Files of earlier versions name fewer inputs: those that they name must match. Their ``settings``
+        are keys of the job, in which two runs of one folder never differ.
+        """
+        path = self.file(f"{stage.name}.json")
+        with suppress(ArtifactError):  # missing, damaged, of another version: computed again
+            envelope = read_envelope(path)
+            named = {name: v for name, v in envelope["inputs"].items() if name != "settings"}
+            if named and named.items() <= stage.inputs.items():
+                value = stage.read(path)
+                if self.digest(stage.name) != envelope["digest"]:
+                    self.note(stage.name, digest=envelope["digest"], inputs=stage.inputs)
+                return value
+        return None
+
+    def write(self, stage: Stage[T], value: T, *, seconds: float | None = None) -> None:
+        """Write ``value`` as what ``stage`` gives; ``seconds`` None keeps the time that is recorded."""
+        digest = stage.write(value, self.file(f"{stage.name}.json"), inputs=stage.inputs)
+        if seconds is None and stage.name in self.record.stages:
+            seconds = self.record.stages[stage.name].seconds
+        self.note(stage.name, digest=digest, inputs=stage.inputs, seconds=seconds or 0.0)
 
     def digest(self, name: str) -> str:
         """Return the digest of what stage ``name`` wrote; "" if it has not run."""
         record = self.record.stages.get(name)
         return record.digest if record is not None else ""
 
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Record the time of a step that keeps its results elsewhere."""
+        started = time.perf_counter()
+        yield
+        self.note(name, seconds=time.perf_counter() - started)
+
     def note(
-        self, name: str, *, digest: str = "", inputs: Mapping[str, str] = {}, seconds: float
+        self,
+        name: str,
+        *,
+        digest: str = "",
+        inputs: Mapping[str, str] = {},
+        seconds: float = 0.0,
     ) -> None:
         """Record that stage ``name`` is done."""
         record = StageRecord(digest=digest, inputs=dict(inputs), seconds=round(seconds, 3))
@@ -165,7 +126,7 @@ class RunFolder:
         write_artifact(self.file("run.json"), "run", self.record)
 
 
-def open_run(path: Path, job: Job, batches: Batches | None) -> RunFolder:
+def begin_run(path: Path, job: Job, batches: Batches | None) -> RunFolder:
     """Return the run folder of ``job`` at ``path``: made if there is none, resumed if it is of this job.
 
     With more samples than it was measured on, the run is one on all of them from here on, calibrated as
@@ -234,26 +195,3 @@ def _check_more(name: str, samples: int, digest: str, batches: Batches | None) -
             f"{name}: is the run of other data; to go on they must begin with the samples that it was "
             "measured on; give another folder with -o"
         )
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
-    found = {"python": python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def read_record(path: Path) -> RunRecord:
-    """Return the record of the run in the folder ``path``.
-
-    Raises:
-        JobError: There is no such folder, or it is no run.
-        ArtifactError: Its ``run.json`` is damaged.
-    """
-    if not (path / "run.json").is_file():
-        raise JobError(f"{path.name}: must be a run folder, made by `mpsearch search`")
-    return read_artifact(path / "run.json", "run", RunRecord)

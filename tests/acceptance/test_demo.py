@@ -51,7 +51,7 @@ def test_the_model_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_the_demo_beats_the_uniform_plans_on_held_out_lines(tmp_path: Path) -> None:
     found = demo.run_demo(tmp_path / "run")
-    rows = {row.label: row for row in found.outcome.rows}
+    rows = {row.label: row for row in found.run.results.rows}
     fp8, fast, small = rows["uniform fp8"], rows["mixed, fast"], rows["mixed, small"]
     assert rows["fp32"].scores["nll"].mean == pytest.approx(0.10, abs=0.03)
     assert fast.scores["nll"].mean <= fp8.scores["nll"].mean + 0.02

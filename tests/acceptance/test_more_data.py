@@ -10,7 +10,7 @@ from mpsearch.data.batches import read_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.files import read_plan
 from mpsearch.problem.front import read_front
-from mpsearch.runs.run_folder import read_record
+from mpsearch.runs.record import read_record
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.files import read_space
 from mpsearch.stats.estimates import Floats, Ints
@@ -131,7 +131,7 @@ def test_an_interruption_of_the_longer_run_keeps_the_plans_and_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mpsearch.jobs.run.score_sensitivity", stop)
+        patch.setattr("mpsearch.jobs.stages.score_sensitivity", stop)
         assert mpsearch(*command, "--data", more).code == 130
     assert {path.name: path.read_bytes() for path in (run / "plans").iterdir()} == plans
     assert "reached its end" in mpsearch("report", run).err

@@ -28,16 +28,10 @@ print(len(plans), plans[0].model)"""
 
 
 def test_every_file_of_a_run_is_read_without_torch(finished: Path) -> None:
-    code = """from pathlib import Path
-from mpsearch.problem.front import read_front
-from mpsearch.problem.tables import read_costs, read_table
-from mpsearch.runs.graph_file import read_graph
-from mpsearch.runs.job import read_job
-from mpsearch.runs.run_folder import read_record
-run = Path(sys.argv[1])
-read_job(run / "job.toml"), read_record(run)
-read_costs(run / "costs.json"), read_table(run / "sensitivity.json")
-print(len(read_front(run / "front.json").points) > 0, read_graph(run / "graph.json").name)"""
+    code = """import mpsearch as mp
+run = mp.open_run(sys.argv[1])
+run.job, run.costs, run.table, run.plans, run.self_test, run.results
+print(len(run.front.points) > 0, run.graph.name)"""
     assert run_without_makers(code, finished).split() == ["True", "tiny.onnx"]
 
 

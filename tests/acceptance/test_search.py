@@ -88,7 +88,7 @@ def test_json_is_one_document_with_predicted_measured_and_held_out_apart(
 def test_held_out_scores_of_fp32_are_those_of_onnxruntime(tiny: Path, finished: Path) -> None:
     import onnxruntime
 
-    from mpsearch.runs.run_folder import read_record
+    from mpsearch.runs.record import read_record
 
     held = draw(40, seed=2, labels=True)
     session = onnxruntime.InferenceSession(tiny / "tiny.onnx", providers=["CPUExecutionProvider"])
@@ -103,7 +103,7 @@ def test_held_out_scores_of_fp32_are_those_of_onnxruntime(tiny: Path, finished: 
 
 
 def test_the_chosen_plans_keep_what_their_rule_says(finished: Path) -> None:
-    from mpsearch.runs.run_folder import read_record
+    from mpsearch.runs.record import read_record
 
     results = read_record(finished).results
     assert results is not None

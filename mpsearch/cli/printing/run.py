@@ -1,27 +1,27 @@
 """Runs as tables for people and as plain values for programs."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpsearch.cli.console import number, print_table
 
 if TYPE_CHECKING:
-    from mpsearch.choose.by_quality import Drop
     from mpsearch.figures.plan_row import PlanRow
-    from mpsearch.jobs.results import Outcome
+    from mpsearch.runs.run import Run
     from mpsearch.stats.estimates import Estimate
 
 
-def print_outcome(outcome: "Outcome", folder: Path) -> None:
+def print_run(run: "Run") -> None:
     """Print the table that a run ends with, and where its files lie."""
-    costs = outcome.costs
-    print_rows(f"{costs.device}, batch {costs.batch}", outcome.rows, outcome.unit)
-    for line in summary_lines(outcome):
+    results, costs = run.results, run.costs
+    if results is None:
+        return
+    print_rows(f"{costs.device}, batch {costs.batch}", results.rows, results.unit)
+    for line in (*results.notes, *_front_lines(run)):
         print(line)
-    files = ["report.html"] if outcome.front is not None else ["costs.json"]
-    files += [f"plans/{choice.name}.json" for choice in outcome.choices]
-    print("written: " + ", ".join(str(folder / name) for name in files))
+    files = ["report.html"] if run.front is not None else ["costs.json"]
+    files += [f"plans/{name}" for name in results.rules]
+    print("written: " + ", ".join(str(run.path / name) for name in files))
 
 
 def print_rows(title: str, rows: "Sequence[PlanRow]", unit: str) -> None:
@@ -44,42 +44,49 @@ def print_rows(title: str, rows: "Sequence[PlanRow]", unit: str) -> None:
     print_table(title, ["plan", *(name for name, _ in shown)], body)
 
 
-def summary_lines(outcome: "Outcome") -> list[str]:
-    """Return what is said below the table."""
-    lines = list(outcome.notes)
-    if outcome.front is not None:
-        measured = sum("loss" in point.measured for point in outcome.front.points)
-        lines.append(
-            f"front: {len(outcome.front.points)} points, {measured} of them measured"
-            + (f"; {outcome.front.certificate}" if outcome.front.certificate else "")
-        )
-        rho, count = outcome.correlation
-        lines.append(
-            f"predictions ranked the {count} measured points with Spearman {number(rho)}"
-            if count >= 3
-            else f"{count} points were measured: too few to say how predictions rank"
-        )
-        if (residual := outcome.additive_residual) is not None:
-            from mpsearch.sensitivity.shared.additivity import say_residual
+def _front_lines(run: "Run") -> list[str]:
+    """What is said below the table of the front and of how far predictions can be trusted."""
+    front, results = run.front, run.results
+    if front is None or results is None:
+        return []
+    measured = sum("loss" in point.measured for point in front.points)
+    lines = [
+        f"front: {len(front.points)} points, {measured} of them measured"
+        + (f"; {front.certificate}" if front.certificate else ""),
+        f"predictions ranked the {results.correlated} measured points with Spearman "
+        f"{number(results.correlation)}"
+        if results.correlated >= 3
+        else f"{results.correlated} points were measured: too few to say how predictions rank",
+    ]
+    if (residual := _residual(run)) is not None:
+        from mpsearch.sensitivity.shared.additivity import say_residual
 
-            lines.append(say_residual(residual))
-        lines.append(f"{outcome.evaluations} evaluations are kept; {outcome.seconds:.0f} s")
-    return lines
+        lines.append(say_residual(residual))
+    return [*lines, f"{run.record.evaluations} evaluations are kept; {run.record.seconds:.0f} s"]
 
 
-def outcome_json(outcome: "Outcome", folder: Path) -> dict[str, Any]:
-    """Return a run as plain values."""
-    front = outcome.front
-    rho, count = outcome.correlation
+def _residual(run: "Run") -> float | None:
+    """Share of random plans' loss that the table's sums leave unexplained; None where nobody measured it."""
+    if run.table is None or run.self_test is None or run.results is None:
+        return None
+    from mpsearch.sensitivity.shared.additivity import additive_residual
+
+    return additive_residual(run.table, run.self_test, run.results.unit)
+
+
+def run_json(run: "Run") -> dict[str, Any]:
+    """Return a finished run as plain values."""
+    results, front = run.results, run.front
+    assert results is not None  # it is finished
     return {
-        "run": folder.name,
-        "device": outcome.costs.device,
-        "batch": outcome.costs.batch,
-        "unit": outcome.unit,
-        "rows": [row_json(row) for row in outcome.rows],
+        "run": run.path.name,
+        "device": run.costs.device,
+        "batch": run.costs.batch,
+        "unit": results.unit,
+        "rows": [row_json(row) for row in results.rows],
         "plans": [
-            {"file": f"plans/{choice.name}.json", "label": choice.label, "rule": choice.rule}
-            for choice in outcome.choices
+            {"file": f"plans/{name}", "label": results.labels.get(name, name), "rule": rule}
+            for name, rule in results.rules.items()
         ],
         "front": None
         if front is None
@@ -89,27 +96,12 @@ def outcome_json(outcome: "Outcome", folder: Path) -> dict[str, Any]:
             "method": front.method,
             "certificate": front.certificate,
         },
-        "quality": [drop_json(drop) for drop in outcome.drops],
-        "rank_correlation": {"spearman": rho, "points": count},
-        "additive_residual": outcome.additive_residual,
-        "evaluations": outcome.evaluations,
-        "seconds": round(outcome.seconds, 2),
-        "notes": list(outcome.notes),
-    }
-
-
-def drop_json(drop: "Drop") -> dict[str, Any]:
-    """Return a test of a plan's quality on held-out data as plain values."""
-    test = drop.test
-    return {
-        "latency_us": drop.point.value("latency_us").mean,
-        "drop": test.drop,
-        "stderr": test.stderr,
-        "lower": test.lower,
-        "upper": test.upper,
-        "verdict": test.verdict,
-        "samples": test.samples,
-        "samples_needed": test.samples_needed,
+        "quality": [test.model_dump(exclude={"extensions"}) for test in results.tests],
+        "rank_correlation": {"spearman": results.correlation, "points": results.correlated},
+        "additive_residual": _residual(run),
+        "evaluations": run.record.evaluations,
+        "seconds": run.record.seconds,
+        "notes": list(results.notes),
     }
 
 

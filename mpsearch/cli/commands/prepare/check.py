@@ -51,7 +51,7 @@ def _checked(path: Path) -> tuple[str, str]:
 
 def _run(path: Path) -> tuple[str, str]:
     from mpsearch.runs.job import read_job
-    from mpsearch.runs.run_folder import read_record
+    from mpsearch.runs.record import read_record
 
     job, record = read_job(path / "job.toml"), read_record(path)
     for name in ("graph", "costs", "sensitivity", "front", "self_test"):
@@ -112,7 +112,7 @@ def _artifact(path: Path) -> tuple[str, str]:
     from mpsearch.problem.front import read_front
     from mpsearch.problem.tables import read_costs, read_table
     from mpsearch.runs.graph_file import read_graph
-    from mpsearch.runs.run_folder import read_record
+    from mpsearch.runs.record import read_record
     from mpsearch.sensitivity.self_test_file import read_self_test
 
     schema = str(read_envelope(path)["schema"]).removeprefix("mpsearch.")

@@ -22,13 +22,13 @@ def demo(
 
     with progress_bars() as watch:
         found = run_demo(out, seed=seed, watch=watch)
-    from mpsearch.cli.printing.run import outcome_json, print_outcome
+    from mpsearch.cli.printing.run import print_run, run_json
 
     if as_json:
         verified = [verification.to_json() for verification in found.verified]
-        print_json(outcome_json(found.outcome, out) | {"verified": verified})
+        print_json(run_json(found.run) | {"verified": verified})
     else:
-        print_outcome(found.outcome, out)
+        print_run(found.run)
         for verification in found.verified:
             print(verification)
         print(f"exported: {found.exported / 'model.onnx'}")

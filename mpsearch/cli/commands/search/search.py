@@ -124,13 +124,13 @@ def search(
         if dry_run:
             _say_forecast(prepared, watch, as_json)
             return
-        outcome = run_job(prepared, folder, watch=watch)
-    from mpsearch.cli.printing.run import outcome_json, print_outcome
+        run = run_job(prepared, folder, watch=watch)
+    from mpsearch.cli.printing.run import print_run, run_json
 
     if as_json:
-        print_json(outcome_json(outcome, folder))
+        print_json(run_json(run))
     else:
-        print_outcome(outcome, folder)
+        print_run(run)
 
 
 def _say_forecast(prepared: "Prepared", watch: Watch, as_json: bool) -> None:
