@@ -6,11 +6,17 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint types pytest slow clean
+# Tests whose results are computed: what another instruction set or thread count may change.
+COMPUTING := tests/program tests/simulate tests/numerics tests/sensitivity tests/losses tests/recovery \
+	tests/runtimes tests/export tests/verify tests/plan tests/graph/test_light_models.py \
+	tests/acceptance/test_search.py
+
+.PHONY: help demo test lint types pytest narrow slow clean
 
 help:
 	@echo "make demo   search a mixed-precision plan for a real model and show the result"
 	@echo "make test   run all checks: lint, types, tests"
+	@echo "make narrow run the tests that compute again: AVX2 instructions at most, one thread"
 	@echo "make slow   run the tests that take longer than CI should wait for"
 
 $(VENV)/bin/python:
@@ -38,6 +44,9 @@ types: $(VENV)/dev.stamp
 
 pytest: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+narrow: $(VENV)/dev.stamp
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(COMPUTING)
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow

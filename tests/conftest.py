@@ -6,6 +6,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP
 
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 pytest_plugins = ("tests.support.command_line", "tests.support.made_run")
