@@ -21,6 +21,7 @@ class Comparison:
         verdict: ``the same``, ``a lower`` or ``a higher`` loss; "" if they cannot be compared.
         faster: Share of the uniform plan's latency that is saved; negative: slower.
         smaller: Share of the uniform plan's weight bytes that is saved.
+        is_uniform: Whether the chosen plan is uniform itself; then it is held against another uniform one.
     """
 
     chosen: PlanRow
@@ -31,6 +32,7 @@ class Comparison:
     verdict: str
     faster: float | None
     smaller: float | None
+    is_uniform: bool = False
 
     @property
     def sentence(self) -> str:
@@ -45,7 +47,8 @@ class Comparison:
         ]
         gain = " and ".join(parts) + " than" if parts else "As fast and as small as"
         tail = f", at {self.verdict} {self.word} loss" if self.verdict else ""
-        return f"{gain} {self.uniform.label}{tail}"
+        own = f"{self.chosen.label}, one scheme wherever it is allowed: " if self.is_uniform else ""
+        return f"{own}{gain if not own else gain[:1].lower() + gain[1:]} {self.uniform.label}{tail}"
 
 
 def find_row(report: Report) -> PlanRow | None:
@@ -59,14 +62,17 @@ def find_row(report: Report) -> PlanRow | None:
 
 
 def uniform_rows(report: Report) -> list[PlanRow]:
-    """Return the rows whose plan is uniform, in the report's order."""
-    return [
-        row
-        for row in report.rows
-        if row.assignment is not None
-        and uniform_scheme(row.assignment, report.allowed) is not None
-        and row is not find_row(report)
-    ]
+    """Return the rows whose plan is uniform and not the chosen one, each plan once, in the report's order."""
+    chosen = find_row(report)
+    seen = {chosen.assignment if chosen is not None else None, None}
+    found = []
+    for row in report.rows:
+        if row.assignment is None or row.assignment in seen:
+            continue
+        seen.add(row.assignment)
+        if uniform_scheme(row.assignment, report.allowed) is not None:
+            found.append(row)
+    return found
 
 
 def compare(report: Report) -> Comparison | None:
@@ -75,6 +81,7 @@ def compare(report: Report) -> Comparison | None:
     rivals = [row for row in uniform_rows(report) if row.latency_us is not None]
     if chosen is None or not rivals:
         return None
+    same = uniform_scheme(chosen.assignment or (), report.allowed) is not None
     everything = [chosen, *rivals]
     word = next(
         (
@@ -86,7 +93,7 @@ def compare(report: Report) -> Comparison | None:
     )
     if not word:
         uniform = min(rivals, key=lambda row: row.latency_us or 0.0)
-        return Comparison(chosen, uniform, "", None, None, "", *_gains(chosen, uniform))
+        return Comparison(chosen, uniform, "", None, None, "", *_gains(chosen, uniform), same)
     loss = _losses(chosen, word)["loss"]
     no_worse = [row for row in rivals if _differ(_losses(row, word)["loss"], loss) <= 0]
     if no_worse:
@@ -95,7 +102,7 @@ def compare(report: Report) -> Comparison | None:
         uniform = min(rivals, key=lambda row: _losses(row, word)["loss"].mean)
     other = _losses(uniform, word)["loss"]
     verdict = {0: "the same", -1: "a lower", 1: "a higher"}[_differ(loss, other)]
-    return Comparison(chosen, uniform, word, loss, other, verdict, *_gains(chosen, uniform))
+    return Comparison(chosen, uniform, word, loss, other, verdict, *_gains(chosen, uniform), same)
 
 
 def _losses(row: PlanRow, word: str) -> dict[str, Estimate]:

@@ -36,6 +36,9 @@ class Report:
         facts: More about how the run was made: ``calibration samples`` to ``250``, …
         self_test: How the table ranks random plans that were measured; None where that was not asked for.
         unit: Unit of measured losses; "" where none were measured.
+        run: Name of the run's folder; "" leaves out what one can do with it.
+        plan: The chosen plan's file in it.
+        data: File name of the calibration data.
     """
 
     title: str
@@ -56,6 +59,9 @@ class Report:
     facts: Mapping[str, str] = field(default_factory=dict)
     self_test: SelfTest | None = None
     unit: str = ""
+    run: str = ""
+    plan: str = ""
+    data: str = ""
 
     @property
     def allowed(self) -> Bools:

@@ -1,15 +1,20 @@
-"""The front, and how far its predictions can be trusted, as plotly figures.
+"""The front, and how far its predictions can be trusted, drawn by plotly.
 
 Predicted and measured values never share a trace, a marker or a word.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
-from mpsearch.figures.plan_row import PlanRow, predicted_line, row_value
+from mpsearch.figures.plan_row import PlanRow
+from mpsearch.figures.shown.front import Mark, ShownFront, show_front
+from mpsearch.figures.shown.scale import Scale, padded
+from mpsearch.figures.shown.trust import show_trust
 from mpsearch.figures.theme import (
+    COMPARED,
     GREY,
     MEASURED,
     MONO,
@@ -17,12 +22,13 @@ from mpsearch.figures.theme import (
     label,
     objective_title,
     template,
-    with_error,
 )
 from mpsearch.problem.front import Front, Point
+from mpsearch.stats.digits import with_error
 from mpsearch.stats.estimates import Estimate
 
-_MOST_POINTS = 400  # more cannot be told apart on a screen, and weigh in the file
+_HEIGHT = 520
+_WIDE, _NARROW = (860.0, 390.0), (250.0, 330.0)  # pixels inside the axes, where labels are placed
 
 
 def plot_front(
@@ -42,73 +48,76 @@ def plot_front(
         unit: Unit of ``loss``, for the axis.
         objectives: (horizontal, vertical); by default the first cost of the front, and ``loss``.
     """
-    x, y = objectives or _axes(front)
+    shown = show_front(front, rows=rows, chosen=chosen, unit=unit, objectives=objectives)
+    place, y = shown.scale.place, label(shown.y)
     figure = go.Figure()
-    points = sorted(
-        (p for p in front.points if x in _all(p)), key=lambda p: (_all(p)[x].mean, _all(p)[y].mean)
-    )
-    predicted = _spread(predicted_line(points, x, y), _MOST_POINTS)
-    measured = [p for p in points if y in p.measured]
-    if predicted:
+    if shown.predicted:
         figure.add_scatter(
-            x=[_all(p)[x].mean for p in predicted],
-            y=[p.predicted[y].mean for p in predicted],
-            mode="lines+markers" if len(predicted) <= 80 else "lines",
-            name=f"predicted {label(y)}",
+            **_places(shown.predicted, shown, errors=""),
+            mode="lines+markers" if len(shown.predicted) <= 80 else "lines",
+            name=f"predicted {y}",
             line={"color": PREDICTED, "width": 1.5, "dash": "dot"},
             marker={"size": 4, "color": PREDICTED},
-            hovertext=[_hover("predicted", p.assignment, p.predicted, front) for p in predicted],
-            hoverinfo="text",
+            hovertext=[_hover("predicted", mark, front) for mark in shown.predicted],
         )
-    both = [p for p in measured if y in p.predicted]
-    if both:
+    if shown.shifts:
         figure.add_scatter(
-            x=[v for p in both for v in (_all(p)[x].mean,) * 2 + (None,)],
-            y=[v for p in both for v in (p.predicted[y].mean, p.measured[y].mean, None)],
+            x=[v for at, _, _ in shown.shifts for v in (at, at, None)],
+            y=[v for _, low, high in shown.shifts for v in (place(low), place(high), None)],
             mode="lines",
             line={"color": GREY, "width": 1},
             opacity=0.5,
             hoverinfo="skip",
             showlegend=False,
         )
-    if measured:
+    if shown.measured:
         figure.add_scatter(
-            x=[_all(p)[x].mean for p in measured],
-            y=[p.measured[y].mean for p in measured],
-            error_y=_error_bars(p.measured[y] for p in measured),
+            **_places(shown.measured, shown, errors="rgba(209,73,91,.5)"),
             mode="markers",
-            name=f"measured {label(y)} ± standard error",
+            name=f"measured {y} ± standard error",
             marker={"size": 9, "color": MEASURED, "line": {"width": 1, "color": "#ffffff"}},
-            hovertext=[_hover("measured", p.assignment, _all(p), front) for p in measured],
-            hoverinfo="text",
+            hovertext=[_hover("measured", mark, front) for mark in shown.measured],
         )
-    _add_rows(figure, [r for r in rows if r.assignment is not None], x, y, front)
-    if chosen is not None and x in _all(chosen) and y in _all(chosen):
-        word = "measured" if y in chosen.measured else "predicted"
+    for word, symbol in (("measured", "diamond"), ("predicted", "diamond-open")):
+        some = [mark for mark in shown.rows if mark.word == word]
+        if some:
+            figure.add_scatter(
+                **_places(some, shown, errors="rgba(0,114,178,.5)"),
+                mode="markers",
+                name=f"plans to compare ({word})",
+                marker={"symbol": symbol, "size": 11, "color": COMPARED},
+                hovertext=[_hover(f"{mark.label}, {word}", mark, front) for mark in some],
+            )
+    if shown.chosen is not None:
         figure.add_scatter(
-            x=[_all(chosen)[x].mean],
-            y=[_all(chosen)[y].mean],
+            **_places([shown.chosen], shown, errors=""),
             mode="markers",
-            name=f"chosen plan ({word})",
+            name=f"chosen plan ({shown.chosen.word})",
             marker={
                 "symbol": "star",
                 "size": 19,
                 "color": "#f2b705",
                 "line": {"width": 1.5, "color": "#5b4300"},
             },
-            hovertext=[_hover(f"chosen, {word}", chosen.assignment, _all(chosen), front)],
-            hoverinfo="text",
+            hovertext=[_hover(f"chosen, {shown.chosen.word}", shown.chosen, front)],
         )
-    seen = [p.measured[y].mean for p in measured]
-    seen += [row.measured[y].mean for row in rows if y in row.measured]
-    guessed = [p.predicted[y].mean for p in predicted]
-    guessed += [row.predicted[y].mean for row in rows if y in row.predicted and x != y]
+    low, high = shown.y_range
     figure.update_layout(
         template=template(),
-        height=520,
-        xaxis={"title": {"text": objective_title(x, unit)}},
-        yaxis={"title": {"text": objective_title(y, unit)}} | _vertical(seen, guessed),
+        height=_HEIGHT,
+        showlegend=True,
+        xaxis={
+            "title": {"text": objective_title(shown.x, unit)},
+            "range": list(shown.x_range),
+        },
+        yaxis={
+            "title": {"text": objective_title(shown.y, unit)},
+            "range": [low, high],
+        }
+        | _ticks(shown.scale, low, high),
         hovermode="closest",
+        annotations=_labels(shown, _WIDE, 26),
+        meta={"narrow": {"annotations": _labels(shown, _NARROW, 14), "height": 620}},
     )
     return figure
 
@@ -118,44 +127,44 @@ def trust_figure(front: Front, *, objective: str = "loss", unit: str = "") -> go
 
     Points on the diagonal were predicted rightly; a rising cloud was at least ranked rightly.
     """
-    both = [p for p in front.points if objective in p.predicted and objective in p.measured]
-    predicted = [p.predicted[objective] for p in both]
-    measured = [p.measured[objective] for p in both]
-    values = [e.mean for e in predicted + measured]
-    figure = go.Figure()
-    if both:
+    shown = show_trust(front, objective)
+    scale, figure = shown.scale, go.Figure()
+    if shown.ends is not None:
+        ends = [scale.place(end) for end in shown.ends]
         figure.add_scatter(
-            x=[min(values), max(values)],
-            y=[min(values), max(values)],
+            x=ends,
+            y=ends,
             mode="lines",
             name="predicted = measured",
             line={"color": GREY, "width": 1, "dash": "dash"},
             hoverinfo="skip",
         )
         figure.add_scatter(
-            x=[e.mean for e in predicted],
-            y=[e.mean for e in measured],
-            error_x=_error_bars(predicted),
-            error_y=_error_bars(measured),
+            x=[scale.place(e.mean) for e in shown.predicted],
+            y=[scale.place(e.mean) for e in shown.measured],
+            error_x=_error_bars(shown.predicted, scale, "rgba(209,73,91,.5)"),
+            error_y=_error_bars(shown.measured, scale, "rgba(209,73,91,.5)"),
             mode="markers",
             name="front points",
             marker={"size": 9, "color": MEASURED, "line": {"width": 1, "color": "#ffffff"}},
             hovertext=[
-                f"predicted {with_error(p.predicted[objective])}<br>"
-                f"measured&nbsp; {with_error(p.measured[objective])}"
-                f"<br>{histogram(p.assignment, front.schemes)}"
-                for p in both
+                f"predicted {with_error(predicted)}<br>measured&nbsp; {with_error(measured)}"
+                f"<br>{histogram(assignment, front.schemes)}"
+                for predicted, measured, assignment in zip(
+                    shown.predicted, shown.measured, shown.assignments, strict=True
+                )
             ],
             hoverinfo="text",
         )
-    kind = _axis_type(values)
+    low, high = padded(map(scale.place, shown.ends or ()))
     title = objective_title(objective, unit)
+    axis = {"range": [low, high]} | _ticks(scale, low, high)
     figure.update_layout(
         template=template(),
         height=460,
-        xaxis={"title": {"text": f"predicted {title}"}, "type": kind},
-        yaxis={"title": {"text": f"measured {title}"}}
-        | (_vertical([e.mean for e in measured], values) if kind == "linear" else {"type": kind}),
+        showlegend=True,
+        xaxis={"title": {"text": f"predicted {title}"}} | axis,
+        yaxis={"title": {"text": f"measured {title}"}} | axis,
         hovermode="closest",
     )
     return figure
@@ -175,94 +184,66 @@ def histogram(assignment: Sequence[int], schemes: Sequence[str]) -> str:
     return "<br>".join(lines)
 
 
-def _axes(front: Front) -> tuple[str, str]:
-    y = "loss" if "loss" in front.names else front.names[-1]
-    costs = [name for name in front.names if name != y]
-    return (costs[0] if costs else y), y
+def _places(marks: Sequence[Mark], shown: ShownFront, *, errors: str) -> dict[str, Any]:
+    """A trace's points, with error bars of the colour ``errors``; "" draws none."""
+    found: dict[str, Any] = {
+        "x": [mark.x for mark in marks],
+        "y": [shown.scale.place(mark.y.mean) for mark in marks],
+        "hoverinfo": "text",
+    }
+    if errors:
+        found["error_y"] = _error_bars((mark.y for mark in marks), shown.scale, errors)
+    return found
 
 
-def _all(point: Point) -> dict[str, Estimate]:
-    """The point's values: measured where measured."""
-    return {**point.predicted, **point.measured}
-
-
-def _spread(points: list[Point], most: int) -> list[Point]:
-    """At most ``most`` points, evenly spread, both ends kept."""
-    if len(points) <= most:
-        return points
-    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
-
-
-def _error_bars(estimates: Iterable[Estimate]) -> dict[str, object]:
+def _error_bars(estimates: Iterable[Estimate], scale: Scale, colour: str) -> dict[str, object]:
+    reach = [scale.error(*estimate) for estimate in estimates]
     return {
         "type": "data",
-        "array": [e.stderr for e in estimates],
-        "color": "rgba(209,73,91,.5)",
+        "symmetric": False,
+        "array": [above for _, above in reach],
+        "arrayminus": [below for below, _ in reach],
+        "color": colour,
         "thickness": 1.2,
         "width": 0,
     }
 
 
-def _axis_type(values: Sequence[float]) -> str:
-    """``log`` where all values are positive and span more than a decade and a half."""
-    if not values or min(values) <= 0:
-        return "linear"
-    return "log" if max(values) / min(values) > 30 else "linear"
+def _ticks(scale: Scale, low: float, high: float) -> dict[str, object]:
+    """What an axis must be told where it does not find its own ticks."""
+    ticks = scale.ticks(low, high)
+    if not ticks:
+        return {}
+    return {"tickvals": [at for at, _ in ticks], "ticktext": [text for _, text in ticks]}
 
 
-def _vertical(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, object]:
-    """An axis that shows what was measured; far higher predictions of a linear one run out of it."""
-    kind = _axis_type([*measured, *predicted])
-    if kind == "log" or not measured:
-        return {"type": kind}
-    low, high = min([*measured, *predicted]), max(measured)
-    if max(predicted, default=high) < low + 2 * (high - low):
-        return {"type": kind}
-    pad = 0.12 * (high - low)
-    return {"type": kind, "range": [low - pad, high + pad]}
+def _labels(shown: ShownFront, size: tuple[float, float], limit: int) -> list[dict[str, Any]]:
+    """Names of the plans to compare, each where it covers nothing; those without room are left to the hover."""
+    texts = [label(mark.label.removeprefix("uniform "), limit) for mark in shown.rows]
+    offsets = shown.label_offsets(*size, texts)
+    return [
+        {
+            "x": mark.x,
+            "y": shown.scale.place(mark.y.mean),
+            "text": text,
+            "ax": offset[0],
+            "ay": -offset[1],
+            "showarrow": True,
+            "arrowhead": 0,
+            "arrowwidth": 0.7,
+            "arrowcolor": GREY,
+            "standoff": 6,
+            "font": {"family": MONO, "size": 11},
+        }
+        for mark, text, offset in zip(shown.rows, texts, offsets, strict=True)
+        if offset is not None
+    ]
 
 
-def _hover(
-    word: str, assignment: Sequence[int], values: Mapping[str, Estimate], front: Front
-) -> str:
-    lines = [f"<b>{label(word)}</b>"]
-    lines += [f"{objective_title(name)} {with_error(value)}" for name, value in values.items()]
-    return "<br>".join([*lines, "", histogram(assignment, front.schemes)])
+def _hover(word: str, mark: Mark, front: Front) -> str:
+    lines = [f"<b>{label(word)}</b>", *_figures(mark.values)]
+    return "<br>".join([*lines, "", histogram(mark.assignment, front.schemes)])
 
 
-def _add_rows(figure: go.Figure, rows: list[PlanRow], x: str, y: str, front: Front) -> None:
-    """Uniform plans: filled where measured, hollow where predicted only."""
-    places = [row_value(row, x) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: places[i] or 0.0)
-    positions = {id(rows[i]): ("top center", "bottom center")[n % 2] for n, i in enumerate(order)}
-    for word, symbol in (("measured", "diamond"), ("predicted", "diamond-open")):
-        shown = [
-            (row, at, values[y])
-            for row, at in zip(rows, places, strict=True)
-            for values in [row.measured if word == "measured" else row.predicted]
-            if at is not None and y in values and (word == "measured") == (y in row.measured)
-        ]
-        if not shown:
-            continue
-        figure.add_scatter(
-            x=[at for _, at, _ in shown],
-            y=[value.mean for _, _, value in shown],
-            error_y=_error_bars(value for _, _, value in shown) | {"color": "rgba(0,114,178,.5)"},
-            mode="markers+text",
-            name=f"plans to compare ({word})",
-            text=[f"&nbsp;&nbsp;{label(row.label, 24)}&nbsp;&nbsp;" for row, _, _ in shown],
-            textposition=[positions[id(row)] for row, _, _ in shown],
-            cliponaxis=False,
-            textfont={"family": MONO, "size": 11},
-            marker={"symbol": symbol, "size": 11, "color": "#0072b2"},
-            hovertext=[
-                _hover(
-                    f"{row.label}, {word}",
-                    row.assignment or (),
-                    {**row.predicted, **row.measured},
-                    front,
-                )
-                for row, _, _ in shown
-            ],
-            hoverinfo="text",
-        )
+def _figures(values: Mapping[str, Estimate]) -> list[str]:
+    return [f"{objective_title(name)} {with_error(value)}" for name, value in values.items()]

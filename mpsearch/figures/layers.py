@@ -6,23 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from mpsearch.figures.shown.heat_map import show_table
+from mpsearch.figures.shown.strips import show_plan
 from mpsearch.figures.theme import (
     GREY,
     MONO,
     label,
-    number,
     scheme_colours,
     scheme_fill,
     short_names,
     template,
-    with_error,
 )
 from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.tables import Costs, Table
-from mpsearch.stats.estimates import Bools, Estimate, Floats
+from mpsearch.stats.digits import number, with_error
+from mpsearch.stats.estimates import Bools, Estimate
 
 _NAME_LENGTH = 34
-_DECADES = 5  # colours tell no more apart
 
 
 def sensitivity_heatmap(
@@ -40,9 +40,9 @@ def sensitivity_heatmap(
         reasons: (group, scheme) names to why not, shown in the hover.
         assignment: [G] chosen schemes, marked with a ring.
     """
-    allowed = table.allowed if allowed is None else allowed
+    shown = show_table(table, allowed=allowed, chosen=assignment)
+    allowed, colour, ticks = shown.allowed, shown.colour, shown.ticks
     reasons = dict(table.reasons) if reasons is None else reasons
-    colour, ticks = _log_colour(table.values, allowed)
     names = short_names(table.groups, _NAME_LENGTH)
     rows, columns = list(range(len(names))), list(range(len(table.schemes)))
     hover = [[_cell(table, g, s, bool(allowed[g, s]), reasons) for s in columns] for g in rows]
@@ -57,7 +57,7 @@ def sensitivity_heatmap(
         ygap=1,
         coloraxis="coloraxis",
     )
-    refused = [(g, s) for g in rows for s in columns if not allowed[g, s]]
+    refused = shown.refused
     if refused:
         figure.add_heatmap(
             x=columns,
@@ -94,6 +94,7 @@ def sensitivity_heatmap(
         )
     figure.update_layout(
         template=template(),
+        showlegend=True,
         height=_height(len(names)),
         xaxis={
             "side": "top",
@@ -128,7 +129,13 @@ def sensitivity_heatmap(
             }
         },
         margin={"t": 36, "b": 40},
-        meta={"narrow": {"yaxis.ticktext": short_names(table.groups, 16), "xaxis.tickangle": -60}},
+        meta={
+            "narrow": {
+                "yaxis.ticktext": short_names(table.groups, 16),
+                "xaxis.tickangle": -60,
+                "coloraxis.showscale": False,
+            }
+        },
     )
     return figure
 
@@ -146,25 +153,27 @@ def plan_figure(
     The strips show the same layers at widths that stand for: their number, their parameters, their
     FLOPs, and, where ``costs`` and ``table`` are given, the plan's own latency and predicted loss.
     """
-    group_of = {i: g for g, group in enumerate(graph.groups) for i in group.layers}
-    decided = [i for i in range(len(graph.layers)) if i in group_of]
-    measures = _measures(graph, decided, group_of, assignment, costs, table)
+    shown = show_plan(graph, assignment, costs=costs, table=table)
     colours = scheme_colours(schemes)
     figure = go.Figure()
-    count = Counter(schemes[assignment[group_of[i]]] for i in decided)
+    count = Counter(schemes[s] for s in shown.schemes)
     for s, name in enumerate(schemes):
         if not count[name]:
             continue
         bars: dict[str, list[object]] = {"x": [], "base": [], "y": [], "hovertext": []}
-        for title, sizes in measures.items():
-            shares = sizes / sizes.sum() * 100
-            starts = np.concatenate([[0.0], np.cumsum(shares)[:-1]])
-            for at, i in enumerate(decided):
-                if assignment[group_of[i]] == s and shares[at] > 0:
-                    bars["x"].append(float(shares[at]))
-                    bars["base"].append(float(starts[at]))
-                    bars["y"].append(title)
-                    bars["hovertext"].append(_layer_hover(graph, i, name, title, shares[at]))
+        for strip in shown.strips:
+            for i, own, share, start in zip(
+                shown.layers,
+                shown.schemes,
+                strip.shares.tolist(),
+                strip.starts.tolist(),
+                strict=True,
+            ):
+                if own == s and share > 0:
+                    bars["x"].append(share)
+                    bars["base"].append(start)
+                    bars["y"].append(strip.title)
+                    bars["hovertext"].append(_layer_hover(graph, i, name, strip.title, share))
         figure.add_bar(
             **bars,
             orientation="h",
@@ -176,8 +185,9 @@ def plan_figure(
         )
     figure.update_layout(
         template=template(),
+        showlegend=True,
         barmode="overlay",
-        height=96 + 46 * len(measures),
+        height=96 + 46 * len(shown.strips),
         xaxis={
             "range": [0, 100],
             "ticksuffix": " %",
@@ -186,7 +196,7 @@ def plan_figure(
         },
         yaxis={
             "categoryorder": "array",
-            "categoryarray": list(reversed(measures)),
+            "categoryarray": [strip.title for strip in reversed(shown.strips)],
             "showline": False,
             "ticks": "",
             "showgrid": False,
@@ -254,13 +264,14 @@ def latency_figure(
     numbers = list(range(0, between, max(1, 5 * round(between / 60))))
     figure.update_layout(
         template=template(),
+        showlegend=True,
         barmode="overlay",
         bargap=0.15,
         height=400 if many else 480,
         xaxis={
             "tickvals": numbers if many else list(range(between + 1)),
             "ticktext": [str(i + 1) for i in numbers] if many else names,
-            "tickangle": 0 if many else -60,
+            "tickangle": 0 if many else None,
             "tickfont": {"family": MONO, "size": 11},
             "showgrid": False,
             "title": {"text": "groups in schedule order" if many else ""},
@@ -281,32 +292,6 @@ def pair_cost(costs: Costs, assignment: Sequence[int], objective: str) -> float:
     return float(terms[index, chosen[costs.edges[:, 0]], chosen[costs.edges[:, 1]]].sum())
 
 
-def _measures(
-    graph: ModelGraph,
-    decided: list[int],
-    group_of: dict[int, int],
-    assignment: Sequence[int],
-    costs: Costs | None,
-    table: Table | None,
-) -> dict[str, Floats]:
-    """Strip title to [decided layers] sizes; what a group pays is split over its layers by FLOPs."""
-    layers = [graph.layers[i] for i in decided]
-    flops = np.array([max(layer.flops, 1) for layer in layers], np.float64)
-    of = np.array([group_of[i] for i in decided], np.int64)
-    share = flops / np.bincount(of, flops, minlength=len(graph.groups))[of]
-    sizes = {
-        "layers": np.ones(len(layers)),
-        "parameters": np.array([layer.parameters for layer in layers], np.float64),
-        "FLOPs": flops,
-    }
-    chosen = np.asarray(assignment)[of] if len(of) else of
-    if costs is not None and "latency_us" in costs.objectives:
-        sizes["latency"] = costs.objectives["latency_us"][of, chosen] * share
-    if table is not None:
-        sizes["predicted loss"] = np.maximum(table.values[of, chosen], 0) * share
-    return {title: size for title, size in sizes.items() if size.sum() > 0}
-
-
 def _layer_hover(graph: ModelGraph, index: int, scheme: str, title: str, share: float) -> str:
     layer = graph.layers[index]
     gemm = layer.gemms[0]
@@ -321,7 +306,7 @@ def _layer_hover(graph: ModelGraph, index: int, scheme: str, title: str, share: 
 
 def _height(rows: int) -> int:
     """Pixels that keep names readable, within what a browser scrolls gladly."""
-    return round(100 + rows * min(17.0, max(7.0, 4000 / max(rows, 1))))
+    return round(100 + rows * min(24.0 if rows <= 24 else 17.0, max(7.0, 4000 / max(rows, 1))))
 
 
 def _cell(table: Table, g: int, s: int, allowed: bool, reasons: dict[tuple[str, str], str]) -> str:
@@ -331,21 +316,3 @@ def _cell(table: Table, g: int, s: int, allowed: bool, reasons: dict[tuple[str, 
         return f"{head} not allowed<br>{label(reasons.get((name, scheme), ''), 90)}"
     value = Estimate(float(table.values[g, s]), float(table.stderr[g, s]))
     return f"{head} {with_error(value)} {label(table.unit)}"
-
-
-def _log_colour(values: Floats, allowed: Bools) -> tuple[Floats, list[tuple[float, str]]]:
-    """[G, S] logarithms to colour by, and the (position, text) of the colour bar's ticks.
-
-    Values under the lowest colour, zero and negative ones included, take the lowest colour.
-    """
-    positive = values[allowed & (values > 0)]
-    if not positive.size:
-        return np.zeros_like(values), [(0.0, "0")]
-    top = float(positive.max())
-    low = max(float(positive.min()), top * 10.0**-_DECADES)
-    colour = np.log10(np.clip(values, low, top))
-    decades = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(top))) + 1)
-    ticks = [(float(d), number(10.0**d, 2)) for d in decades]
-    if len(ticks) < 2:
-        ticks = [(float(np.log10(v)), number(v, 2)) for v in (low, top)]
-    return colour, ticks

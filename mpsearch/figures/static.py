@@ -12,21 +12,24 @@ from mpsearch.artifacts import write_bytes
 from mpsearch.errors import MissingExtraError, UnknownNameError
 from mpsearch.figures.comparison import find_row
 from mpsearch.figures.content import Report
-from mpsearch.figures.plan_row import predicted_line, row_value
+from mpsearch.figures.shown.front import show_front
+from mpsearch.figures.shown.heat_map import show_table
+from mpsearch.figures.shown.scale import Scale, padded
+from mpsearch.figures.shown.strips import show_plan
+from mpsearch.figures.shown.trust import show_trust
 from mpsearch.figures.theme import (
+    COMPARED,
     GREY,
     MEASURED,
     PREDICTED,
     is_hatched,
-    number,
     plain_objective_title,
     plain_short_names,
     scheme_colours,
 )
-from mpsearch.stats.estimates import Estimate, Floats
+from mpsearch.stats.estimates import Estimate
 
 FIGURES = ("front", "sensitivity", "plan", "trust")
-_PLACES = ((7, 3), (7, -11), (7, 16), (-7, 3), (-7, -11), (7, -24))  # of a label, in points
 _FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -84,91 +87,95 @@ def _pyplot() -> ModuleType:
 
 
 def _front(pyplot: ModuleType, report: Report) -> Any:
-    front = report.front
-    y = "loss" if "loss" in front.names else front.names[-1]
-    x = next((name for name in front.names if name != y), y)
     chosen = find_row(report)
+    rows = [row for row in report.rows if row is not chosen]
+    shown = show_front(report.front, rows=rows, chosen=report.chosen, unit=report.table.unit)
     figure, axes = pyplot.subplots(figsize=(7, 4.4))
-    points = sorted(front.points, key=lambda p: p.value(x).mean)
-    predicted = predicted_line(points, x, y)
-    measured = [p for p in points if y in p.measured]
+    place = shown.scale.place
     axes.plot(
-        [p.value(x).mean for p in predicted],
-        [p.predicted[y].mean for p in predicted],
+        [mark.x for mark in shown.predicted],
+        [place(mark.y.mean) for mark in shown.predicted],
         ":",
         color=PREDICTED,
-        label=f"predicted {y}",
+        label=f"predicted {shown.y}",
     )
-    _bars(axes, measured, x, y, f"measured {y} ± standard error")
-    labels = []
-    for row in report.rows:
-        at = (row_value(row, x), row_value(row, y))
-        if row.assignment is not None and row is not chosen and None not in at:
-            face = "#0072b2" if y in row.measured else "none"
-            axes.plot(*at, "D", color="#0072b2", markerfacecolor=face, markersize=6)
-            word = "" if y in row.measured else " (predicted)"
-            labels.append((row.label + word, at))
-    if report.chosen is not None:
-        at = (report.chosen.value(x).mean, report.chosen.value(y).mean)
-        word = "measured" if y in report.chosen.measured else "predicted"
+    _errors(
+        axes,
+        [mark.x for mark in shown.measured],
+        [mark.y for mark in shown.measured],
+        shown.scale,
+        f"measured {shown.y} ± standard error",
+    )
+    for mark in shown.rows:
+        face = COMPARED if mark.word == "measured" else "none"
         axes.plot(
-            *at,
+            mark.x, place(mark.y.mean), "D", color=COMPARED, markerfacecolor=face, markersize=6
+        )
+    if shown.chosen is not None:
+        name = f": {chosen.label}" if chosen else ""
+        axes.plot(
+            shown.chosen.x,
+            place(shown.chosen.y.mean),
             "*",
             color="#f2b705",
             markeredgecolor="#5b4300",
             markersize=15,
             zorder=5,
-            label=f"chosen plan{f': {chosen.label}' if chosen else ''} ({word})",
+            label=f"chosen plan{name} ({shown.chosen.word})",
         )
-    _scale(axes.set_yscale, axes.yaxis, [p.value(y).mean for p in front.points])
-    axes.set_xlabel(plain_objective_title(x, report.table.unit))
-    axes.set_ylabel(plain_objective_title(y, report.table.unit))
+    axes.set_xlim(shown.x_range)
+    axes.set_ylim(shown.y_range)
+    _ticks(axes.yaxis, shown.scale, *shown.y_range)
+    axes.set_xlabel(plain_objective_title(shown.x, shown.unit))
+    axes.set_ylabel(plain_objective_title(shown.y, shown.unit))
     axes.grid(color="#e7e9ed", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8)
-    _label(figure, axes, labels)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    box = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+    texts = [
+        mark.label + ("" if mark.word == "measured" else " (predicted)") for mark in shown.rows
+    ]
+    inch = 100.0  # pixels that labels are placed in; a letter of 8 points is about as wide in both
+    offsets = shown.label_offsets(box.width * inch, box.height * inch, texts)
+    for mark, text, offset in zip(shown.rows, texts, offsets, strict=True):
+        if offset is not None:
+            axes.annotate(
+                text,
+                (mark.x, place(mark.y.mean)),
+                xytext=(offset[0] * 72 / inch, offset[1] * 72 / inch),
+                textcoords="offset points",
+                fontsize=8,
+                ha="center",
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkB": 5},
+            )
     return figure
 
 
-def _label(figure: Any, axes: Any, labels: Sequence[tuple[str, tuple[Any, Any]]]) -> None:
-    """Write texts beside their points, each at the first place that no other text takes."""
-    taken: list[Any] = []
-    for text, at in labels:
-        for place in _PLACES:
-            side = "left" if place[0] > 0 else "right"
-            written = axes.annotate(
-                text, at, xytext=place, textcoords="offset points", fontsize=8, ha=side
-            )
-            box = written.get_window_extent(figure.canvas.get_renderer())
-            if not any(box.overlaps(other) for other in taken) or place == _PLACES[-1]:
-                taken.append(box)
-                break
-            written.remove()
-
-
 def _sensitivity(pyplot: ModuleType, report: Report) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.colors import LinearSegmentedColormap
 
-    table, allowed = report.table, report.allowed
-    positive = table.values[allowed & (table.values > 0)]
-    top = float(positive.max()) if positive.size else 1.0
-    low = max(float(positive.min()), top * 1e-5) if positive.size else 0.1
-    if low >= top:
-        low = top / 10
-    values = np.ma.masked_array(np.clip(table.values, low, top), ~allowed)
-    rows = len(table.groups)
+    table = report.table
+    chosen = report.chosen.assignment if report.chosen is not None else None
+    seen = show_table(table, allowed=report.allowed, chosen=chosen)
+    rows = len(seen.groups)
     height = min(120.0, 1 + 0.17 * rows)
-    figure, axes = pyplot.subplots(figsize=(2.2 + 0.95 * len(table.schemes), height))
+    figure, axes = pyplot.subplots(figsize=(2.2 + 0.95 * len(seen.schemes), height))
     colours = LinearSegmentedColormap.from_list(
         "fragile", ["#f6f3ee", "#e58b6d", "#7a1530"]
     ).with_extremes(bad="#dddfe2")
-    shown = axes.imshow(
-        values, cmap=colours, norm=LogNorm(low, top), aspect="auto", interpolation="nearest"
+    values = np.ma.masked_array(seen.colour, ~seen.allowed)
+    shown = axes.imshow(values, cmap=colours, aspect="auto", interpolation="nearest")
+    axes.plot(
+        [s for _, s in seen.refused],
+        [g for g, _ in seen.refused],
+        "x",
+        color=GREY,
+        markersize=4,
+        label="not allowed",
     )
-    refused = np.argwhere(~allowed)
-    axes.plot(refused[:, 1], refused[:, 0], "x", color=GREY, markersize=4, label="not allowed")
-    if report.chosen is not None:
+    if seen.chosen:
         axes.plot(
-            report.chosen.assignment,
+            seen.chosen,
             range(rows),
             "o",
             markersize=4,
@@ -183,7 +190,8 @@ def _sensitivity(pyplot: ModuleType, report: Report) -> Any:
     for spine in axes.spines.values():
         spine.set_visible(False)
     text = f"{table.metric}, predicted ({table.unit})"
-    figure.colorbar(shown, ax=axes, label=text, shrink=0.5, format=_tick)
+    bar = figure.colorbar(shown, ax=axes, label=text, shrink=0.5)
+    bar.set_ticks([at for at, _ in seen.ticks], labels=[said for _, said in seen.ticks])
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 0), ncols=2)
     return figure
 
@@ -192,16 +200,14 @@ def _plan(pyplot: ModuleType, report: Report) -> Any:
     assert report.chosen is not None
     assignment, schemes = report.chosen.assignment, report.front.schemes
     colours = scheme_colours(schemes)
-    strips = _strips(report, assignment)
-    figure, axes = pyplot.subplots(figsize=(9, 0.7 + 0.5 * len(strips)))
-    for at, sizes in enumerate(strips.values()):
-        shares = 100 * sizes / sizes.sum()
-        starts = np.concatenate([[0.0], np.cumsum(shares)[:-1]])
-        for g, s in enumerate(assignment):
+    shown = show_plan(report.graph, assignment, costs=report.costs, table=report.table)
+    figure, axes = pyplot.subplots(figsize=(9, 0.7 + 0.5 * len(shown.strips)))
+    for at, strip in enumerate(shown.strips):
+        for s, share, start in zip(shown.schemes, strip.shares, strip.starts, strict=True):
             axes.barh(
                 at,
-                shares[g],
-                left=starts[g],
+                share,
+                left=start,
                 height=0.72,
                 color=colours[schemes[s]],
                 edgecolor="white",
@@ -220,35 +226,33 @@ def _plan(pyplot: ModuleType, report: Report) -> Any:
         )
         for s in used
     ]
-    counts = [f"{schemes[s]} · {sum(a == s for a in assignment)}" for s in used]
+    counts = [f"{schemes[s]} · {shown.schemes.count(s)}" for s in used]
     axes.legend(
         handles, counts, frameon=False, ncols=len(used), loc="lower left", bbox_to_anchor=(0, 1)
     )
-    axes.set_yticks(range(len(strips)), list(strips))
+    axes.set_yticks(range(len(shown.strips)), [strip.title for strip in shown.strips])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share in %, groups in schedule order")
+    axes.set_xlabel("share in %, layers in schedule order")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return figure
 
 
 def _trust(pyplot: ModuleType, report: Report) -> Any:
-    both = [p for p in report.front.points if "loss" in p.predicted and "loss" in p.measured]
+    shown = show_trust(report.front)
+    scale = shown.scale
     figure, axes = pyplot.subplots(figsize=(5, 4.6))
-    values = [v for p in both for v in (p.predicted["loss"].mean, p.measured["loss"].mean)]
-    if both:
-        ends = [min(values), max(values)]
+    if shown.ends is not None:
+        ends = [scale.place(end) for end in shown.ends]
         axes.plot(ends, ends, "--", color=GREY, linewidth=1, label="predicted = measured")
-        _errors(
-            axes,
-            [p.predicted["loss"].mean for p in both],
-            [p.measured["loss"] for p in both],
-            "front points",
-        )
+        places = [scale.place(e.mean) for e in shown.predicted]
+        _errors(axes, places, shown.measured, scale, "front points")
         axes.legend(frameon=False, fontsize=8)
-    _scale(axes.set_xscale, axes.xaxis, values)
-    _scale(axes.set_yscale, axes.yaxis, values)
+    low, high = padded(map(scale.place, shown.ends or ()))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.axes.set(xlim=(low, high), ylim=(low, high))
+        _ticks(axis, scale, low, high)
     if report.rank_correlation is not None:
         rho, n = report.rank_correlation
         axes.set_title(f"Spearman {rho:.2f} over {n} points", fontsize=9, loc="left")
@@ -259,33 +263,13 @@ def _trust(pyplot: ModuleType, report: Report) -> Any:
     return figure
 
 
-def _strips(report: Report, assignment: Sequence[int]) -> dict[str, Floats]:
-    """Strip title to [G] sizes."""
-    layers, groups = report.graph.layers, report.graph.groups
-    chosen = np.asarray(assignment)
-    index = np.arange(len(chosen))
-    flops = [float(sum(layers[i].flops for i in group.layers)) for group in groups]
-    sizes = {
-        "groups": np.ones(len(chosen)),
-        "parameters": report.costs.parameters.astype(np.float64),
-        "FLOPs": np.array(flops),
-    }
-    if "latency_us" in report.costs.objectives:
-        sizes["latency"] = report.costs.objectives["latency_us"][index, chosen]
-    sizes["predicted loss"] = np.maximum(report.table.values[index, chosen], 0)
-    return {title: size for title, size in sizes.items() if size.sum() > 0}
-
-
-def _bars(axes: Any, points: Sequence[Any], x: str, y: str, text: str) -> None:
-    _errors(axes, [p.value(x).mean for p in points], [p.measured[y] for p in points], text)
-
-
-def _errors(axes: Any, x: Sequence[float], y: Sequence[Estimate], text: str) -> None:
+def _errors(axes: Any, x: Sequence[float], y: Sequence[Estimate], scale: Scale, text: str) -> None:
     if x:
+        reach = np.array([scale.error(*estimate) for estimate in y]).T
         axes.errorbar(
             x,
-            [e.mean for e in y],
-            [e.stderr for e in y],
+            [scale.place(e.mean) for e in y],
+            reach,
             fmt="o",
             color=MEASURED,
             ecolor="#e6a3ad",
@@ -295,11 +279,8 @@ def _errors(axes: Any, x: Sequence[float], y: Sequence[Estimate], text: str) -> 
         )
 
 
-def _scale(set_scale: Any, axis: Any, values: Sequence[float]) -> None:
-    if values and min(values) > 0 and max(values) / min(values) > 30:
-        set_scale("log")
-        axis.set_major_formatter(_tick)
-
-
-def _tick(value: float, _: int) -> str:
-    return number(value, 1)
+def _ticks(axis: Any, scale: Scale, low: float, high: float) -> None:
+    """Set an axis's ticks where it does not find its own."""
+    ticks = scale.ticks(low, high)
+    if ticks:
+        axis.set_ticks([at for at, _ in ticks], labels=[text for _, text in ticks])

@@ -5,17 +5,16 @@ that no figure relies on hue alone.
 """
 
 import html
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from mpsearch.schemes import SCHEMES
-from mpsearch.stats.estimates import Estimate
 
 GREY = "#7d8590"  # reads on white and on black
 MEASURED = "#d1495b"
 PREDICTED = "#7d8590"
+COMPARED = "#0072b2"
 
 _FIXED = {
     "fp32": "#4d535b",
@@ -129,29 +128,6 @@ def plain_objective_title(name: str, unit: str = "") -> str:
         "loss": f"loss ({unit})" if unit else "loss",
     }.get(stem, stem)
     return f"{words}, {detail}" if detail else words
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return ``value`` in a few significant digits, without exponents where people need none."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) < 10 ** -(digits + 1):
-        return f"{value:.{max(0, digits - 2)}e}".replace("e-0", "e-").replace("-", "−")
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{places}f}".replace(",", "\u202f").replace("-", "−")
-
-
-def with_error(estimate: Estimate) -> str:
-    """Return ``mean ± stderr`` with as many places as the error says anything about."""
-    mean, stderr = estimate
-    if not (stderr > 0 and math.isfinite(stderr)):
-        return number(mean)
-    places = max(0, 1 - math.floor(math.log10(stderr)))
-    if places > 6:
-        return f"{number(mean)} ± {number(stderr, 2)}"
-    return f"{mean:.{places}f} ± {stderr:.{places}f}".replace("-", "−")
 
 
 def template(*, dark: bool = False) -> dict[str, Any]:

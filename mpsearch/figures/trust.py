@@ -3,15 +3,9 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from mpsearch.figures.theme import (
-    GREY,
-    MEASURED,
-    PREDICTED,
-    objective_title,
-    template,
-    with_error,
-)
+from mpsearch.figures.theme import GREY, MEASURED, PREDICTED, objective_title, template
 from mpsearch.sensitivity.self_test_file import SelfTest
+from mpsearch.stats.digits import with_error
 from mpsearch.stats.estimates import Bools, Estimate
 
 
@@ -61,6 +55,7 @@ def self_test_figure(found: SelfTest, *, unit: str = "") -> go.Figure:
     title = objective_title("loss", unit)
     figure.update_layout(
         template=template(),
+        showlegend=True,
         height=460,
         xaxis={"title": {"text": f"predicted {title}"}, "type": kind},
         yaxis={"title": {"text": f"measured {title}"}, "type": kind},

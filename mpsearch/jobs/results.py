@@ -172,6 +172,9 @@ def read_report(path: Path) -> Report:
         facts=facts,
         self_test=run.self_test,
         unit=results.unit,
+        run=path.name,
+        plan=next((f"plans/{name}" for name in results.rules), ""),
+        data=job.data,
     )
 
 

@@ -1,160 +1,146 @@
-"""The parts of a report that are text and tables, as HTML. Every string of the run is escaped."""
+"""The parts of a report that are text and tables, as values."""
 
-import html
 from collections import defaultdict
 from collections.abc import Sequence
 
 from mpsearch.figures.comparison import compare, find_row
 from mpsearch.figures.content import Report
 from mpsearch.figures.plan_row import PlanRow, uniform_scheme
-from mpsearch.figures.theme import number, scheme_colours, with_error
+from mpsearch.figures.theme import scheme_colours
 from mpsearch.graph.model import Undecided
+from mpsearch.report.values import Card, Cell, Column, Grid, grid_of, grouped, some_names
+from mpsearch.stats.digits import number, with_error
 from mpsearch.stats.estimates import Estimate
 
-_MOST_ROWS = 40
-_MOST_NAMES = 6
 
-
-def esc(text: object) -> str:
-    """Return ``text`` escaped for HTML text and attributes."""
-    return html.escape(str(text), quote=True)
-
-
-def lead(report: Report) -> str:
-    """Return the sentence at the top."""
+def lead(report: Report) -> tuple[str, str, str]:
+    """Return the sentence at the top: what comes before, what is set in bold, what comes after."""
     comparison = compare(report)
     if comparison is not None:
-        return f"The chosen plan is <b>{esc(_lower_first(comparison.sentence))}</b>."
+        return "The chosen plan is ", _lower_first(comparison.sentence), "."
+    row = find_row(report)
+    if row is not None:
+        return "The chosen plan is ", row.label, "; there was no other plan to compare it with."
     count = len(report.front.points)
-    return f"A front of <b>{count} plans</b> from the most accurate to the fastest."
+    return "A front of ", f"{count} plans", " from the most accurate to the fastest."
 
 
-def cards(report: Report) -> str:
+def cards(report: Report) -> list[Card]:
     """Return the headline figures."""
     shown = []
     comparison = compare(report)
     if comparison is not None:
         chosen, uniform = comparison.chosen, comparison.uniform
         if comparison.faster is not None:
-            why = f"modelled {_us(chosen.latency_us)} a batch; {esc(uniform.label)} {_us(uniform.latency_us)}"
-            shown.append(("Latency", _signed(comparison.faster), why))
+            why = f"modelled {_us(chosen.latency_us)} a batch; {uniform.label} {_us(uniform.latency_us)}"
+            shown.append(Card("Latency", _signed(comparison.faster), why))
         if comparison.smaller is not None:
-            why = f"{_bytes(chosen.weight_bytes)}; {esc(uniform.label)} {_bytes(uniform.weight_bytes)}"
-            shown.append(("Weights", _signed(comparison.smaller), why))
+            why = f"{_bytes(chosen.weight_bytes)}; {uniform.label} {_bytes(uniform.weight_bytes)}"
+            shown.append(Card("Weights", _signed(comparison.smaller), why))
         if comparison.loss is not None and comparison.uniform_loss is not None:
-            why = (
-                f"± {number(comparison.loss.stderr, 2)}; {esc(uniform.label)} "
-                f"{with_error(comparison.uniform_loss)}"
-            )
+            cell = estimate_cell(comparison.loss)
+            why = f"{cell.detail}; {uniform.label} {with_error(comparison.uniform_loss)}"
             title = f"{comparison.word} loss".capitalize()
-            shown.append((title, with_error(comparison.loss).split(" ± ")[0], why))
+            shown.append(Card(title, cell.text, why.removeprefix("; ")))
         for name, score in list(chosen.scores.items())[:2]:
             others = [
-                f"{esc(row.label)} {number(row.scores[name].mean)}"
+                f"{row.label} {number(row.scores[name].mean)}"
                 for row in report.rows
                 if name in row.scores and (row.assignment is None or row is uniform)
             ]
             why = f"± {number(score.stderr, 2)}; " + ", ".join(others)
-            shown.append((f"Held-out {esc(_score_title(name))}", number(score.mean), why))
+            shown.append(Card(f"{_score_title(name)}, held-out", number(score.mean), why))
     elif (row := find_row(report)) is not None and row.latency_us is not None:
-        shown.append(
-            ("Modelled latency", _us(row.latency_us) or "–", "of the chosen plan, a batch")
-        )
+        why = "of the chosen plan, a batch"
+        shown.append(Card("Modelled latency", _us(row.latency_us) or "–", why))
     row = find_row(report)
     if row is not None and row.effective_bits is not None:
-        shown.append(("Effective bits", number(row.effective_bits), "a weight, scales included"))
+        shown.append(
+            Card("Effective bits", number(row.effective_bits), "a weight, scales included")
+        )
     if report.rank_correlation is not None:
         rho, n = report.rank_correlation
-        why = f"Spearman of predicted and measured loss, {n} plans"
-        shown.append(("Predictions rank", f"{rho:.2f}".replace("-", "−"), why))
-    boxes = "".join(
-        f'<div class="card"><div class="name">{name}</div><div class="value">{value}</div>'
-        f'<div class="why">{why}</div></div>'
-        for name, value, why in shown
-    )
-    return f'<div class="cards">{boxes}</div>' if boxes else ""
+        why = f"Spearman of predicted and measured loss, {n} plans; 1 is the right order"
+        shown.append(Card("Predictions rank", f"{rho:.2f}".replace("-", "−"), why))
+    return shown
 
 
-def plans_table(report: Report) -> str:
-    """Return the table of plans; columns that no row fills are left out."""
+def plans_table(report: Report) -> Grid | None:
+    """Return the table of plans, without columns that no row fills; None where no plans were compared."""
     if not report.rows:
-        return "<p>No plans were compared.</p>"
+        return None
     comparison = compare(report)
     against = comparison.uniform if comparison else None
-    columns: list[tuple[str, list[str]]] = []
+    rows, chosen = report.rows, find_row(report)
+    columns = [Column("Plan", kind="name")]
+    cells = [[Cell(row.label, _kept(report, row)) for row in rows]]
 
-    def add(title: str, cells: Sequence[str | None]) -> None:
-        if any(cell is not None for cell in cells):
-            columns.append((title, [cell if cell is not None else "–" for cell in cells]))
+    def add(title: str, detail: str, values: Sequence[Cell | None]) -> None:
+        if any(cell is not None for cell in values):
+            columns.append(Column(title, detail))
+            cells.append([cell if cell is not None else Cell("–") for cell in values])
 
-    rows = report.rows
-    add("Latency<small>modelled</small>", [_us(r.latency_us) for r in rows])
+    add("Latency", "modelled", [_cell(_us(r.latency_us)) for r in rows])
     if against is not None and against.latency_us:
-        add(
-            f"<small>against {esc(against.label)}</small>",
-            [_change(r.latency_us, against.latency_us) if r is not against else None for r in rows],
-        )
-    add("Weights", [_bytes(r.weight_bytes) for r in rows])
-    add(
-        "Bits<small>effective</small>",
-        [number(r.effective_bits) if r.effective_bits is not None else None for r in rows],
-    )
+        changes = [
+            _cell(_change(r.latency_us, against.latency_us)) if r is not against else None
+            for r in rows
+        ]
+        add("Latency", f"against {against.label}", changes)
+    add("Weights", "", [_cell(_bytes(r.weight_bytes)) for r in rows])
+    bits = [number(r.effective_bits) if r.effective_bits is not None else None for r in rows]
+    add("Bits", "effective", [_cell(text) for text in bits])
     for word in ("predicted", "measured"):
-        add(f"Loss<small>{word}</small>", [_estimate(_values(r, word).get("loss")) for r in rows])
+        unit = f", {report.unit}" if report.unit else ""
+        losses = [(r.measured if word == "measured" else r.predicted).get("loss") for r in rows]
+        add("Loss", word + unit, [estimate_cell(loss) if loss else None for loss in losses])
     for name in dict.fromkeys(name for row in rows for name in row.scores):
-        title = f"{esc(_score_title(name).capitalize() if name.islower() and len(name) > 4 else _score_title(name))}"
-        add(f"{title}<small>held-out</small>", [_estimate(r.scores.get(name)) for r in rows])
-    chosen = find_row(report)
-    head = "".join(f"<th>{title}</th>" for title, _ in columns)
-    lines = []
-    for i, row in enumerate(rows):
-        cells = "".join(f"<td>{cell[i]}</td>" for _, cell in columns)
-        mark = ' class="chosen"' if row is chosen else ""
-        kept = _kept(report, row)
-        lines.append(f"<tr{mark}><td>{esc(row.label)}{kept}</td>{cells}</tr>")
-    return (
-        f'<div class="wide"><table><thead><tr><th>Plan</th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+        scores = [estimate_cell(r.scores[name]) if name in r.scores else None for r in rows]
+        add(_score_title(name), "held-out", scores)
+    mark = next((i for i, row in enumerate(rows) if row is chosen), -1)
+    return Grid(tuple(columns), tuple(zip(*cells, strict=True)), chosen=mark)
 
 
-def layers_table(report: Report) -> str:
-    """Return the chosen plan group by group, folded away."""
+def layers_table(report: Report) -> Grid | None:
+    """Return the chosen plan group by group; None where none was chosen."""
     if report.chosen is None:
-        return ""
+        return None
     schemes, colours = report.front.schemes, scheme_colours(report.front.schemes)
     latency = report.costs.objectives.get("latency_us")
-    lines = []
+    rows = []
     for g, (group, s) in enumerate(zip(report.graph.groups, report.chosen.assignment, strict=True)):
         layer = report.graph.layers[group.layers[0]]
-        more = (
-            f" <small>+ {len(group.layers) - 1} more: {esc(group.reason)}</small>"
-            if len(group.layers) > 1
-            else ""
-        )
+        rest = len(group.layers) - 1
         value = Estimate(float(report.table.values[g, s]), float(report.table.stderr[g, s]))
         parameters = sum(report.graph.layers[i].parameters for i in group.layers)
         gemm = layer.gemms[0]
-        lines.append(
-            f'<tr><td>{g + 1}</td><td class="text name">{esc(group.name)}{more}</td>'
-            f'<td class="text">{esc(layer.op_type)} <small>{esc(layer.role)}</small></td>'
-            f'<td class="text"><i class="dot" style="background:{colours[schemes[s]]}"></i>{esc(schemes[s])}</td>'
-            f"<td>{gemm.m} × {gemm.n} × {gemm.k}</td><td>{grouped(parameters)}</td>"
-            f"<td>{with_error(value)}</td>"
-            f"<td>{number(float(latency[g, s])) if latency is not None else '–'}</td></tr>"
+        rows.append(
+            (
+                Cell(str(g + 1)),
+                Cell(group.name, f"+ {rest} more: {group.reason}" if rest else ""),
+                Cell(layer.op_type, layer.role),
+                Cell(schemes[s], colour=colours[schemes[s]]),
+                Cell(f"{gemm.m} × {gemm.n} × {gemm.k}"),
+                Cell(grouped(parameters)),
+                estimate_cell(value),
+                Cell(number(float(latency[g, s])) if latency is not None else "–"),
+            )
         )
-    return (
-        f"<details><summary>All {len(lines)} decisions</summary>"
-        '<div class="wide"><table><thead><tr><th>#</th><th class="text">Layer</th><th class="text">Operator</th>'
-        '<th class="text">Scheme</th><th>M × N × K</th><th>Parameters</th>'
-        f"<th>{esc(report.table.metric)}<small>predicted, {esc(report.table.unit)}</small></th>"
-        "<th>µs<small>modelled</small></th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div></details>"
+    columns = (
+        Column("#"),
+        Column("Layer", kind="name"),
+        Column("Operator", kind="text"),
+        Column("Scheme", kind="text"),
+        Column("M × N × K"),
+        Column("Parameters"),
+        Column(report.table.metric, f"predicted, {report.table.unit}"),
+        Column("µs", "modelled"),
     )
+    return Grid(columns, tuple(rows))
 
 
-def refused_table(report: Report) -> str:
-    """Return which scheme is not allowed for which groups, and why, folded away."""
+def refused_table(report: Report) -> tuple[int, Grid]:
+    """Return how many choices are not allowed, and which scheme for which groups, and why."""
     by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
     allowed, reasons = report.allowed, report.reasons
     for g, group in enumerate(report.table.groups):
@@ -162,74 +148,77 @@ def refused_table(report: Report) -> str:
             if not allowed[g, s]:
                 reason = reasons.get((group, scheme), "no reason was recorded")
                 by_reason[scheme, reason].append(group)
-    if not by_reason:
-        return "<p>Every scheme is allowed for every layer.</p>"
-    lines = []
-    for (scheme, reason), groups in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        lines.append(
-            f'<tr><td>{esc(scheme)}</td><td class="text name">{esc(reason)}</td>'
-            f'<td>{len(groups)}</td><td class="text name"><small>{esc(_some(groups))}</small></td></tr>'
-        )
-    total = sum(map(len, by_reason.values()))
-    return (
-        f"<details><summary>{total} choices are not allowed, and why</summary>"
-        '<div class="wide"><table><thead><tr><th>Scheme</th><th class="text">Why</th><th>Groups</th>'
-        f'<th class="text">Which</th></tr></thead><tbody>{_cut(lines)}</tbody></table></div></details>'
+    columns = (
+        Column("Scheme", kind="text"),
+        Column("Why", kind="name"),
+        Column("Groups"),
+        Column("Which", kind="name"),
     )
+    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    rows = [
+        (Cell(scheme), Cell(reason), Cell(str(len(groups))), Cell(some_names(groups)))
+        for (scheme, reason), groups in ordered
+    ]
+    return sum(map(len, by_reason.values())), grid_of(columns, rows)
 
 
-def coverage_section(report: Report) -> str:
-    """Return what the plan decides, what it does not, and why."""
-    coverage = report.graph.coverage
-    meters = "".join(
-        _meter(name, part, whole)
-        for name, part, whole in (
-            ("Parameters", coverage.parameters, coverage.total_parameters),
-            ("FLOPs", coverage.flops, coverage.total_flops),
-        )
-    )
+def undecided_table(report: Report) -> Grid:
+    """Return what no plan decides, and why."""
     by_reason: dict[tuple[str, str], list[Undecided]] = defaultdict(list)
-    for item in coverage.undecided:
+    for item in report.graph.coverage.undecided:
         by_reason[item.op_type, item.reason].append(item)
-    lines = [
-        f'<tr><td class="name">{esc(op_type)}</td><td class="text name">{esc(reason)}</td>'
-        f"<td>{len(items)}</td><td>{grouped(sum(i.parameters for i in items))}</td>"
-        f"<td>{grouped(sum(i.flops for i in items))}</td>"
-        f'<td class="text name"><small>{esc(_some([i.name for i in items]))}</small></td></tr>'
+    columns = (
+        Column("Not decided", kind="text"),
+        Column("Why", kind="name"),
+        Column("Tensors"),
+        Column("Parameters"),
+        Column("FLOPs"),
+        Column("Which", kind="name"),
+    )
+    rows = [
+        (
+            Cell(op_type),
+            Cell(reason),
+            Cell(str(len(items))),
+            Cell(grouped(sum(item.parameters for item in items))),
+            Cell(grouped(sum(item.flops for item in items))),
+            Cell(some_names([item.name for item in items])),
+        )
         for (op_type, reason), items in by_reason.items()
     ]
-    fixed = [
-        report.table.groups[g]
-        for g in range(len(report.table.groups))
-        if report.allowed[g].sum() == 1
+    return grid_of(columns, rows)
+
+
+def coverage_meters(report: Report) -> list[tuple[str, float, str]]:
+    """Return (what, percent, in words) of parameters and FLOPs that the plan decides."""
+    coverage = report.graph.coverage
+    shares = (
+        ("Parameters", coverage.parameters, coverage.total_parameters),
+        ("FLOPs", coverage.flops, coverage.total_flops),
+    )
+    return [
+        (name, 100 * part / whole if whole else 0.0, f"{grouped(part)} of {grouped(whole)}")
+        for name, part, whole in shares
     ]
-    said = (
-        f"<p>{len(fixed)} groups have one allowed scheme only, so that nothing was to decide: "
-        f"{esc(_some(fixed))}.</p>"
-        if fixed
-        else ""
-    )
-    rest = (
-        '<div class="wide"><table><thead><tr><th>Not decided</th><th class="text">Why</th>'
-        '<th>Tensors</th><th>Parameters</th><th>FLOPs</th><th class="text">Which</th></tr></thead>'
-        f"<tbody>{_cut(lines)}</tbody></table></div>"
-        if lines
-        else "<p>Nothing that holds parameters or multiplies was left out.</p>"
-    )
-    return (
-        '<section id="coverage"><h2>What was decided, and what was not</h2>'
-        "<p>Shares of the whole model that the plan speaks for; the rest stays as it was.</p>"
-        f'<div class="meter">{meters}</div>{said}{rest}</section>'
-    )
 
 
-def run_section(report: Report) -> str:
+def fixed_groups(report: Report) -> list[str]:
+    """Return the groups with one allowed scheme only."""
+    return [
+        name
+        for name, row in zip(report.table.groups, report.allowed, strict=True)
+        if row.sum() == 1
+    ]
+
+
+def run_facts(report: Report) -> dict[str, str]:
     """Return how the run was made."""
+    names = {"device": "losses computed on"}
     facts = {
         "model": report.model,
         "structure digest": report.graph.structure_digest[:16],
         "search space": report.space,
-        "device": f"{report.device}, batch {report.batch}",
+        "latency modelled for": f"{report.device}, batch {report.batch}",
         "seed": str(report.seed),
         "sensitivity metric": report.table.metric,
         "cost of scoring": f"{number(report.table.cost_plans)} whole-model evaluations"
@@ -238,50 +227,19 @@ def run_section(report: Report) -> str:
         "search method": report.front.method,
         "certificate": report.front.certificate,
         **report.facts,
-        **report.fingerprint,
+        **{names.get(name, name): value for name, value in report.fingerprint.items()},
     }
-    rows = "".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in facts.items() if v)
-    return (
-        '<section id="run"><h2>How this run was made</h2>'
-        "<p>The same seed on the same machine and versions gives the same result; elsewhere it agrees "
-        f"within its standard errors.</p><dl>{rows}</dl></section>"
-    )
+    return {name: value for name, value in facts.items() if value}
 
 
-def notes_section(report: Report) -> str:
-    """Return the notes, or nothing."""
-    if not report.notes:
-        return ""
-    items = "".join(f"<li>{esc(note)}</li>" for note in report.notes)
-    return f'<section id="notes"><h2>What to know before using this</h2><ul class="notes">{items}</ul></section>'
-
-
-def _meter(name: str, part: int, whole: int) -> str:
-    share = part / whole if whole else 0.0
-    return (
-        f'<div class="row"><b>{name}</b><span>{100 * share:.1f} % · {grouped(part)} of {grouped(whole)}</span></div>'
-        f'<div class="bar"><i style="width:{100 * share:.2f}%"></i></div>'
-    )
-
-
-def grouped(value: int) -> str:
-    """Return ``value`` with its thousands set apart."""
-    return f"{value:,}".replace(",", "\u202f")
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _cut(lines: Sequence[str]) -> str:
-    rest = len(lines) - _MOST_ROWS
-    tail = f'<tr><td colspan="9">and {rest} more</td></tr>' if rest > 0 else ""
-    return "".join(lines[:_MOST_ROWS]) + tail
+def estimate_cell(value: Estimate) -> Cell:
+    """Return a mean with its error as detail."""
+    mean, _, error = with_error(value).partition(" ± ")
+    return Cell(mean, f"± {error}" if error else "")
 
 
 def _kept(report: Report, row: PlanRow) -> str:
-    """For how many groups a uniform plan had to keep the base."""
+    """What a mixed plan consists of; for how many groups a uniform one had to keep the base."""
     if row.assignment is None:
         return ""
     scheme = uniform_scheme(row.assignment, report.allowed)
@@ -291,23 +249,16 @@ def _kept(report: Report, row: PlanRow) -> str:
             for i, name in enumerate(report.front.schemes)
             if i in row.assignment
         ]
-        return f"<br><small>{esc(', '.join(counts))}</small>"
+        return ", ".join(counts)
     kept = [s for s in row.assignment if s != scheme]
     if not kept:
         return ""
-    base = report.front.schemes[kept[0]]
-    return f"<br><small>{len(kept)} groups stay {esc(base)}</small>"
+    verb = "group stays" if len(kept) == 1 else "groups stay"
+    return f"{len(kept)} {verb} {report.front.schemes[kept[0]]}"
 
 
-def _values(row: PlanRow, word: str) -> dict[str, Estimate]:
-    return dict(row.measured if word == "measured" else row.predicted)
-
-
-def _estimate(value: Estimate | None) -> str | None:
-    if value is None:
-        return None
-    mean, _, error = with_error(value).partition(" ± ")
-    return f"{mean} <small>± {error}</small>" if error else mean
+def _cell(text: str | None) -> Cell | None:
+    return None if text is None else Cell(text)
 
 
 def _us(value: float | None) -> str | None:
@@ -326,18 +277,18 @@ def _bytes(value: float | None) -> str | None:
 
 
 def _signed(share: float) -> str:
-    return f"{-share:+.0%}".replace("-", "−").replace("%", "<small> %</small>")
+    if abs(share) < 0.005:
+        return "0\u202f%"
+    return f"{-share:+.0%}".replace("-", "−").replace("%", "\u202f%")
 
 
 def _change(value: float | None, of: float) -> str | None:
-    if value is None:
-        return None
-    change = value / of - 1
-    return f"{change:+.0%}".replace("-", "−").replace("%", " %")
+    return None if value is None else _signed(1 - value / of)
 
 
 def _score_title(name: str) -> str:
-    return name.upper() if len(name) <= 4 else name.replace("_", " ")
+    words = name.replace("_", " ")
+    return name.upper() if len(name) <= 4 else words[:1].upper() + words[1:]
 
 
 def _lower_first(text: str) -> str:

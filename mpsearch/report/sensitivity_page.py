@@ -9,9 +9,8 @@ from mpsearch.artifacts import write_text
 from mpsearch.figures.layers import sensitivity_heatmap
 from mpsearch.figures.trust import self_test_figure
 from mpsearch.problem.tables import Table
-from mpsearch.report.page import plot_html, render_page
-from mpsearch.report.sections import esc
-from mpsearch.report.trust import self_test_table
+from mpsearch.report.page import render_page
+from mpsearch.report.trust import ranking_grid, verdict
 from mpsearch.sensitivity.self_test_file import SelfTest
 from mpsearch.sensitivity.shared.additivity import additive_residual
 
@@ -32,22 +31,10 @@ def write_sensitivity(
     sections = []
     for i, (table, test) in enumerate(zip(tables, tests, strict=True)):
         figures[f"table{i}"] = sensitivity_heatmap(table)
-        notes = "".join(f"<p>{esc(note)}</p>" for note in table.notes)
-        caption = (
-            "Logarithmic colour, darker is more fragile; zero or less is palest. Grey with a cross: "
-            "not allowed, the hover says why."
-        )
-        drawn = plot_html(f"table{i}", f"Sensitivity by {table.metric}", caption)
-        tested = ""
+        tested = None
         if test is not None:
             figures[f"test{i}"] = self_test_figure(test, unit=unit)
-            residual = additive_residual(table, test, unit)
-            tested = self_test_table(test, residual) + plot_html(
-                f"test{i}", "Predicted against measured loss", "Random plans and the front."
-            )
-        sections.append(
-            f"<section><h2>{esc(table.metric)}</h2><p>In {esc(table.unit)}; it cost "
-            f"{table.cost_plans:.0f} whole-model evaluations.</p>{notes}{drawn}{tested}</section>"
-        )
-    body = f"<header><h1>{esc(title)}</h1></header><main>{''.join(sections)}</main>"
-    write_text(path, render_page(title, body, figures))
+            said = verdict(test, additive_residual(table, test, unit))
+            tested = {"rows": ranking_grid(test), "verdict": said}
+        sections.append((table, tested))
+    write_text(path, render_page("sensitivity.html.j2", title, figures, sections=sections))

@@ -1,8 +1,9 @@
 """How a self-test came out: predicted against measured losses of random plans and of those along a front."""
 
-from mpsearch.figures.theme import number
+from mpsearch.report.values import Cell, Column, Grid, grid_of
 from mpsearch.sensitivity.self_test_file import SelfTest
 from mpsearch.sensitivity.shared.additivity import say_residual
+from mpsearch.stats.digits import number
 from mpsearch.stats.rank_correlation import Correlation, Ranking
 
 
@@ -35,17 +36,10 @@ def ranking_rows(found: SelfTest) -> list[list[str]]:
 RANKING_COLUMNS = ("plans", "number", "Spearman", "in the best 20 %", "Kendall", "in the best 20 %")
 
 
-def self_test_table(found: SelfTest, residual: float | None = None) -> str:
-    """Return the correlations as an HTML table, how far sums are off, and what was left out."""
-    head = "".join(f"<th>{name}</th>" for name in RANKING_COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
-        for row in ranking_rows(found)
-    )
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<p>{verdict(found, residual)} Intervals hold 95 % of bootstrap draws of the plans.</p>"
-    )
+def ranking_grid(found: SelfTest) -> Grid:
+    """Return :func:`ranking_rows` as a table of a page."""
+    columns = [Column(RANKING_COLUMNS[0], kind="text"), *map(Column, RANKING_COLUMNS[1:])]
+    return grid_of(columns, [[Cell(text) for text in row] for row in ranking_rows(found)])
 
 
 def verdict(found: SelfTest, residual: float | None = None) -> str:

@@ -9,8 +9,11 @@ from mpsearch.figures.content import Report
 from mpsearch.figures.front import histogram, plot_front, trust_figure
 from mpsearch.figures.layers import latency_figure, pair_cost, plan_figure, sensitivity_heatmap
 from mpsearch.figures.plan_row import predicted_line, uniform_scheme
-from mpsearch.figures.theme import label, number, scheme_colours, short_names, shorten, with_error
+from mpsearch.figures.shown.front import show_front
+from mpsearch.figures.shown.trust import show_trust
+from mpsearch.figures.theme import label, scheme_colours, short_names, shorten
 from mpsearch.schemes import SCHEMES
+from mpsearch.stats.digits import number, with_error
 from mpsearch.stats.estimates import Estimate
 
 
@@ -20,10 +23,11 @@ def _trace(figure: go.Figure, word: str) -> go.Scatter:
 
 def test_predicted_and_measured_points_are_different_traces(report: Report) -> None:
     figure = plot_front(report.front)
-    measured = [p for p in report.front.points if p.measured]
-    shown = _trace(figure, "measured")
-    assert sorted(shown.y) == sorted(p.measured["loss"].mean for p in measured)
-    assert sorted(shown.error_y.array) == sorted(p.measured["loss"].stderr for p in measured)
+    measured = [p.measured["loss"] for p in report.front.points if p.measured]
+    shown, place = _trace(figure, "measured"), show_front(report.front).scale.place
+    assert sorted(shown.y) == sorted(place(loss.mean) for loss in measured)
+    above = [y + error for y, error in zip(shown.y, shown.error_y.array, strict=True)]
+    assert sorted(above) == pytest.approx(sorted(place(e.mean + e.stderr) for e in measured))
     assert len(_trace(figure, "predicted").y) == len(report.front.points)
     assert all("measured" not in text for text in _trace(figure, "predicted").hovertext)
 
@@ -38,7 +42,8 @@ def test_the_chosen_plan_is_starred_at_its_measured_loss(report: Report) -> None
     assert report.chosen is not None
     star = _trace(plot_front(report.front, chosen=report.chosen), "chosen")
     assert star.marker.symbol == "star"
-    assert star.y == (report.chosen.measured["loss"].mean,)
+    place = show_front(report.front, chosen=report.chosen).scale.place
+    assert star.y == (place(report.chosen.measured["loss"].mean),)
 
 
 def test_uniform_plans_are_hollow_where_only_predicted(report: Report) -> None:
@@ -47,7 +52,8 @@ def test_uniform_plans_are_hollow_where_only_predicted(report: Report) -> None:
     figure = plot_front(report.front, rows=rows)
     hollow = _trace(figure, "plans to compare (predicted)")
     assert hollow.marker.symbol == "diamond-open"
-    assert hollow.y == (rows[0].predicted["loss"].mean,)
+    place = show_front(report.front, rows=rows).scale.place
+    assert hollow.y == (place(rows[0].predicted["loss"].mean),)
     assert len(_trace(figure, "plans to compare (measured)").y) == len(rows) - 1
 
 
@@ -120,8 +126,22 @@ def test_pair_cost_is_zero_without_edges(report: Report) -> None:
 def test_trust_figure_holds_exactly_the_points_with_both_values(report: Report) -> None:
     shown = _trace(trust_figure(report.front), "front points")
     both = [p for p in report.front.points if p.measured]
-    assert list(shown.x) == [p.predicted["loss"].mean for p in both]
-    assert list(shown.y) == [p.measured["loss"].mean for p in both]
+    place = show_trust(report.front).scale.place
+    assert list(shown.x) == [place(p.predicted["loss"].mean) for p in both]
+    assert list(shown.y) == [place(p.measured["loss"].mean) for p in both]
+
+
+def test_every_figure_has_a_legend(report: Report) -> None:
+    assert report.chosen is not None
+    chosen = report.chosen.assignment
+    for figure in (
+        plot_front(report.front),
+        trust_figure(report.front),
+        plan_figure(report.graph, report.front.schemes, chosen),
+        latency_figure(report.costs, chosen),
+        sensitivity_heatmap(report.table, assignment=chosen),
+    ):
+        assert figure.layout.showlegend is True
 
 
 @pytest.mark.parametrize("names", [tuple(SCHEMES)[:11], ("fp16", "fp8", "mine", "yours", "nvfp4")])
@@ -194,6 +214,7 @@ def test_numbers_read_well(value: float, text: str) -> None:
 def test_an_error_says_how_many_places_count() -> None:
     assert with_error(Estimate(0.14159, 0.0123)) == "0.142 ± 0.012"
     assert with_error(Estimate(0.25)) == "0.250"
+    assert with_error(Estimate(-1e-9, 1e-5)) == "0 ± 1e−5"
 
 
 def test_long_names_lose_their_middle_and_shared_parts() -> None:

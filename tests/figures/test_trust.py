@@ -10,7 +10,7 @@ from mpsearch.figures.content import Report
 from mpsearch.figures.trust import self_test_figure
 from mpsearch.report.page import render_report
 from mpsearch.report.sensitivity_page import write_sensitivity
-from mpsearch.report.trust import ranking_rows, self_test_table, verdict
+from mpsearch.report.trust import ranking_grid, ranking_rows, verdict
 from mpsearch.sensitivity.self_test_file import SelfTest
 from mpsearch.stats.rank_correlation import rank_agreement
 
@@ -53,7 +53,7 @@ def test_each_set_of_plans_has_its_correlations_with_intervals(found: SelfTest) 
     c = found.overall.spearman
     assert rows[0][2] == f"{c.value:.2f} ({c.low:.2f} to {c.high:.2f})"
     assert "2 plans gave NaN or Inf" in verdict(found)
-    assert rows[0][2] in self_test_table(found)
+    assert [[cell.text for cell in row] for row in ranking_grid(found).rows] == rows
 
 
 def test_the_residual_of_additivity_is_said_where_it_is_known(

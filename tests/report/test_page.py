@@ -138,8 +138,8 @@ def test_the_headline_says_what_the_rows_say(report: Report) -> None:
 
 def test_predicted_and_measured_losses_stand_in_their_own_columns(report: Report) -> None:
     text = render_report(report)
-    assert "<th>Loss<small>predicted</small></th>" in text
-    assert "<th>Loss<small>measured</small></th>" in text
+    assert "<th>Loss<small>predicted, nats</small></th>" in text
+    assert "<th>Loss<small>measured, nats</small></th>" in text
 
 
 def test_an_unmeasured_front_is_said_to_be_predicted(report: Report) -> None:
@@ -176,6 +176,30 @@ def test_the_file_is_written_whole_and_small(report: Report, tmp_path: Path) -> 
 
 def test_a_report_is_the_same_bytes_each_time(report: Report) -> None:
     assert render_report(report) == render_report(report)
+
+
+def test_the_page_ends_with_the_commands_for_the_next_step(report: Report) -> None:
+    named = replace(report, run="my run", plan="plans/fast.json", data="calib.npz")
+    text = " ".join(Page(render_report(named)).texts)
+    assert "mpsearch export 'my run/plans/fast.json' --model orientation.onnx" in text
+    assert "mpsearch verify 'my run/exported' --model orientation.onnx --data calib.npz" in text
+
+
+def test_a_uniform_plan_that_was_chosen_is_not_compared_with_itself(report: Report) -> None:
+    fp8 = next(row for row in report.rows if row.label == "uniform fp8")
+    assert report.chosen is not None
+    assert fp8.assignment is not None
+    again = replace(fp8, label="mixed, safe (= uniform fp8)")
+    chosen = replace(
+        report,
+        chosen=replace(report.chosen, assignment=fp8.assignment),
+        rows=(*report.rows, again),
+    )
+    text = " ".join(Page(render_report(chosen)).texts)
+    said = text[text.index("The chosen plan is") :][:160]
+    assert "uniform fp8, one scheme wherever it is allowed" in said
+    assert said.count("fp8") == 1
+    assert "As fast and as small" not in text
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 300])

@@ -1,0 +1,1 @@
+"""What each figure shows, as values: computed once, drawn by plotly for pages and by matplotlib for print."""
