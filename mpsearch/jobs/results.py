@@ -174,7 +174,7 @@ def read_report(path: Path) -> Report:
         unit=results.unit,
         run=path.name,
         plan=next((f"plans/{name}" for name in results.rules), ""),
-        data=job.data,
+        data=run.job.data,
     )
 
 
