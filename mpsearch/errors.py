@@ -16,6 +16,7 @@ MpsearchError
 ├── ArtifactError (ValueError)           a file between stages that is damaged or from elsewhere
 ├── PlanError (ValueError)               a plan that does not fit its model or its target
 ├── JobError (ValueError)                a job file or run folder that is wrong
+├── ArgumentError (TypeError)            an argument of another kind, such as two that were swapped
 ├── OutputExistsError (FileExistsError)  an output that would be overwritten
 └── MissingExtraError (ImportError)      an optional dependency that is not installed
 """
@@ -85,9 +86,25 @@ class JobError(MpsearchError, ValueError):
     """A job file or a run folder is malformed or belongs to another job."""
 
 
+class ArgumentError(MpsearchError, TypeError):
+    """An argument is of another kind than the function takes."""
+
+
 class OutputExistsError(MpsearchError, FileExistsError):
     """An output exists and would be overwritten."""
 
 
 class MissingExtraError(MpsearchError, ImportError):
     """An optional dependency is missing; the message says which extra brings it."""
+
+
+def check_argument(name: str, value: object, kind: type, how: str = "") -> None:
+    """Check that the argument ``name`` is a ``kind``; ``how`` says where one comes from.
+
+    Raises:
+        ArgumentError: It is something else.
+    """
+    if not isinstance(value, kind):
+        raise ArgumentError(
+            f"`{name}` must be a {kind.__name__}{f', {how}' if how else ''}; got a {type(value).__name__}"
+        )

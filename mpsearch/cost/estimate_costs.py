@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mpsearch.cost.device import Device, read_device
+from mpsearch.errors import check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.tables import Costs
 from mpsearch.registry import find
@@ -49,7 +50,10 @@ def estimate_costs(
         UnknownNameError: No such device or cost model.
         DeviceError: The device cannot compute in the base format, or a size is not positive.
     """
-    if not isinstance(device, Device):
+    check_argument("graph", graph, ModelGraph, "as import_onnx returns it")
+    check_argument("space", space, SearchSpace, "as read_space returns it")
+    if isinstance(device, str | Path):
         device = read_device(device)
+    check_argument("device", device, Device, "as read_device returns it")
     model: CostModel = find("cost_models", device.model)
     return model(graph, space, device, batch=batch, tokens=tokens)

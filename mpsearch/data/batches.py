@@ -191,7 +191,13 @@ def make_batches(
                 f"{source}: array {name!r} must have samples as first axis, got a scalar"
             )
     sizes = {name: len(array) for name, array in arrays.items()}
-    if len(set(sizes.values())) > 1 or min(sizes.values()) < 1:
+    empty = [name for name, size in sizes.items() if size < 1]
+    if empty:
+        raise DataError(
+            f"{source}: there must be at least one sample, but array {empty[0]!r} has shape "
+            f"{list(arrays[empty[0]].shape)}: none"
+        )
+    if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise DataError(f"{source}: all arrays must have the same number of samples; got {counts}")
     n = min(sizes.values()) if limit is None else min(limit, *sizes.values())

@@ -264,6 +264,11 @@ def _class_labels(
     if labels.ndim < len(shape) and all(size == 1 for size in shape[labels.ndim :]):
         labels = labels.reshape(*labels.shape, *shape[labels.ndim :])
     _check_shape(head, labels, shape)
+    if classes == 1 and int(labels.max()) > 0:
+        raise DataError(
+            f"labels are whole numbers, which name classes, but output {head.output!r} has one column: for a "
+            "regression they must be floats"
+        )
     if int(labels.max()) >= classes:
         raise DataError(
             f"labels must be below the {classes} classes of output {head.output!r}, "

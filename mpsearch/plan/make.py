@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mpsearch.errors import PlanError
+from mpsearch.errors import PlanError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, site_of
@@ -24,6 +24,7 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
     Raises:
         PlanError: The point is not one of this model and space, or takes what is not allowed.
     """
+    check_argument("point", point, Point, "as choose_point returns it")
     graph, space = simulator.graph, simulator.space
     if len(point.assignment) != len(graph.groups):
         raise PlanError(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpsearch.errors import ProblemError
+from mpsearch.errors import ProblemError, check_argument
 from mpsearch.problem.constraints import Forbidden as Forbidden
 from mpsearch.problem.constraints import LinearConstraint as LinearConstraint
 from mpsearch.problem.constraints import Tie as Tie
@@ -30,6 +30,8 @@ def build_problem(
     Raises:
         ProblemError: The two speak of different groups or schemes, or see :class:`Problem`.
     """
+    check_argument("table", table, Table, "as score_sensitivity returns it")
+    check_argument("costs", costs, Costs, "as estimate_costs returns it")
     for what, mine, theirs in (
         ("groups", table.groups, costs.groups),
         ("schemes", table.schemes, costs.schemes),

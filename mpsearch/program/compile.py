@@ -32,8 +32,15 @@ class UnsupportedNodesError(UnsupportedOperatorError):
             for node in nodes
         )
         named = ", ".join(f"{operator} × {count}" for operator, count in counts.most_common())
+        ml = any(node.domain == "ai.onnx.ml" and node.op_type != "ZipMap" for node in nodes)
         super().__init__(
             f"every operator must be one that can be executed, but the model uses {named}"
+            + (
+                "; convert it with options={'zipmap': False} (skl2onnx)"
+                if "ZipMap" in named
+                else ""
+            )
+            + ("; trees and text models of ai.onnx.ml are out of scope" if ml else "")
         )
 
 

@@ -29,7 +29,7 @@ def build_fallback(node: Node, dtypes: Mapping[str, str | None]) -> Kernel | Non
         node: The node.
         dtypes: Element type of each value, where known; the carriers' own types elsewhere.
     """
-    if node.domain not in _DOMAINS:
+    if node.domain not in _DOMAINS or node.op_type == "ZipMap":  # its maps are no tensors
         return None
     if any(isinstance(value, Subgraph) for value in node.attributes.values()):
         return None

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mpsearch.errors import InfeasibleError, ProblemError
+from mpsearch.errors import InfeasibleError, ProblemError, check_argument
 from mpsearch.problem.constraints import rounded_outward
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.pareto import knee as knee_of
@@ -41,6 +41,7 @@ def choose_point(
         InfeasibleError: No point is within the limits; says the nearest feasible value of each.
         ProblemError: A limit is on something unknown, or the confidence is not within (0.5, 1).
     """
+    check_argument("front", front, Front, "as find_front returns it")
     if confidence is not None and not 0.5 <= confidence < 1:
         raise ProblemError(f"`0.5 <= confidence < 1` must hold, got {confidence}")
     if not front.points:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mpsearch import registry
+from mpsearch.errors import ArgumentError, check_argument
 from mpsearch.problem.front import Front
 from mpsearch.problem.problem import Evaluator, Problem
 from mpsearch.problem.tables import Progress
@@ -37,6 +38,11 @@ def find_front(
         ProblemError: The method cannot solve this problem, or an objective is unknown.
         InfeasibleError: No assignment meets the constraints.
     """
+    check_argument("problem", problem, Problem, "as build_problem(table, costs) makes it")
+    if evaluator is not None and not hasattr(evaluator, "evaluate"):
+        raise ArgumentError(
+            f"`evaluator` must measure assignments, as a Simulator does; got a {type(evaluator).__name__}"
+        )
     name = method or ("exact" if evaluator is None else "refine")
     search = registry.find("searchers", name)
     limit = {} if time_limit_s is None else {"time_limit_s": time_limit_s}

@@ -1,12 +1,12 @@
 """One pass of the fp32 program over the data: ranges, magnitudes, reference outputs, sizes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mpsearch.errors import NumericsError
+from mpsearch.errors import ModelError, NumericsError
 from mpsearch.formats import find_format
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.numerics.range import Range
@@ -52,13 +52,15 @@ def calibrate(
     """Run the fp32 program over all batches once.
 
     Raises:
-        NumericsError: A layer's input or output is not finite; the message names the layer.
+        NumericsError: A weight, or a layer's input or output is not finite; the message names both.
+        ModelError: A weight has a type that no scheme is for.
     """
+    _check_types(graph, program)
     observers: dict[str, RangeObserver] = {}
     for layer in graph.layers:
         for name in (*(value for value, _, _ in activation_inputs(layer).values()), layer.output):
             if name not in observers:
-                observers[name] = RangeObserver(name=f"{layer.name}: {name}")
+                observers[name] = RangeObserver(name=f"{name} of layer {layer.name}")
     slots = [program.slots[name] for name in head_values]
     schedule = make_schedule(program, slots)
     sizes: dict[int, int] = {}
@@ -84,6 +86,12 @@ def calibrate(
             if tensor is not None:
                 sizes[slot] = tensor.numel() * tensor.element_size()
 
+    def run(values: Values) -> None:
+        try:
+            run_schedule(schedule, values, call=call, watch=None if references else measure)
+        except NumericsError as error:
+            raise _blame_weights(graph, program) or error from None
+
     top_level = {step.layer for step in program.steps}
     references: list[tuple[Tensor, ...]] = []
     for batch in batches:
@@ -92,10 +100,41 @@ def calibrate(
             values[program.slots[name]] = tensor
         seen.clear()
         with torch.no_grad():
-            run_schedule(schedule, values, call=call, watch=None if references else measure)
+            run(values)
         found = [values[slot] for slot in slots]
         references.append(tuple(tensor.clone() for tensor in found if tensor is not None))
     return Calibration(observers, tuple(references), sizes)
+
+
+def _check_types(graph: ModelGraph, program: Program) -> None:
+    for layer, name, weight in _weights(graph, program):
+        if weight.dtype == torch.float64:
+            raise ModelError(
+                f"weights must be float32, float16 or bfloat16, but {name!r} of layer {layer!r} is float64; "
+                "export the model in float32 (torch: module.float())"
+            )
+
+
+def _blame_weights(graph: ModelGraph, program: Program) -> NumericsError | None:
+    """The first weight that is not finite: what a layer gives is then no fault of the data."""
+    for layer, name, weight in _weights(graph, program):
+        bad = ~torch.isfinite(weight.float())
+        if bool(bad.any()):
+            where = ", ".join(str(int(i)) for i in bad.nonzero()[0])
+            return NumericsError(
+                f"weights must be finite, but {name!r} of layer {layer!r} holds {int(bad.sum())} NaN or "
+                f"Inf among {weight.numel()} values, the first at [{where}]"
+            )
+    return None
+
+
+def _weights(graph: ModelGraph, program: Program) -> Iterator[tuple[str, str, Tensor]]:
+    """Layer, initialiser and tensor of every weight that stands in ``program`` itself."""
+    for layer in graph.layers:
+        for gemm in layer.gemms:
+            slot = program.slots.get(gemm.right.value, -1)
+            if gemm.has_weight and slot in program.constants:
+                yield layer.name, gemm.right.source or gemm.right.value, program.constants[slot]
 
 
 def find_overflows(

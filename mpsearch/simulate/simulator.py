@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpsearch._version import __version__
 from mpsearch.data.batches import Batches, check_batches
-from mpsearch.errors import DataError, NumericsError, SpaceError
+from mpsearch.errors import DataError, NumericsError, SpaceError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import (
     Target,
@@ -110,6 +110,9 @@ class Simulator:
             NumericsError: The fp32 model is not finite on the data, or the base format overflows.
             UnsupportedOperatorError: The graph holds operators that cannot be executed.
         """
+        check_argument("graph", graph, ModelGraph, "as import_onnx returns it")
+        check_argument("space", space, SearchSpace, "as read_space returns it")
+        check_argument("batches", batches, Batches, "as read_batches returns them")
         batches = check_batches(batches, graph)
         self.graph = graph = tie_groups(graph, space) if space.ties else graph
         self.space, self.batches, self.seed, self.loss_given = space, batches, seed, loss

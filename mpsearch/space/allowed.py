@@ -53,21 +53,26 @@ def _check_sizes(graph: ModelGraph) -> None:
         )
         why = ", ".join(f"{n} tensors of {op}" for op, n in found.items())
         raise SpaceError(
-            f"{graph.name}: there must be layers to decide, got none"
-            + (f"; its weights are quantised already: {why}" if why else "")
+            f"{graph.name}: there must be a matrix product or convolution to decide, got only "
+            f"{_operators(graph)}" + (f"; its weights are quantised already: {why}" if why else "")
         )
     if not graph.unbound:
         return
     for layer in graph.layers:
         if any(gemm.k < 1 for gemm in layer.gemms):
             axes = ", ".join(graph.unbound)
-            name = graph.unbound[0].partition("[")[0]
-            shape = next(value.shape for value in graph.inputs if value.name == name) or ()
-            sizes = ",".join("?" if size is None else str(size) for size in shape)
             raise SpaceError(
                 f"the reduction of {layer.name!r} must have a size, but it depends on axes that nobody "
-                f"bound: {axes}; give sizes for every ? with --shape {name}={sizes} (shapes= in Python)"
+                f"bound: {axes}; give sizes for every ? with {shape_option(graph)} (shapes= in Python)"
             )
+
+
+def shape_option(graph: ModelGraph) -> str:
+    """Return the option that binds the first input with an unbound axis, a ? for each size to give."""
+    name = graph.unbound[0].partition("[")[0]
+    shape = next(value.shape for value in graph.inputs if value.name == name) or ()
+    sizes = ",".join("?" if size is None else str(size) for size in shape)
+    return f"--shape {name}={sizes}"
 
 
 def uniform(space: SearchSpace, graph: ModelGraph, scheme_name: str, allowed: Bools) -> Ints:
@@ -157,3 +162,11 @@ def _block_fill(gemm: Gemm, scheme: Scheme) -> float:
     if channels < 1:  # only the data know
         return 1.0
     return channels / (ceil(channels / shape[1]) * shape[1])
+
+
+def _operators(graph: ModelGraph) -> str:
+    """The operators of a model without layers, and what is out of scope where that is why."""
+    named = ", ".join(dict.fromkeys(node.op_type for node in graph.nodes)) or "no operators"
+    if any(node.domain == "ai.onnx.ml" for node in graph.nodes):
+        return f"{named}; trees and linear models of ai.onnx.ml are out of scope"
+    return named

@@ -53,8 +53,14 @@ def inspect(
     coverage = graph.coverage
     print(
         f"decided: {coverage.parameters:,} of {coverage.total_parameters:,} parameters, "
-        f"{coverage.flops / 1e6:,.1f} of {coverage.total_flops / 1e6:,.1f} MFLOP"
+        f"{number(coverage.flops / 1e6)} of {number(coverage.total_flops / 1e6)} MFLOP"
     )
+    if graph.unbound:
+        from mpsearch.space.allowed import shape_option
+
+        print(
+            f"sizes and FLOPs that depend on {', '.join(graph.unbound)} are not known; give {shape_option(graph)}"
+        )
     for item in coverage.undecided[:10]:
         print(
             f"  not decided: {item.name} ({item.op_type}): {item.parameters:,} parameters, {item.reason}"
