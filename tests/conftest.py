@@ -5,7 +5,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP
 
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+# How long examples take says nothing on a machine that others use too.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 pytest_plugins = ("tests.support.command_line", "tests.support.made_run")

@@ -41,6 +41,7 @@ ROWS = (
     ("dashboard",),
     ("demo", "testing"),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: (row, column) for row, names in enumerate(ROWS) for column, name in enumerate(names)}
 FOLDERS_OF_ARRAYS = {"search"}

@@ -114,7 +114,10 @@ def test_models_of_trees_are_out_of_scope(tmp_path: Path) -> None:
         classlabels_ints=[0, 1],
     )
     model = save(tmp_path / "m.onnx", [node], {})
-    with pytest.raises(MpsearchError, match=r"got only LinearClassifier; .* are out of scope"):
+    with (
+        pytest.warns(UserWarning, match="runs in onnxruntime"),
+        pytest.raises(MpsearchError, match=r"got only LinearClassifier; .* are out of scope"),
+    ):
         simulate(model, draw(16, 32), tmp_path)
 
 

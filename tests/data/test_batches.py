@@ -154,7 +154,7 @@ def test_a_member_that_is_no_array_is_one_line(tmp_path: Path) -> None:
         ({"labels": np.ones(3)}, "at least one array must be an input"),
         ({"x": np.ones((3, 1)), "labels": np.ones(2)}, "same number of samples; got x 3, labels 2"),
         ({"x": np.float32(1)}, "'x' must have samples as first axis"),
-        ({"x": np.ones((0, 2))}, "same number of samples"),
+        ({"x": np.ones((0, 2))}, "at least one sample"),
         ({"x": np.array([["a"]])}, "must hold numbers"),
     ],
 )

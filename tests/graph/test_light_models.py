@@ -55,7 +55,9 @@ def test_layers_roles_and_groups_are_those_that_were_checked_by_hand(name: str) 
 def with_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Fill the weights, all alike in the file: a thousand equal scores of 3e10 say nothing after a softmax."""
     rng = np.random.default_rng(0)
-    pool = rng.standard_normal(1_000_003, np.float32)  # a prime: no two channels of any layer are alike
+    pool = rng.standard_normal(
+        1_000_003, np.float32
+    )  # a prime: no two channels of any layer are alike
     given = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     for node in list(proto.graph.node):
         if node.op_type != "ConstantOfShape":
