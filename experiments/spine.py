@@ -15,11 +15,11 @@ import numpy as np
 
 from mpsearch.artifacts import read_envelope
 from mpsearch.figures.static import write_figure
-from mpsearch.jobs.results import read_report
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.pareto import non_dominated
 from mpsearch.problem.problem import Problem
 from mpsearch.problem.tables import read_costs, read_table
+from mpsearch.runs.report import read_report
 from mpsearch.search.find_front import find_front
 
 _DIGITS = 12  # decimals of µs and nats at which two sums are the same

@@ -16,14 +16,7 @@ from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.held_out import held_out_scorer
 from mpsearch.jobs.interrupted import salvage
 from mpsearch.jobs.prepare import Prepared
-from mpsearch.jobs.results import (
-    Chosen,
-    cost_results,
-    make_results,
-    read_report,
-    score_rows,
-    write_plans,
-)
+from mpsearch.jobs.results import Chosen, cost_results, make_results, score_rows, write_plans
 from mpsearch.jobs.stage_inputs import (
     Bench,
     Watch,
@@ -46,6 +39,7 @@ from mpsearch.problem.tables import Costs, Table
 from mpsearch.report.page import write_report
 from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
 from mpsearch.runs.record import installed_versions
+from mpsearch.runs.report import read_report
 from mpsearch.runs.run import Run, open_run
 from mpsearch.runs.run_folder import RunFolder, begin_run, check_run
 from mpsearch.simulate.simulator import Simulator

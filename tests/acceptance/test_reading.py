@@ -35,12 +35,13 @@ print(len(run.front.points) > 0, run.graph.name)"""
     assert run_without_makers(code, finished).split() == ["True", "tiny.onnx"]
 
 
-def test_plans_and_runs_are_checked_and_shown_without_torch(finished: Path) -> None:
+def test_plans_and_runs_are_checked_shown_and_reported_without_torch(finished: Path) -> None:
     plan = next((finished / "plans").glob("*.json"))
     code = """from mpsearch.cli.app import app
 for file in sys.argv[2:]:
     app(["check", file], standalone_mode=False)
-app(["plan", "show", sys.argv[1]], standalone_mode=False)"""
+app(["plan", "show", sys.argv[1]], standalone_mode=False)
+app(["report", sys.argv[-1], "-o", sys.argv[-1] + "/../again.html"], standalone_mode=False)"""
     files = [finished / name for name in ("front.json", "costs.json", "run.json")]
     said = run_without_makers(code, plan, plan, *files, finished)
     assert said.count("can be used") == 5

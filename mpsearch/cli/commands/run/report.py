@@ -18,8 +18,8 @@ def report(
 ) -> None:
     """Write the report of a finished run again, from the run's files alone."""
     from mpsearch.errors import JobError
-    from mpsearch.jobs.results import read_report
     from mpsearch.report.page import write_report
+    from mpsearch.runs.report import read_report
 
     path = out if out is not None else run / "report.html"
     found = read_report(run)
