@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mpsearch.numerics.quantize import fake_quantize, quantize_weight
+from mpsearch.numerics.quantize import fake_quantize, simulate_weight
 from mpsearch.numerics.ranges import RangeObserver
 from mpsearch.numerics.sparsity import prune
 from mpsearch.schemes import SCHEMES
@@ -40,7 +40,7 @@ def main() -> None:
 
     def weight(name: str) -> torch.Tensor:
         spec = SCHEMES[name].weight
-        return quantize_weight(x, spec, reduction_axis=1, channel_axes=(0,))
+        return simulate_weight(x, spec, reduction_axis=1, channel_axes=(0,))
 
     def calibrate() -> None:
         RangeObserver(histogram=False).observe(x)

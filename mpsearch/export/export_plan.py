@@ -2,24 +2,22 @@
 
 import json
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mpsearch.data.batches import Batches
 from mpsearch.errors import ModelError, OutputExistsError, PlanError
 from mpsearch.export.onnx.canonical import Weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
-from mpsearch.numerics.quantize import quantize_weight
-from mpsearch.numerics.sparsity import prune
+from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.files import write_plan
 from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, plan_space
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.layer_weight import quantize_layer_weight
 from mpsearch.simulate.simulator import Simulator
 
 MARK = "export.json"
@@ -60,7 +58,7 @@ def export_plan(
     if any(scheme.recovery != "none" for scheme in schemes):
         weights = _recovered_weights(plan, graph, batches)
     else:
-        weights = partial(_plain_weights, graph)
+        weights = plain_weights(graph)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / "export"
@@ -114,23 +112,15 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def _plain_weights(
-    graph: ModelGraph, layer: int, gemm: int, scheme: Scheme
-) -> tuple[Tensor, Tensor]:
-    """The weight as the simulation makes it: pruned, then quantised."""
-    right = graph.layers[layer].gemms[gemm].right
-    weight = torch.tensor(graph.constants[right.value])
-    if scheme.sparsity is not None:
-        weight = prune(weight, scheme.sparsity, axis=right.reduction_axis)
-    simulated = quantize_weight(
-        weight,
-        scheme.weight,
-        reduction_axis=right.reduction_axis,
-        channel_axes=right.channel_axes,
-        groups=right.groups,
-        name=f"{graph.layers[layer].name}: weight",
-    )
-    return simulated, weight
+def plain_weights(graph: ModelGraph) -> Weights:
+    """Return what gives the weights of ``graph`` as schemes store them, without recovery."""
+
+    def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
+        owner = graph.layers[layer]
+        weight = torch.tensor(graph.constants[owner.gemms[gemm].right.value])
+        return quantize_layer_weight(owner, gemm, scheme, weight)
+
+    return weights
 
 
 def _recovered_weights(plan: Plan, graph: ModelGraph, batches: Batches | None) -> Weights:
@@ -141,10 +131,7 @@ def _recovered_weights(plan: Plan, graph: ModelGraph, batches: Batches | None) -
         )
     simulator = Simulator(graph, plan_space(plan), batches)
 
-    def weights(layer: int, gemm: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
-        if scheme.recovery == "none":
-            return _plain_weights(graph, layer, gemm, scheme)
-        simulated = simulator.weight(layer, simulator.space.index(scheme.name), gemm)
-        return simulated.contiguous(), simulated.contiguous()
+    def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
+        return simulator.quantized_weight(layer, simulator.space.index(scheme.name), gemm)
 
     return weights

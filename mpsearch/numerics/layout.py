@@ -27,6 +27,7 @@ class Layout:
         channels: Elements along the reduction inside one group.
         strided: The tensor in memory order as [outer, channels, inner].
         rows_lead: Whether memory order is rows first, so that a row is one run of memory.
+        row_axis: The one axis of the tensor that indexes rows, if there is just one.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class Layout:
     channels: int
     strided: tuple[int, int, int]
     rows_lead: bool
+    row_axis: int | None
 
     def to_rows(self, x: Tensor) -> Tensor:
         """Return ``x`` as contiguous [rows, positions, channels]; a view where that is possible."""
@@ -105,6 +107,7 @@ def find_layout(
             prod(dims[axis + 1 :]),
         ),
         rows_lead=groups == 1 and rows == list(range(len(rows))),
+        row_axis=rows[0] if len(rows) == 1 and groups == 1 else None,
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import SchemeError
-from mpsearch.formats import Format
+from mpsearch.formats import Format, find_format
 from mpsearch.numerics.grids import as_float32
+from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.schemes import parse_sparsity
 
 
@@ -100,6 +101,32 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
     flags = ((packed.unsqueeze(-1) >> places) & 1).flatten(-2)[..., : count * bits]
     weights = 1 << torch.arange(bits, device=packed.device)
     return (flags.unflatten(-1, (count, bits)).long() * weights).sum(-1).to(torch.uint8)
+
+
+def pack_parts(weight: QuantizedTensor) -> dict[str, Tensor]:
+    """Return the parts of a quantised weight as bytes, uint8 [n]: what it takes to store it, and no more.
+
+    Keys: ``codes`` of the kept elements, row by row, and where there are such: ``scales``, ``zero_points``,
+    ``tensor_scale``, and ``indices`` of the kept units of a sparse weight.
+
+    Raises:
+        SchemeError: The elements are none of a format that has codes (tf32).
+    """
+    codes, parts = weight.codes, {}
+    if weight.sparsity is not None and weight.mask is not None:
+        places = _kept_places(weight.mask, weight.sparsity)
+        codes = codes[weight.mask]
+        parts["indices"] = pack_bits(places, index_bits(weight.sparsity))
+    parts["codes"] = _pack_elements(codes, weight.spec.element)
+    if weight.scales is not None:
+        parts["scales"] = _pack_elements(weight.scales, find_format(str(weight.spec.scale_format)))
+    if weight.zeros is not None:
+        parts["zero_points"] = _pack_elements(weight.zeros, weight.spec.element)
+    if weight.spec.tensor_scale:
+        parts["tensor_scale"] = _pack_elements(
+            torch.tensor(weight.tensor_scale), find_format("fp32")
+        )
+    return parts
 
 
 def pack_int32(codes: Tensor, bits: int = 4) -> Tensor:
@@ -207,6 +234,23 @@ def _choices(pattern: str) -> Tensor:
     return torch.combinations(
         torch.arange(sparsity.group // sparsity.unit), sparsity.kept // sparsity.unit
     )
+
+
+_WIDE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def _pack_elements(x: Tensor, format: Format) -> Tensor:
+    flat = x.reshape(-1)
+    if format.name in _WIDE:
+        return flat.to(_WIDE[format.name]).view(torch.uint8)
+    return pack_bits(encode(flat, format), format.bits)
+
+
+def _kept_places(mask: Tensor, pattern: str) -> Tensor:
+    """Return uint8 [kept units]: the place of each in its group, ascending."""
+    sparsity = parse_sparsity(pattern)
+    units = mask.reshape(-1, sparsity.group // sparsity.unit, sparsity.unit)[..., 0]
+    return units.nonzero()[:, 1].to(torch.uint8)
 
 
 def _check_narrow(format: Format) -> None:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from mpsearch.errors import UnknownNameError
@@ -11,11 +12,21 @@ from mpsearch.numerics import dispatch
 from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.grids import as_float32, round_plain
 from mpsearch.numerics.layout import Layout, find_layout
+from mpsearch.numerics.quantized import QuantizedTensor, drop_tile_axes
 from mpsearch.numerics.range import Range
 from mpsearch.numerics.ranges import RangeObserver, check_finite, finite_range, make_range
-from mpsearch.numerics.scales import choose_affine, quantize_affine, quantize_to_steps, tensor_scale
+from mpsearch.numerics.scales import (
+    choose_affine,
+    quantize_affine,
+    quantize_to_steps,
+    round_affine,
+    round_to_steps,
+    steps_of,
+    tensor_scale,
+)
+from mpsearch.numerics.sparsity import choose_mask, prune
 from mpsearch.numerics.straight_through import largest_rounded, pass_straight
-from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_steps, join_tiles, spec_grid
+from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_scales, join_tiles, spec_grid
 from mpsearch.schemes import SCHEMES, Estimator, Spec
 
 _BLOCK_FORMATS = {
@@ -108,23 +119,25 @@ def quantize_weight(
     reduction_axis: int,
     channel_axes: tuple[int, ...],
     groups: int = 1,
+    sparsity: str | None = None,
     name: str = "weight",
-) -> Tensor:
-    """Return a weight as ``spec`` would hold it, in fp32, same shape.
+) -> QuantizedTensor:
+    """Return a weight, pruned and then rounded, as ``spec`` stores it.
 
     Args:
-        weight: fp32, such as [out, in] of a Gemm (transB) with reduction axis 1 and channel axis 0, or
-            [out, channels, kh, kw] of a convolution with the same axes: blocks run along
+        weight: fp32 (fp16, bf16), such as [out, in] of a Gemm (transB) with reduction axis 1 and channel
+            axis 0, or [out, channels, kh, kw] of a convolution with the same axes: blocks run along
             channels and never cross a kernel position.
         spec: Weight spec of a scheme.
         reduction_axis: Axis along which blocks run.
         channel_axes: Axes that together index output channels: scales per channel are theirs.
         groups: Convolution groups that the reduction axis spans (transposed convolutions).
+        sparsity: Pattern to prune to by magnitude; a weight that is pruned already stays as it is.
         name: What an error calls the weight.
 
     Raises:
         NumericsError: The weight holds NaN or Inf.
-        SchemeError: An axis is missing.
+        SchemeError: An axis is missing, or the pattern does not divide the channels.
     """
     layout = find_layout(
         tuple(weight.shape),
@@ -132,7 +145,60 @@ def quantize_weight(
         channel_axes=channel_axes,
         groups=groups,
     )
-    return _quantize(weight.detach(), spec, layout, None, name)
+    values = as_float32(weight.detach())
+    mask = None
+    if sparsity is not None:
+        mask = choose_mask(values, sparsity, axis=reduction_axis, groups=groups, name=name)
+        values = torch.where(mask, values, 0.0)
+        mask = layout.to_rows(mask)
+    rows = layout.to_rows(values)
+    if values.numel() == 0 or spec.is_cast:
+        if values.numel():
+            finite_range(values, name)
+        codes = round_plain(rows, spec.element, subnormals=spec.subnormals)
+        return QuantizedTensor(spec, layout, codes, sparsity=sparsity, mask=mask)
+    low, high = finite_range(values, name)
+    range = _observed(values, spec, name) if _needs_histogram(spec) else None
+    tiles = cut_tiles(rows, spec)
+    if spec.symmetric:
+        scales, g = _choose_tile_scales(tiles, spec, range, max(0.0, -low, high))
+        codes, zeros = round_to_steps(tiles, steps_of(scales, spec, g), spec_grid(spec)), None
+    else:
+        scales, zeros = _choose_tile_affine(tiles, spec, range)
+        codes, g = round_affine(tiles, scales, zeros, spec)[0], 1.0
+    return QuantizedTensor(
+        spec,
+        layout,
+        join_tiles(codes, (layout.rows, layout.positions, layout.channels)).contiguous(),
+        drop_tile_axes(scales),
+        None if zeros is None else drop_tile_axes(zeros),
+        g,
+        sparsity,
+        mask,
+    )
+
+
+def simulate_weight(
+    weight: Tensor,
+    spec: Spec,
+    *,
+    reduction_axis: int,
+    channel_axes: tuple[int, ...],
+    groups: int = 1,
+    sparsity: str | None = None,
+    name: str = "weight",
+) -> Tensor:
+    """Return ``quantize_weight(…).dequantize()``, every bit of it, in fewer passes over memory."""
+    values = weight.detach()
+    if sparsity is not None:
+        values = prune(values, sparsity, axis=reduction_axis, groups=groups, name=name)
+    layout = find_layout(
+        tuple(weight.shape),
+        reduction_axis=reduction_axis,
+        channel_axes=channel_axes,
+        groups=groups,
+    )
+    return _quantize(values, spec, layout, None, name)
 
 
 def quantize_activation(
@@ -171,9 +237,7 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
     if values.numel() == 0:
         return values
     if range is None and _needs_histogram(spec):
-        observer = RangeObserver(name=name)
-        observer.observe(values)
-        range = observer.finish(spec)
+        range = _observed(values, spec, name)
     quantized = _quantize_fused(values, spec, layout, range, name)
     needs_inside = x.requires_grad and _can_clip(spec, range)
     if quantized is not None and not needs_inside:
@@ -192,7 +256,8 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
         return layout.from_rows(joined)
 
     if spec.symmetric:
-        steps = _choose_tile_steps(tiles, spec, range, max(-low, high, 0.0))
+        scales, g = _choose_tile_scales(tiles, spec, range, max(0.0, -low, high))
+        steps = steps_of(scales, spec, g)
         if quantized is None:
             quantized = back(quantize_to_steps(tiles, steps, spec_grid(spec)))
         if not needs_inside:
@@ -262,16 +327,27 @@ def _quantize_fused(
     return quantized.view(x.shape)
 
 
-def _choose_tile_steps(tiles: Tensor, spec: Spec, range: Range | None, amax: float) -> Tensor:
+def _observed(x: Tensor, spec: Spec, name: str) -> Range:
+    observer = RangeObserver(name=name)
+    observer.observe(x)
+    return observer.finish(spec)
+
+
+def _choose_tile_scales(
+    tiles: Tensor, spec: Spec, range: Range | None, amax: float
+) -> tuple[Tensor, float]:
+    """Stored scales of the tiles, or the one of the whole tensor, and the tensor scale."""
     if spec.tensor_scale:
-        return find_steps(tiles, spec, range.scale if range else tensor_scale(amax, spec))
+        g = range.scale if range else tensor_scale(amax, spec)
+        return find_scales(tiles, spec, g), g
     if range is not None and spec.granularity == "tensor":
-        return tiles.new_tensor(range.scale)
-    return find_steps(tiles, spec)
+        return tiles.new_full((1,) * tiles.ndim, range.scale), 1.0
+    return find_scales(tiles, spec), 1.0
 
 
 def _choose_tile_affine(tiles: Tensor, spec: Spec, range: Range | None) -> tuple[Tensor, Tensor]:
     if range is not None and spec.granularity == "tensor":
-        return tiles.new_tensor(range.scale), tiles.new_tensor(range.zero_point)
+        shape = (1,) * tiles.ndim
+        return tiles.new_full(shape, range.scale), tiles.new_full(shape, range.zero_point)
     low, high = tiles.amin(TILE_AXES, keepdim=True), tiles.amax(TILE_AXES, keepdim=True)
     return choose_affine(low, high, spec)

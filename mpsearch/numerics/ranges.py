@@ -106,7 +106,7 @@ def make_range(low: float, high: float, spec: Spec) -> Range:
 
     A spec whose estimator needs the data gets its scale from :meth:`RangeObserver.finish`.
     """
-    amax = max(-low, high, 0.0)
+    amax = max(0.0, -low, high)
     if spec.tensor_scale:
         return Range(amax, low, high, tensor_scale(amax, spec))
     if spec.is_cast or spec.granularity != "tensor":

@@ -54,14 +54,23 @@ def choose_scales(amax: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
 
 def choose_steps(amax: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
     """Return the step for each amax: the stored scale times the tensor scale ``g``, in fp32."""
-    scales = choose_scales(amax, spec, g)
+    return steps_of(choose_scales(amax, spec, g), spec, g)
+
+
+def steps_of(scales: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
+    """Return the steps that stored ``scales`` stand for beside the tensor scale ``g``, in fp32."""
     return (scales * torch.tensor(g, dtype=torch.float32)) if spec.tensor_scale else scales
+
+
+def round_to_steps(x: Tensor, steps: Tensor, grid: Grid) -> Tensor:
+    """Return ``round(x / steps)``, elements of the format; a step of 0 gives 0."""
+    divisor = torch.where(steps == 0, torch.inf, steps)
+    return round_to_grid(x / divisor, grid)
 
 
 def quantize_to_steps(x: Tensor, steps: Tensor, grid: Grid) -> Tensor:
     """Return ``round(x / steps) * steps``; ``steps`` broadcasts against ``x``, and a step of 0 gives 0."""
-    divisor = torch.where(steps == 0, torch.inf, steps)
-    return round_to_grid(x / divisor, grid).mul_(steps)
+    return round_to_steps(x, steps, grid).mul_(steps)
 
 
 def choose_affine(low: Tensor, high: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
@@ -83,13 +92,19 @@ def choose_affine(low: Tensor, high: Tensor, spec: Spec) -> tuple[Tensor, Tensor
     return steps, zero.round_().clamp_(-(top + 1), top)
 
 
-def quantize_affine(x: Tensor, steps: Tensor, zero: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
-    """Return ``(clip(rint(x / steps) + zero, qmin, qmax) - zero) * steps`` and where nothing was clipped."""
+def round_affine(x: Tensor, steps: Tensor, zero: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Return ``clip(rint(x / steps) + zero, qmin, qmax)`` and where nothing was clipped."""
     top = spec.element.max_value
     divisor = torch.where(steps == 0, torch.inf, steps)
     code = (x / divisor).round_().add_(zero)
     inside = (code >= -(top + 1)) & (code <= top)
-    return code.clamp_(-(top + 1), top).sub_(zero).mul_(steps), inside
+    return code.clamp_(-(top + 1), top), inside
+
+
+def quantize_affine(x: Tensor, steps: Tensor, zero: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Return ``(clip(rint(x / steps) + zero, qmin, qmax) - zero) * steps`` and where nothing was clipped."""
+    code, inside = round_affine(x, steps, zero, spec)
+    return code.sub_(zero).mul_(steps), inside
 
 
 def _scale_format_max(spec: Spec) -> float:

@@ -1,6 +1,6 @@
-"""Tensors cut into the tiles that share a scale, and the step of each tile."""
+"""Tensors cut into the tiles that share a scale, and the scale of each tile."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import ceil
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpsearch.errors import SchemeError
 from mpsearch.numerics.grids import Grid, find_grid
-from mpsearch.numerics.scales import FLOAT32_MAX, choose_steps, quantize_to_steps
+from mpsearch.numerics.scales import FLOAT32_MAX, choose_scales, quantize_to_steps, steps_of
 from mpsearch.schemes import Spec
 
 TILE_AXES = (1, 4)
@@ -56,8 +56,8 @@ def join_tiles(tiles: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return tiles.reshape(A * t, P, B * w)[:R, :, :C]
 
 
-def find_steps(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
-    """Return the step of each tile, chosen from its own values as ``spec`` says.
+def find_scales(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
+    """Return the stored scale of each tile, chosen from its own values as ``spec`` says.
 
     Args:
         tiles: fp32 [A, t, P, B, w].
@@ -65,7 +65,7 @@ def find_steps(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
         g: Tensor scale of nvfp4; 1 for others.
 
     Returns:
-        fp32 [A, 1, P, B, 1]; 0 for a tile of zeros.
+        fp32 [A, 1, P, B, 1], exact in the scale format; 0 for a tile of zeros (e8m0: its smallest).
 
     Raises:
         SchemeError: The estimator needs a histogram, which only a whole tensor has.
@@ -73,21 +73,21 @@ def find_steps(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
     amax = tiles.abs().amax(TILE_AXES, keepdim=True)
     if spec.block_scale == "four_over_six":
         # arXiv 2512.02010: amax lands on 6, or on 4, below which e2m1's steps are finer.
-        return _least_error(tiles, spec, _ratio_steps(amax, (1.0, 1.5), spec, g))
+        return _least_error(tiles, amax, (1.0, 1.5), spec, g)
     if spec.block_scale == "mse":
-        return _least_error(tiles, spec, _ratio_steps(amax, (1.0, *BLOCK_RATIOS), spec, g))
+        return _least_error(tiles, amax, (1.0, *BLOCK_RATIOS), spec, g)
     if spec.estimator == "mse" and spec.scale_format == "e8m0":
-        return _least_error(tiles, spec, _ratio_steps(amax, POWER_RATIOS, spec, g))
+        return _least_error(tiles, amax, POWER_RATIOS, spec, g)
     if spec.estimator == "mse":
-        return _least_error(tiles, spec, _ratio_steps(amax, CLIP_RATIOS, spec, g))
+        return _least_error(tiles, amax, CLIP_RATIOS, spec, g)
     if spec.estimator == "percentile" and spec.granularity in ("channel", "token"):
-        return choose_steps(_percentile(tiles), spec, g)
+        return choose_scales(_percentile(tiles), spec, g)
     if spec.estimator != "amax" and not spec.tensor_scale:
         raise SchemeError(
             f"scales per {spec.granularity} must come from amax or mse (channels and tokens also from a "
             f"percentile), got estimator={spec.estimator!r}"
         )
-    return choose_steps(amax, spec, g)
+    return choose_scales(amax, spec, g)
 
 
 def spec_grid(spec: Spec) -> Grid:
@@ -95,20 +95,18 @@ def spec_grid(spec: Spec) -> Grid:
     return find_grid(spec.element, subnormals=spec.subnormals)
 
 
-def _ratio_steps(amax: Tensor, ratios: Iterable[float], spec: Spec, g: float) -> Iterator[Tensor]:
-    for ratio in ratios:
-        yield choose_steps((amax * ratio).clamp_(max=FLOAT32_MAX), spec, g)
-
-
-def _least_error(tiles: Tensor, spec: Spec, candidates: Iterator[Tensor]) -> Tensor:
-    """Return, tile by tile, the candidate step of least squared error; the first wins ties."""
+def _least_error(
+    tiles: Tensor, amax: Tensor, ratios: Iterable[float], spec: Spec, g: float
+) -> Tensor:
+    """Return, tile by tile, the scale of least squared error for a ratio of amax; the first wins ties."""
     grid = spec_grid(spec)
+    candidates = (choose_scales((amax * r).clamp_(max=FLOAT32_MAX), spec, g) for r in ratios)
     best = next(candidates)
-    least = _squared_error(tiles, best, grid)
-    for steps in candidates:
-        error = _squared_error(tiles, steps, grid)
+    least = _squared_error(tiles, steps_of(best, spec, g), grid)
+    for scales in candidates:
+        error = _squared_error(tiles, steps_of(scales, spec, g), grid)
         better = error < least
-        best, least = torch.where(better, steps, best), torch.where(better, error, least)
+        best, least = torch.where(better, scales, best), torch.where(better, error, least)
     return best
 
 

@@ -23,6 +23,7 @@ from mpsearch.losses.losses import (
 )
 from mpsearch.losses.outputs import LABELLED, choose_heads, find_mask, parse_loss, read_heads
 from mpsearch.losses.references import find_batch_axes, make_targets
+from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.program.compile import compile_graph
 from mpsearch.program.memory_of_machine import describe_device, find_device, keep_freed_blocks
 from mpsearch.program.program import Program, Step
@@ -361,6 +362,12 @@ class Simulator:
     def weight(self, layer_index: int, scheme_index: int, gemm_index: int = 0) -> Tensor:
         """Return the simulated weight of a layer in a scheme, shaped as the node reads it."""
         return self._weights.simulated(layer_index, self.space.schemes[scheme_index], gemm_index)
+
+    def quantized_weight(
+        self, layer_index: int, scheme_index: int, gemm_index: int = 0
+    ) -> QuantizedTensor:
+        """Return the weight that a layer multiplies with in a scheme, as the scheme stores it."""
+        return self._weights.quantized(layer_index, self.space.schemes[scheme_index], gemm_index)
 
     def operand_weight(self, layer_index: int, gemm_index: int = 0) -> Tensor:
         """Return the fp32 weight of a layer, shaped as the node reads it."""

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from mpsearch.graph.model import Gemm, Layer, ModelGraph
-from mpsearch.numerics.quantize import quantize_weight
-from mpsearch.numerics.sparsity import prune
+from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.program.program import Program
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.layer_weight import quantize_layer_weight, simulate_layer_weight
 
 
 class WeightStore:
@@ -82,29 +82,27 @@ class WeightStore:
             return made
         return self._cache[key]
 
+    def quantized(self, layer: int, scheme: Scheme, gemm: int = 0) -> QuantizedTensor:
+        """Return the weight as ``scheme`` stores it, of which :meth:`simulated` has the values."""
+        owner = self._graph.layers[layer]
+        return quantize_layer_weight(owner, gemm, scheme, self._source(layer, scheme, gemm))
+
+    def _source(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
+        """What is rounded: the weight, or what recovery made of it."""
+        weight = self.plain(layer, gemm)
+        if scheme.recovery == "none" or self.recover is None:
+            return weight
+        return self._recovered(layer, gemm, weight, scheme)
+
     def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
         owner = self._graph.layers[layer]
-        right = owner.gemms[gemm].right
-        weight = self.plain(layer, gemm)
-        made = weight
-        if scheme.sparsity is not None:
-            if scheme.recovery != "none" and self.recover is not None:
-                made = self._recovered(layer, gemm, weight, scheme)
-            else:
-                made = prune(
-                    weight, scheme.sparsity, axis=right.reduction_axis, groups=right.groups
-                )
-        if scheme.weight.format != "fp32" or not scheme.weight.is_cast:
-            made = quantize_weight(
-                made,
-                scheme.weight,
-                reduction_axis=right.reduction_axis,
-                channel_axes=right.channel_axes,
-                groups=right.groups,
-                name=f"{owner.name}: weight",
-            )
-        made = made.to(weight.dtype)
-        return lay_out_weight(owner, owner.gemms[gemm], made)
+        source = self._source(layer, scheme, gemm)
+        is_same = scheme.sparsity is None and scheme.weight.is_cast
+        if not is_same or scheme.weight.format != "fp32":
+            made = simulate_layer_weight(owner, gemm, scheme, source)
+        else:
+            made = source
+        return lay_out_weight(owner, owner.gemms[gemm], made.to(self.plain(layer, gemm).dtype))
 
 
 def _bytes(weight: Tensor) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mpsearch.numerics.quantize import fake_quantize, quantize_activation, quantize_weight
+from mpsearch.numerics.quantize import fake_quantize, quantize_activation, simulate_weight
 from mpsearch.numerics.ranges import make_range
 from mpsearch.schemes import SCHEMES, Spec
 from tests.support.format_oracles import (
@@ -72,7 +72,7 @@ def test_convolution_blocks_run_along_channels_of_one_kernel_position(
 ) -> None:
     weight = sample((5, channels, 3, 3), seed=2)
     spec = SCHEMES[name].weight
-    got = quantize_weight(
+    got = simulate_weight(
         torch.from_numpy(weight), spec, reduction_axis=1, channel_axes=(0,)
     ).numpy()
     for i in range(3):
@@ -98,9 +98,9 @@ def test_activation_blocks_do_not_cross_convolution_groups() -> None:
 def test_transposed_convolution_weights_split_the_reduction_into_groups() -> None:
     weight = torch.from_numpy(sample((40, 6, 2, 2), seed=4))
     spec = SCHEMES["mxfp4"].weight
-    got = quantize_weight(weight, spec, reduction_axis=0, channel_axes=(1,), groups=2)
+    got = simulate_weight(weight, spec, reduction_axis=0, channel_axes=(1,), groups=2)
     halves = [
-        quantize_weight(half, spec, reduction_axis=0, channel_axes=(1,))
+        simulate_weight(half, spec, reduction_axis=0, channel_axes=(1,))
         for half in weight.split(20, dim=0)
     ]
     assert torch.equal(got, torch.cat(halves, dim=0))
@@ -122,7 +122,7 @@ def test_a_calibrated_tensor_scale_is_used_and_blocks_saturate() -> None:
 def test_one_fp32_scale_a_tensor_or_channel(fmt: str, top: int, granularity: str) -> None:
     weight = sample((6, 5, 3, 3), seed=6)
     spec = Spec(fmt, granularity)  # type: ignore[arg-type]
-    got = quantize_weight(
+    got = simulate_weight(
         torch.from_numpy(weight), spec, reduction_axis=1, channel_axes=(0,)
     ).numpy()
     rows = weight.reshape(6, -1) if granularity == "channel" else weight.reshape(1, -1)
@@ -134,8 +134,8 @@ def test_matmul_weights_have_channels_in_columns() -> None:
     weight = torch.from_numpy(sample((20, 6), seed=7))
     for name in ("fp8", "nvfp4", "w4a16"):
         spec = SCHEMES[name].weight
-        got = quantize_weight(weight, spec, reduction_axis=0, channel_axes=(1,))
-        want = quantize_weight(weight.T.contiguous(), spec, reduction_axis=1, channel_axes=(0,))
+        got = simulate_weight(weight, spec, reduction_axis=0, channel_axes=(1,))
+        want = simulate_weight(weight.T.contiguous(), spec, reduction_axis=1, channel_axes=(0,))
         assert torch.equal(got, want.T)
         assert got.is_contiguous()
 
@@ -152,7 +152,7 @@ def test_tokens_have_a_scale_each() -> None:
 def test_tiles_of_rows_and_channels_share_one_scale() -> None:
     weight = sample((10, 7), seed=9)
     spec = Spec("e4m3", "block", block_shape=(4, 3))
-    got = quantize_weight(torch.from_numpy(weight), spec, reduction_axis=1, channel_axes=(0,))
+    got = simulate_weight(torch.from_numpy(weight), spec, reduction_axis=1, channel_axes=(0,))
     for i in range(0, 10, 4):
         for j in range(0, 7, 3):
             tile = weight[i : i + 4, j : j + 3]

@@ -13,7 +13,7 @@ from mpsearch.errors import NumericsError
 from mpsearch.formats import FORMATS
 from mpsearch.numerics import dispatch
 from mpsearch.numerics.elements import round_elements
-from mpsearch.numerics.quantize import fake_quantize, quantize_activation, quantize_weight
+from mpsearch.numerics.quantize import fake_quantize, quantize_activation, simulate_weight
 from mpsearch.numerics.ranges import finite_range, make_range
 from mpsearch.schemes import SCHEMES, Spec
 
@@ -64,12 +64,12 @@ def wild(*shape: int, seed: int = 0) -> Tensor:
 def test_weights_have_the_same_bits(name: str, shape: tuple[int, ...], plain) -> None:
     for weight in (wild(*shape), torch.randn(shape, generator=torch.Generator().manual_seed(1))):
         options = {"reduction_axis": 1, "channel_axes": (0,)}
-        want = plain(quantize_weight, weight, WEIGHTS[name], **options)
-        assert same_bits(quantize_weight(weight, WEIGHTS[name], **options), want)
+        want = plain(simulate_weight, weight, WEIGHTS[name], **options)
+        assert same_bits(simulate_weight(weight, WEIGHTS[name], **options), want)
         flipped = weight.transpose(0, 1)
         options = {"reduction_axis": 0, "channel_axes": (1,)}
-        want = plain(quantize_weight, flipped, WEIGHTS[name], **options)
-        assert same_bits(quantize_weight(flipped, WEIGHTS[name], **options), want)
+        want = plain(simulate_weight, flipped, WEIGHTS[name], **options)
+        assert same_bits(simulate_weight(flipped, WEIGHTS[name], **options), want)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -9,7 +9,7 @@ from mpsearch.numerics.quantize import (
     fake_quantize,
     find_spec,
     quantize_activation,
-    quantize_weight,
+    simulate_weight,
 )
 from mpsearch.schemes import SCHEMES, Spec
 
@@ -37,7 +37,7 @@ def test_any_shape_passes_through_every_format(name: str, shape: tuple[int, ...]
 def test_every_scheme_takes_weights_and_activations_of_layers(scheme) -> None:
     linear, conv, depthwise = randn(7, 33), randn(6, 20, 3, 3), randn(6, 1, 3, 3)
     for weight in (linear, conv, depthwise, randn(5, 16, 7)):
-        got = quantize_weight(weight, scheme.weight, reduction_axis=1, channel_axes=(0,))
+        got = simulate_weight(weight, scheme.weight, reduction_axis=1, channel_axes=(0,))
         assert got.shape == weight.shape
         assert float((got - weight).square().mean() / weight.square().mean()) < 0.05
     for x, groups in ((randn(2, 40, 5, 5), 4), (randn(2, 6, 5, 5), 6), (randn(2, 40, 9), 1)):
@@ -122,11 +122,11 @@ def test_mistakes_are_named() -> None:
     ):
         quantize_activation(x, SCHEMES["nvfp4"].activation, reduction_axis=1, groups=3)
     with pytest.raises(SchemeError, match="distinct and without the reduction axis"):
-        quantize_weight(x, SCHEMES["fp8"].weight, reduction_axis=1, channel_axes=(1,))
+        simulate_weight(x, SCHEMES["fp8"].weight, reduction_axis=1, channel_axes=(1,))
     with pytest.raises(SchemeError, match=r"must be float32.*got torch\.int64"):
         fake_quantize(torch.arange(4), "e4m3")
     x[0, 0] = torch.inf
     with pytest.raises(NumericsError, match=r"'fc1: weight' must be finite"):
-        quantize_weight(
+        simulate_weight(
             x, SCHEMES["fp8"].weight, reduction_axis=1, channel_axes=(0,), name="fc1: weight"
         )

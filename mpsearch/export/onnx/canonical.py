@@ -11,11 +11,9 @@ from functools import partial
 
 import onnx
 from onnx import TensorProto, helper
-from torch import Tensor
 
 from mpsearch._version import __version__
 from mpsearch.errors import PlanError
-from mpsearch.export.codes import find_codes
 from mpsearch.export.onnx.builder import Writer
 from mpsearch.export.onnx.encode_activation import (
     Activation,
@@ -23,17 +21,18 @@ from mpsearch.export.onnx.encode_activation import (
     encode_activation,
     encode_cast,
 )
-from mpsearch.export.onnx.encode_weight import check_weight_spec, encode_cast_weight, encode_codes
+from mpsearch.export.onnx.encode_weight import check_weight_spec, encode_weight
 from mpsearch.export.onnx.functions import make_function
 from mpsearch.export.onnx.opset import upgrade_model
 from mpsearch.graph.model import Gemm, Layer, ModelGraph, Operand
 from mpsearch.graph.onnx_file.write import to_onnx
+from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.schemes import Scheme, Spec
 
-Weights = Callable[[int, int, Scheme], tuple[Tensor, Tensor]]
-"""(layer index, gemm index, scheme) to the simulated fp32 weight and what was quantised to it."""
+Weights = Callable[[int, int, Scheme], QuantizedTensor]
+"""(layer index, gemm index, scheme) to the weight as the scheme stores it."""
 
 OPSET = 23
 _MX_OPSET = 24
@@ -147,23 +146,8 @@ def _encode_layer(
 
 
 def _write_weight(build: _Build, index: int, number: int, scheme: Scheme, writer: Writer) -> str:
-    layer, spec = build.graph.layers[index], scheme.weight
-    right = layer.gemms[number].right
-    simulated, original = build.weights(index, number, scheme)
-    dtype = _dtype(build.graph, right.value)
-    if spec.is_cast:
-        value = encode_cast_weight(writer, simulated.float(), spec.format)
-    else:
-        codes = find_codes(
-            simulated.float(),
-            original.float(),
-            spec,
-            reduction_axis=right.reduction_axis,
-            channel_axes=right.channel_axes,
-            groups=right.groups,
-            name=f"{layer.name}: {right.value}",
-        )
-        value = encode_codes(writer, codes)
+    value = encode_weight(writer, build.weights(index, number, scheme))
+    dtype = _dtype(build.graph, build.graph.layers[index].gemms[number].right.value)
     return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
 
 

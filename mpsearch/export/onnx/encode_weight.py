@@ -13,75 +13,76 @@ from onnx import TensorProto
 from torch import Tensor
 
 from mpsearch.errors import PlanError
-from mpsearch.export.codes import WeightCodes
 from mpsearch.export.onnx.builder import Writer, find_type
 from mpsearch.formats import find_format
+from mpsearch.numerics.layout import Layout
+from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.schemes import Spec
 
 _FLOAT = int(TensorProto.FLOAT)
 
 
-def encode_cast_weight(writer: Writer, simulated: Tensor, format: str) -> str:
-    """Append a weight that is exact in ``format`` as a typed initialiser and a Cast; return its name (fp32).
-
-    Raises:
-        PlanError: ONNX has no such type.
-    """
-    values = simulated.detach().cpu().numpy()
-    if format == "fp32":
-        return writer.constant(values, "weight")
-    _, dtype = find_type(find_format(format))
-    return writer.add("Cast", writer.constant(values.astype(dtype), "weight"), to=_FLOAT)
-
-
-def encode_codes(writer: Writer, codes: WeightCodes) -> str:
-    """Append a weight as codes, scales and DequantizeLinear; return the fp32 value's name.
+def encode_weight(writer: Writer, weight: QuantizedTensor) -> str:
+    """Append a weight as typed initialisers and what dequantises them; return the fp32 value's name.
 
     Raises:
         PlanError: ONNX has no type for the elements.
     """
-    spec, layout = codes.spec, codes.layout
+    spec, layout = weight.spec, weight.layout
+    if weight.scales is None:
+        return _encode_cast(writer, weight)
     find_type(spec.element)
     if spec.block_shape is None and spec.granularity == "tensor":
-        return _dequantize_in_place(writer, codes, None)
-    if spec.block_shape is None and codes.channel_axis is not None:
-        return _dequantize_in_place(writer, codes, codes.channel_axis)
-    wide = codes.spec.block_shape[1] if codes.spec.block_shape else layout.channels
+        return _dequantize_in_place(writer, weight, weight.scales, None)
+    if spec.block_shape is None and layout.row_axis is not None:
+        return _dequantize_in_place(writer, weight, weight.scales, layout.row_axis)
+    wide = spec.block_shape[1] if spec.block_shape else layout.channels
     padded = -(-layout.channels // wide) * wide
-    matrix = _dequantize_matrix(writer, codes, wide, padded)
-    return _restore(writer, codes, matrix, padded)
+    matrix = _dequantize_matrix(writer, weight, weight.scales, wide, padded)
+    return _restore(writer, layout, matrix, padded)
 
 
-def _dequantize_in_place(writer: Writer, codes: WeightCodes, axis: int | None) -> str:
+def _encode_cast(writer: Writer, weight: QuantizedTensor) -> str:
+    values = weight.dequantize().cpu().numpy()
+    if weight.spec.format == "fp32":
+        return writer.constant(values, "weight")
+    _, dtype = find_type(weight.spec.element)
+    return writer.add("Cast", writer.constant(values.astype(dtype), "weight"), to=_FLOAT)
+
+
+def _dequantize_in_place(
+    writer: Writer, weight: QuantizedTensor, scales: Tensor, axis: int | None
+) -> str:
     """DequantizeLinear on the weight's own shape, with one scale or one along ``axis``."""
-    elements = codes.layout.from_rows(codes.elements)
-    scales = codes.scales.reshape(-1) if axis is not None else codes.scales.reshape(())
-    zeros = None if codes.zeros is None else codes.zeros.reshape(scales.shape)
+    scales = scales.reshape(-1) if axis is not None else scales.reshape(())
     inputs = [
-        _store(writer, elements, codes.spec, "codes"),
-        _scales(writer, scales, codes.spec),
+        _store(writer, weight.layout.from_rows(weight.codes), weight.spec, "codes"),
+        _scales(writer, scales, weight.spec),
     ]
-    if zeros is not None:
-        inputs.append(_store(writer, zeros, codes.spec, "zero_points"))
+    if weight.zeros is not None:
+        zeros = weight.zeros.reshape(scales.shape)
+        inputs.append(_store(writer, zeros, weight.spec, "zero_points"))
     attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     return writer.add("DequantizeLinear", *inputs, **attributes)
 
 
-def _dequantize_matrix(writer: Writer, codes: WeightCodes, wide: int, padded: int) -> str:
+def _dequantize_matrix(
+    writer: Writer, weight: QuantizedTensor, scales: Tensor, wide: int, padded: int
+) -> str:
     """Blocked DequantizeLinear of [rows, positions × padded channels] along axis 1."""
-    layout, spec = codes.layout, codes.spec
+    layout, spec = weight.layout, weight.spec
     R, P, C = layout.rows, layout.positions, layout.channels
     elements = np.zeros((R, P, padded), np.float32)
-    elements[:, :, :C] = codes.elements.numpy()
+    elements[:, :, :C] = weight.codes.cpu().numpy()
     matrix = _store(writer, elements.reshape(R, P * padded), spec, "codes")
     blocks = padded // wide
-    per_block = codes.scales.expand(-1, P, blocks) if spec.block_shape is None else codes.scales
+    per_block = scales.expand(-1, P, blocks) if spec.block_shape is None else scales
     tables = [_scales(writer, per_block.reshape(len(per_block), P * blocks), spec)]
     if spec.tensor_scale:
-        g = writer.constant(np.float32(codes.tensor_scale), "tensor_scale")
+        g = writer.constant(np.float32(weight.tensor_scale), "tensor_scale")
         tables = [writer.add("DequantizeLinear", tables[0], g)]
-    if codes.zeros is not None:
-        zeros = codes.zeros.expand(-1, P, blocks).reshape(len(codes.zeros), P * blocks)
+    if weight.zeros is not None:
+        zeros = weight.zeros.expand(-1, P, blocks).reshape(len(weight.zeros), P * blocks)
         tables.append(_store(writer, zeros, spec, "zero_points"))
     if len(per_block) != R:  # tiles of several rows: one table row serves them all
         tall = spec.block_shape[0] if spec.block_shape else R
@@ -94,9 +95,8 @@ def _dequantize_matrix(writer: Writer, codes: WeightCodes, wide: int, padded: in
     return writer.add("DequantizeLinear", matrix, *tables, **attributes)
 
 
-def _restore(writer: Writer, codes: WeightCodes, matrix: str, padded: int) -> str:
+def _restore(writer: Writer, layout: Layout, matrix: str, padded: int) -> str:
     """Bring [rows, positions × padded channels] into the weight's own shape."""
-    layout = codes.layout
     sizes = [layout.split[axis] for axis in layout.order]
     value = matrix
     shape: tuple[int, ...] = (layout.rows, layout.positions * padded)
