@@ -31,6 +31,7 @@ from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.shared.backward import iterate_passes
 from mpsearch.sensitivity.shared.entries import single_changes
 from mpsearch.sensitivity.shared.sampling import measure_entries
+from mpsearch.simulate.probe import plain_weight, simulated_weight
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.files import read_space
 from mpsearch.space.space import SearchSpace
@@ -103,7 +104,8 @@ def dense_traces(simulator: Simulator, table: Table) -> Floats:
             )
             i = layers[name]
             for s in range(1, values.shape[1]):
-                change = simulator.operand_weight(i) - simulator.weight(i, s)
+                known = simulator.calibrated
+                change = plain_weight(known, i) - simulated_weight(known, i, s)
                 error = float(change.double().square().sum())
                 share = done.n / simulator.n_samples
                 values[i, s] += 0.5 * share * trace / weight.numel() * error

@@ -22,6 +22,8 @@ from experiments.models.made import onnxruntime_run, read_arrays
 from experiments.models.minilm import MAKER
 from mpsearch.graph.model import Gemm
 from mpsearch.recovery.obs import find_gram, recover
+from mpsearch.simulate.calibrated import calibrate
+from mpsearch.simulate.probe import capture
 
 Change = Callable[[str, Gemm, Tensor], Tensor]
 
@@ -30,12 +32,12 @@ def find_grams(folder: Path) -> tuple[dict[str, Tensor], dict[str, Gemm]]:
     """Return initialiser name to Gram matrix and to product, of every layer with a weight."""
     graph = mp.import_onnx(folder / "model.onnx")
     batches = mp.read_batches(folder / "calibration.npz")
-    simulator = mp.Simulator(graph, mp.read_space("npu"), batches)
+    calibrated = calibrate(graph, mp.read_space("npu"), batches)
     layers = [i for i, layer in enumerate(graph.layers) if layer.has_weight]
     products = {graph.layers[i].gemms[0].right.source: graph.layers[i].gemms[0] for i in layers}
     grams: dict[str, Tensor] = {}
     for batch in batches.iterate():
-        values = simulator.capture(layers, batch)
+        values = capture(calibrated, layers, batch)
         present = torch.from_numpy(batch["attention_mask"]).bool()
         for name, product in products.items():
             gram = find_gram(values[product.left.value][present])

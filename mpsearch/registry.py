@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mpsearch.errors import DuplicateNameError, MissingExtraError, UnknownNameError
 
 DataFolder = Literal["search_spaces", "search_spaces/targets", "cost_models"]
-Kind = Literal["metrics", "cost_models", "searchers", "exporters", "runtimes"]
+Kind = Literal["metrics", "cost_models", "searchers", "recoveries", "exporters", "runtimes"]
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
@@ -53,6 +53,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "greedy": "mpsearch.search.greedy:search",
             "random": "mpsearch.search.random:search",
         },
+        "recoveries": {
+            "obs": "mpsearch.recovery.gram:Recovery",
+        },
         "exporters": {
             "onnx": "mpsearch.export.onnx.export:export",
         },
@@ -67,6 +70,7 @@ _NOUNS: Mapping[Kind, str] = {
     "metrics": "metric",
     "cost_models": "cost model",
     "searchers": "search method",
+    "recoveries": "recovery",
     "exporters": "export target",
     "runtimes": "runtime",
 }

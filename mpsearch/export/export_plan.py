@@ -17,8 +17,9 @@ from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, plan_space
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.calibrated import calibrate
 from mpsearch.simulate.layer_weight import quantize_layer_weight
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.simulate.probe import quantized_weight
 
 MARK = "export.json"
 """File that says that a folder is an export, and of what: only such a folder is ever replaced."""
@@ -129,9 +130,9 @@ def _recovered_weights(plan: Plan, graph: ModelGraph, batches: Batches | None) -
             "a plan with recovered sparse weights must be exported with the calibration data that it "
             "was made with; give them as `batches`"
         )
-    simulator = Simulator(graph, plan_space(plan), batches)
+    calibrated = calibrate(graph, plan_space(plan), batches)
 
     def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
-        return simulator.quantized_weight(layer, simulator.space.index(scheme.name), gemm)
+        return quantized_weight(calibrated, layer, calibrated.space.index(scheme.name), gemm)
 
     return weights

@@ -3,23 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from mpsearch.choose.measured import cheapest_within, measure_point, plan_file
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import JobError, MpsearchError, OutputExistsError
 from mpsearch.jobs.calibrate import calibrated_simulator, note_calibration
 from mpsearch.jobs.prepare import prepare
-from mpsearch.jobs.stage_inputs import Watch, evaluation_context, unwatched
+from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context, unwatched
 from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import read_front
-from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
+from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.runs.job import check_trust, locate, read_job
 from mpsearch.runs.record import read_record
 from mpsearch.search.choose_point import choose_point, upper
-from mpsearch.simulate.simulator import Simulator
 
 
 def choose_written(
@@ -109,7 +107,8 @@ def choose_measured(
     simulator = calibrated_simulator(prepared, first, watch)
     context = evaluation_context(prepared, simulator, first)
     with EvaluationStore(run / "evaluations.sqlite") as store:
-        stored = cast(Simulator, StoredSimulator(simulator, store, context))
+        batches = batch_contexts(prepared, simulator, first)
+        stored = simulator.keep_losses(StoredLosses(store, context, batches))
         costly = {name: value for name, value in limits.items() if name != "loss"}
         predicted = replace(
             front, points=tuple(replace(point, measured={}) for point in front.points)

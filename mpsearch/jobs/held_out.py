@@ -36,17 +36,7 @@ def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
 
     @cache
     def own_simulator() -> Simulator:
-        known = bench.simulator
-        return Simulator(
-            known.graph,
-            known.space,
-            evaluation,
-            loss=f"quality:{function}",
-            seed=known.seed,
-            device=str(known.device),
-            max_memory=known.max_memory,
-            calibrated=known,
-        )
+        return bench.simulator.on_data(evaluation, loss=f"quality:{function}")
 
     def score(assignment: tuple[int, ...] | None) -> dict[str, Floats]:
         key = assignment or ()

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -37,12 +36,11 @@ from mpsearch.problem.front import Point
 from mpsearch.problem.problem import Problem
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.report.page import write_report
-from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
+from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.runs.record import installed_versions
 from mpsearch.runs.report import read_report
 from mpsearch.runs.run import Run, open_run
 from mpsearch.runs.run_folder import RunFolder, begin_run, check_run
-from mpsearch.simulate.simulator import Simulator
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,7 +80,7 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Run:
     folder = begin_run(path, job, prepared.batches)
     with EvaluationStore(folder.file("evaluations.sqlite")) as store:
         batches = batch_contexts(prepared, simulator, first)
-        stored = cast(Simulator, StoredSimulator(simulator, store, context, batches, first))
+        stored = simulator.keep_losses(StoredLosses(store, context, batches))
         bench = Bench(prepared, folder, stored, first, store, context, costs, watch)
         folder.update(
             versions=installed_versions(),

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.pareto import thin
 from mpsearch.problem.tables import Costs, Table
-from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
+from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.search.find_front import find_front
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.self_test_file import SelfTest
@@ -106,7 +105,7 @@ def score_metrics(
                 return own
             contexts = batch_contexts(prepared, own, few)
             whole = evaluation_context(prepared, own, few)
-            return cast(Simulator, StoredSimulator(own, kept, whole, contexts, few))
+            return own.keep_losses(StoredLosses(kept, whole, contexts))
 
         tables, spent = [], []
         for metric in metrics:

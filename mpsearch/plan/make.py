@@ -9,7 +9,7 @@ from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, site_of
 from mpsearch.problem.front import Point
 from mpsearch.problem.tables import Costs
 from mpsearch.schemes import Scheme, stored_bits
-from mpsearch.simulate.calibration import static_ranges
+from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.simulator import Simulator
 
 

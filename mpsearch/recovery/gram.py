@@ -39,7 +39,6 @@ class Recovery:
         "_mask",
         "_nodes",
         "_program",
-        "passes",
     )
 
     def __init__(
@@ -65,7 +64,6 @@ class Recovery:
         self._nodes = {layer: step.node for layer, (_, step) in program.find_layers().items()}
         self._grams: dict[GramKey, Tensor] = {}
         self._made: dict[tuple[int, int, str], Tensor] = {}
-        self.passes = 0
 
     def __call__(self, layer: int, gemm: int, weight: Tensor, scheme: Scheme) -> Tensor:
         """Return the recovered fp32 weight of a layer's product.
@@ -74,10 +72,8 @@ class Recovery:
             SchemeError: The layer is none whose inputs' Gram matrix is known.
         """
         owner = self._graph.layers[layer]
-        if owner.op_type not in RECOVERABLE or scheme.sparsity is None:
-            raise SchemeError(
-                f"recovery obs is for {', '.join(RECOVERABLE)}, but layer {owner.name!r} is a {owner.op_type}"
-            )
+        if (reason := self.refuse(layer)) or scheme.sparsity is None:
+            raise SchemeError(reason or f"recovery obs is for sparse schemes, got {scheme.name}")
         place = (layer, gemm, scheme.sparsity)
         if place not in self._made:
             product = owner.gemms[gemm]
@@ -92,6 +88,15 @@ class Recovery:
             )
             self._made[place] = _put_aside(made)
         return self._made[place]
+
+    def refuse(self, layer: int) -> str:
+        """Return why a layer cannot be recovered, "" where it can."""
+        owner = self._graph.layers[layer]
+        if owner.op_type in RECOVERABLE:
+            return ""
+        return (
+            f"recovery obs is for {', '.join(RECOVERABLE)}, but {owner.name!r} is a {owner.op_type}"
+        )
 
     def _gram(self, layer: int, gemm: int) -> Tensor:
         key = self._key(layer, gemm)
@@ -137,7 +142,6 @@ class Recovery:
 
     def _stream(self, chosen: Mapping[int, Sequence[int]]) -> None:
         """Add up the Gram matrices of ``chosen`` over the data, each as its layer runs."""
-        self.passes += 1
         outer = [
             step for step in self._program.steps if not chosen.keys().isdisjoint(step.layers())
         ]
@@ -196,20 +200,3 @@ def _gram(node: Node, gemm: Gemm, x: Tensor, weight: Tensor | None) -> Tensor:
         dilations=tuple(spread),
         groups=gemm.groups,
     )
-
-
-def refuse_recovery(graph: ModelGraph, schemes: Iterable[Scheme]) -> dict[tuple[str, str], str]:
-    """Return (group, scheme) names to why a scheme's recovery cannot be had there."""
-    reasons = {}
-    for scheme in schemes:
-        if scheme.recovery == "none":
-            continue
-        for group in graph.groups:
-            for index in group.layers:
-                layer = graph.layers[index]
-                if layer.op_type not in RECOVERABLE:
-                    reasons[group.name, scheme.name] = (
-                        f"recovery {scheme.recovery} is for {', '.join(RECOVERABLE)}, "
-                        f"but {layer.name!r} is a {layer.op_type}"
-                    )
-    return reasons

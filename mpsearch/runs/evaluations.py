@@ -7,18 +7,13 @@ data, schemes, seed, and the fingerprint of what computed it). Losses of differe
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
-from mpsearch.artifacts import digest_json
-from mpsearch.data.batches import Batches
 from mpsearch.errors import JobError
-from mpsearch.simulate.simulator import Simulator
-from mpsearch.simulate.variant import simulate_like
-from mpsearch.space.space import SearchSpace
-from mpsearch.stats.estimates import Estimate, Floats, Ints
+from mpsearch.stats.estimates import Floats
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
@@ -95,92 +90,38 @@ class EvaluationStore:
         return int(self._connection.execute(query, (context,)).fetchone()[0])
 
 
-class StoredSimulator:
-    """A simulator whose losses are read from a store where they are there, and kept where not.
+@dataclass(frozen=True, slots=True)
+class StoredLosses:
+    """A simulator's losses, read from a store where they are there, and kept where not.
 
-    Everything but ``losses``, ``loss`` and ``evaluate`` is the simulator's own. Losses are kept by
-    batch, so that a run on more data of which the first batches are the same measures the new ones
-    only, and as a whole under the run's own context. Variants of it, with other schemes or by another
-    loss, keep theirs in the same store.
+    They are kept by batch, so that a run on more data of which the first batches are the same measures the new
+    ones only, and as a whole under the run's own context.
+
+    Attributes:
+        store: Keeps them.
+        context: What losses on all the data are kept under.
+        batches: [n_batches] What losses on each batch are kept under.
     """
 
-    __slots__ = ("_batches", "_calibration", "_context", "_simulator", "_store")
+    store: EvaluationStore
+    context: str
+    batches: tuple[str, ...]
 
-    def __init__(
-        self,
-        simulator: Simulator,
-        store: EvaluationStore,
-        context: str,
-        batches: Sequence[str] = (),
-        calibration: Batches | None = None,
-    ) -> None:
-        """Read and keep losses.
+    def get(self, assignment: tuple[int, ...], batch: int | None) -> Floats | None:
+        """Return the losses of ``assignment`` [G] on a batch, or [n] on all (None); None if unknown."""
+        return self.store.get(self._context(batch), assignment)
 
-        Args:
-            simulator: Measures what is not there.
-            store: Keeps it.
-            context: What losses on all the data are kept under.
-            batches: [n_batches] What losses on each batch are kept under; () keeps none by batch.
-            calibration: What the simulator was calibrated to; None: all its data.
-        """
-        self._simulator = simulator
-        self._store = store
-        self._context = context
-        self._batches = tuple(batches)
-        self._calibration = calibration
+    def put(self, assignment: tuple[int, ...], batch: int | None, losses: Floats) -> None:
+        """Keep the losses of ``assignment`` [G] on a batch, or all; what is there already stays."""
+        self.store.put(self._context(batch), assignment, losses)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._simulator, name)
+    def branch(self, name: str) -> "StoredLosses":
+        """Return a place in the same store for other schemes or another loss."""
+        batches = tuple(f"{context} {name}" for context in self.batches)
+        return StoredLosses(self.store, f"{self.context} {name}", batches)
 
-    def variant(self, space: SearchSpace, loss: str | None) -> Simulator:
-        """Return a simulator in ``space`` by ``loss``, calibrated to the same samples, that keeps its losses too."""
-        whole = self._simulator.batches
-        first = self._calibration or whole
-        made = simulate_like(self._simulator, first, space, loss)
-        if len(first) < len(whole):
-            made = made.on_data(whole)
-        own = digest_json([[repr(scheme) for scheme in space.schemes], made.loss_kind, loss])
-        contexts = [f"{context} {own}" for context in self._batches]
-        stored = StoredSimulator(made, self._store, f"{self._context} {own}", contexts, first)
-        return cast(Simulator, stored)
-
-    def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
-        """Return the [n] losses of ``assignment`` [G] on all ``batches``, or some."""
-        key = tuple(int(scheme) for scheme in np.asarray(assignment).ravel())
-        if batches is not None:
-            return np.concatenate([self._on_batch(key, b) for b in batches])
-        known = self._store.get(self._context, key)
-        if known is None:
-            if self._batches:
-                known = np.concatenate([self._on_batch(key, b) for b in range(len(self._batches))])
-            else:
-                known = np.asarray(self._simulator.losses(np.array(key, np.int64)), np.float64)
-            self._store.put(self._context, key, known)
-        return known
-
-    def _on_batch(self, key: tuple[int, ...], b: int) -> Floats:
-        context = self._batches[b] if self._batches else None
-        known = None if context is None else self._store.get(context, key)
-        if known is None:
-            known = np.asarray(self._simulator.losses(np.array(key, np.int64), [b]), np.float64)
-            if context is not None:
-                self._store.put(context, key, known)
-        return known
-
-    def loss(self, assignment: Ints) -> Estimate:
-        """Return mean and standard error of the losses of ``assignment`` [G]."""
-        return self._simulator.estimate(self.losses(assignment))
-
-    def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
-        """Return the loss of each of ``assignments`` [P, G]; parts of the data are not kept."""
-        if fraction < 1.0:
-            return self._simulator.evaluate(assignments, fraction=fraction)
-        return [self.loss(row) for row in _rows(assignments)]
-
-
-def _rows(assignments: Ints) -> Ints:
-    rows = np.asarray(assignments, np.int64)
-    return rows[None] if rows.ndim == 1 else rows
+    def _context(self, batch: int | None) -> str:
+        return self.context if batch is None else self.batches[batch]
 
 
 def _key(assignment: Sequence[int]) -> str:

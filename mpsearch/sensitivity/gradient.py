@@ -12,6 +12,7 @@ from torch import Tensor
 from mpsearch.errors import NumericsError
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.sensitivity.shared.backward import Pass, draw_losses, iterate_passes, layer_gradients
+from mpsearch.simulate.probe import simulated_weight
 from mpsearch.simulate.scheme_run import quantize_input, read_operands, weight_inputs
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, estimate_mean
@@ -73,7 +74,7 @@ def score(
 def _add_layer(simulator: Simulator, done: Pass, index: int, gradient: Tensor, out: Floats) -> None:
     """Add one layer's terms to ``out`` [n, S]."""
     layer = simulator.graph.layers[index]
-    program, step = simulator.layer_step(index)
+    program, step = simulator.calibrated.layer_steps[index]
     base = simulator.space.index(simulator.space.base)
     group = next(g for g, x in enumerate(simulator.graph.groups) if index in x.layers)
     names = [*step.node.inputs]
@@ -103,7 +104,7 @@ def _add_layer(simulator: Simulator, done: Pass, index: int, gradient: Tensor, o
             rows = done.n if each.shape[0] % done.n == 0 else 1
             out[:, s] += each.reshape(rows, -1).sum(1).cpu().numpy() / (1 if rows > 1 else done.n)
         for gemm, place in weights:
-            change = leaves[place].detach() - simulator.weight(index, s, gemm)
+            change = leaves[place].detach() - simulated_weight(simulator.calibrated, index, s, gemm)
             total = float((found_grads[place] * change).abs().double().sum())
             out[:, s] += total / done.n
     if not np.isfinite(out).all():

@@ -20,6 +20,7 @@ from mpsearch.sensitivity.shared.curvature import (
     hessian_samples,
     largest_eigenvalues,
 )
+from mpsearch.simulate.probe import plain_weight, simulated_weight
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, estimate_mean
 
@@ -127,12 +128,13 @@ def _score(
     sums = np.zeros((len(samples), *shape))
     bare = np.zeros(shape)
     for column, (g, i, gemm) in zip(samples.T, weights.values(), strict=True):
-        plain = simulator.operand_weight(i, gemm).double()
+        plain = plain_weight(simulator.calibrated, i, gemm).double()
         size = plain.numel() if per_weight else 1
         for s in np.flatnonzero(simulator.allowed[g]).tolist():
             if s == base:
                 continue
-            error = float((plain - simulator.weight(i, s, gemm).double()).square().sum())
+            lowered = simulated_weight(simulator.calibrated, i, s, gemm).double()
+            error = float((plain - lowered).square().sum())
             sums[:, g, s] += 0.5 / size * error * column
             bare[g, s] += column.mean() if per_weight else column[0]
     values, stderr = np.zeros(shape), np.zeros(shape)

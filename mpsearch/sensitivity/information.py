@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mpsearch.errors import DataError
 from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.simulate.probe import capture, replay
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
 
@@ -95,7 +96,7 @@ def _collect(
     answers = []
     batches = list(simulator.batches.iterate())
     for done, batch in enumerate(batches):
-        tensors = simulator.capture(range(len(layers)), batch)
+        tensors = capture(simulator.calibrated, range(len(layers)), batch)
         n = len(next(iter(batch.values())))
         for i, layer in enumerate(layers):
             plain = tensors.get(layer.output)
@@ -105,7 +106,7 @@ def _collect(
             clean.setdefault(i, []).append(_pool(plain, n, axis))
             for s in np.flatnonzero(simulator.allowed[group_of[i]]).tolist():
                 if s != base:
-                    error = simulator.replay(i, s, tensors) - plain
+                    error = replay(simulator.calibrated, i, s, tensors) - plain
                     noise.setdefault((group_of[i], i, s), []).append(_pool(error, n, axis))
         heads = simulator.targets[done].reference
         answers.append(np.hstack([_pool(head, n, -1) for head in heads]))

@@ -10,7 +10,6 @@ from mpsearch.losses.outputs import LABELLED
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
 from mpsearch.simulate.simulator import Simulator
-from mpsearch.simulate.variant import make_variant
 
 
 def score(
@@ -39,7 +38,7 @@ def score(
     """
     own = simulator
     if simulator.loss_kind in (*LABELLED, "quality"):
-        own = make_variant(simulator, loss="kl")
+        own = simulator.by_loss("kl")
     measure = find("metrics", "perturbation")
     table: Table = measure(
         own, costs=costs, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance

@@ -13,8 +13,8 @@ import numpy as np
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
 from mpsearch.sensitivity.shared.entries import RatioSum
+from mpsearch.simulate.probe import capture, replay
 from mpsearch.simulate.simulator import Simulator
-from mpsearch.simulate.variant import make_variant
 
 
 def score(
@@ -45,7 +45,7 @@ def score(
     for done, batch in enumerate(batches):
         if progress is not None:
             progress(done, len(batches), "errors of layers' outputs")
-        tensors = simulator.capture(range(len(layers)), batch)
+        tensors = capture(simulator.calibrated, range(len(layers)), batch)
         n = len(next(iter(batch.values())))
         for i, layer in enumerate(layers):
             plain = tensors.get(layer.output)
@@ -53,7 +53,7 @@ def score(
                 continue
             for s in np.flatnonzero(simulator.allowed[group_of[i]]).tolist():
                 if s != base:
-                    error = simulator.replay(i, s, tensors) - plain
+                    error = replay(simulator.calibrated, i, s, tensors) - plain
                     sums.setdefault((i, s), RatioSum()).add(error, plain, n)
     values, variance = np.zeros(shape), np.zeros(shape)
     for (i, s), ratio in sums.items():
@@ -102,7 +102,7 @@ def score_model(
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
-    own = make_variant(simulator, loss="mse")
+    own = simulator.by_loss("mse")
     at_layers = score(simulator)
     table: Table = find("metrics", "perturbation")(
         own, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance

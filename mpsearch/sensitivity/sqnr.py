@@ -12,6 +12,7 @@ from torch import Tensor
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.schemes import Scheme
 from mpsearch.sensitivity.shared.entries import RatioSum
+from mpsearch.simulate.probe import capture, plain_weight, simulated_weight
 from mpsearch.simulate.scheme_run import Read, quantize_input, read_operands
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
@@ -45,7 +46,7 @@ def score(
     for done, batch in enumerate(batches):
         if progress is not None:
             progress(done, len(batches), "noise of activations")
-        tensors = simulator.capture(range(len(layers)), batch)
+        tensors = capture(simulator.calibrated, range(len(layers)), batch)
         n = len(next(iter(batch.values())))
         for i, layer in enumerate(layers):
             for read in read_operands(layer):
@@ -96,10 +97,10 @@ def weight_noise(simulator: Simulator, layer: int, scheme: int) -> float:
     for index, gemm in enumerate(simulator.graph.layers[layer].gemms):
         if not gemm.has_weight:
             continue
-        w = simulator.operand_weight(layer, index).double()
+        w = plain_weight(simulator.calibrated, layer, index).double()
         power = float(w.square().sum())
         if power > 0:
-            error = w - simulator.weight(layer, scheme, index).double()
+            error = w - simulated_weight(simulator.calibrated, layer, scheme, index).double()
             total += float(error.square().sum()) / power
     return total
 

@@ -7,7 +7,6 @@ import numpy as np
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
 from mpsearch.simulate.simulator import Simulator
-from mpsearch.simulate.variant import make_variant
 
 
 def score(
@@ -60,4 +59,4 @@ def control_simulator(simulator: Simulator) -> Simulator:
     space = simulator.space
     base = space.schemes[space.index(space.base)]
     schemes = tuple(replace(scheme, activation=base.activation) for scheme in space.schemes)
-    return make_variant(simulator, space=replace(space, schemes=schemes))
+    return simulator.in_space(replace(space, schemes=schemes))

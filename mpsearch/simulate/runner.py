@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.graph.model import ModelGraph
 from mpsearch.program.program import Program, Step, Values
 from mpsearch.program.schedule import LayerCall, Schedule, make_schedule, run_schedule
-from mpsearch.schemes import Scheme
+from mpsearch.simulate.calibrated import Calibrated
 from mpsearch.simulate.mixture import MixtureRun
 from mpsearch.simulate.prefix_cache import (
     Anchor,
@@ -18,8 +17,6 @@ from mpsearch.simulate.prefix_cache import (
     step_costs,
     step_flops,
 )
-from mpsearch.simulate.scheme_run import Ranges, SchemeRun, find_ports
-from mpsearch.simulate.weight_cache import WeightStore
 
 _WORTH_AN_ANCHOR = 0.9  # of a full run: what a schedule that starts from one must stay below
 
@@ -27,73 +24,49 @@ Feed = Mapping[str, Tensor]
 
 
 class Runner:
-    """A program, the schemes its layers may run in, and kept values of two assignments.
+    """A calibrated model that computes what a loss reads, and kept values of two assignments.
 
     One is the base, that sweeps change; the other, where memory allows, is the last one that ran whole,
     since searches move in small steps.
 
     Attributes:
-        ranges: Calibrated ranges of activations.
         flops: Operations of all layers that have run, on all samples of their batches.
     """
 
     __slots__ = (
         "_anchor",
-        "_base",
+        "_calibrated",
         "_costs",
         "_flops",
         "_full",
-        "_graph",
         "_keeps_recent",
-        "_ports",
         "_program",
         "_recent",
-        "_schemes",
         "_slots",
         "_starts",
-        "_weights",
         "flops",
-        "ranges",
     )
 
     def __init__(
         self,
-        graph: ModelGraph,
-        program: Program,
-        schemes: Sequence[Scheme],
-        base: int,
-        ranges: Ranges,
-        weights: WeightStore,
+        calibrated: Calibrated,
         slots: Sequence[int],
         slot_bytes: Mapping[int, int],
         batch_budget: float,
     ) -> None:
         """Prepare to compute ``slots``, keeping at most ``batch_budget`` bytes a batch."""
-        self._graph, self._program, self.ranges = graph, program, ranges
-        self._schemes, self._base = schemes, schemes[base]
-        self._weights, self._ports, self._slots = weights, find_ports(graph), list(slots)
+        graph, space, program = calibrated.graph, calibrated.space, calibrated.program
+        self._calibrated, self._program, self._slots = calibrated, program, list(slots)
         self._full = make_schedule(program, slots)
         self._flops = step_flops(program, graph)
         self._costs = step_costs(program, self._flops, slot_bytes)
         kept = choose_slots(program, self._full, slot_bytes, self._costs, batch_budget)
-        self._anchor = Anchor((base,) * len(graph.layers), kept)
+        self._anchor = Anchor((space.index(space.base),) * len(graph.layers), kept)
         self._recent: Anchor | None = None
         size = sum(slot_bytes.get(slot, 0) for slot in kept)
         self._keeps_recent = bool(kept) and 2 * size <= batch_budget
         self._starts: dict[tuple[int, ...], tuple[Anchor, Schedule]] = {}
         self.flops = 0.0
-
-    def scheme_run(self, schemes: Sequence[int], steps: Sequence[Step]) -> SchemeRun:
-        """Return what runs the layers of ``steps`` in ``schemes`` [L], over one batch."""
-        return SchemeRun(
-            self._graph,
-            [self._schemes[s] for s in schemes],
-            self._base,
-            self.ranges,
-            self._weights,
-            [step.layer for step in steps if step.layer >= 0],
-            self._ports,
-        )
 
     def run(
         self,
@@ -102,7 +75,6 @@ class Runner:
         *,
         schedule: Schedule | None = None,
         loads: Mapping[int, Tensor] = {},
-        check: Sequence[int] | None = None,
     ) -> Values:
         """Run ``schedule`` (None: what the heads need) on ``feed``; None is the fp32 program.
 
@@ -111,66 +83,49 @@ class Runner:
             schemes: [L] scheme index of each layer.
             schedule: What to run.
             loads: Slots that are at hand.
-            check: Slots that must be finite; None: the heads'.
 
         Raises:
-            NumericsError: One of them is not finite; the message names the first node that is not.
+            NumericsError: A head is not finite; the message names the first node that is not.
         """
         schedule = self._full if schedule is None else schedule
-        values = self._program.make_values()
-        for slot, tensor in loads.items():
-            values[slot] = tensor
-        self._enter(feed, values)
-        call: LayerCall | None = None
-        if schemes is not None:
-            call = self.scheme_run(schemes, schedule.steps)
-        run_schedule(schedule, values, call=call)
+        values = run_program(self._calibrated, feed, schemes, schedule, loads)
         rows = max((len(tensor) for tensor in feed.values() if tensor.ndim), default=1)
         self.flops += rows * sum(self._flops[step.index] for step in schedule.steps)
-        for slot in self._slots if check is None else check:
-            found = values[slot]
-            if found is not None and not _is_finite(found):
-                raise self._locate(feed, schemes)
+        check_finite(self._calibrated, feed, schemes, values, self._slots)
         return values
 
-    def run_batch(self, feed: Feed, schemes: tuple[int, ...], batch: int) -> tuple[Values, int]:
-        """Run ``schemes`` on batch number ``batch``, from kept values where that saves enough.
-
-        Returns:
-            The values, and how many whole runs it took: 2 when kept values had to be made first.
-        """
+    def run_batch(self, feed: Feed, schemes: tuple[int, ...], batch: int) -> Values:
+        """Run ``schemes`` on batch number ``batch``, from kept values where that saves enough."""
         if schemes == self._anchor.schemes:
-            return self._fill(self._anchor, feed, batch), 1
+            return self._fill(self._anchor, feed, batch)
         anchor, schedule = self._find_start(schemes, batch)
         if schedule is self._full:
             if not self._keeps_recent:
-                return self.run(feed, schemes), 1
+                return self.run(feed, schemes)
             if self._recent is None or self._recent.schemes != schemes:
                 self._recent, self._starts = Anchor(schemes, self._anchor.slots), {}
-            return self._fill(self._recent, feed, batch), 1
-        runs = 1
+            return self._fill(self._recent, feed, batch)
         if batch not in anchor.values:
             self._fill(anchor, feed, batch)
-            runs = 2
         kept = anchor.values[batch]
         loads = {slot: kept[slot] for slot in schedule.loads if slot in kept}
-        return self.run(feed, schemes, schedule=schedule, loads=loads), runs
+        return self.run(feed, schemes, schedule=schedule, loads=loads)
 
     def run_mixture(
         self, feed: Feed, probabilities: Sequence[Sequence[tuple[int, Tensor]]]
     ) -> Values:
         """Run every layer in a mixture of schemes; see :class:`MixtureRun` for ``probabilities``."""
-        values = self._program.make_values()
-        self._enter(feed, values)
+        known = self._calibrated
         mixture = MixtureRun(
-            self._graph,
-            self._schemes,
-            self._base,
-            self.ranges,
-            self._weights,
+            known.graph,
+            known.space.schemes,
+            known.base,
+            known.ranges,
+            known.weights,
             probabilities,
-            self._ports,
+            known.ports,
         )
+        values = _enter(self._program, feed)
         run_schedule(self._full, values, call=mixture)
         return values
 
@@ -178,10 +133,6 @@ class Runner:
         """Return the tensors that the loss reads."""
         found = tuple(values[slot] for slot in self._slots)
         return tuple(tensor for tensor in found if tensor is not None)
-
-    def _enter(self, feed: Feed, values: Values) -> None:
-        for name, tensor in feed.items():
-            values[self._program.slots[name]] = tensor
 
     def _find_start(self, schemes: tuple[int, ...], batch: int) -> tuple[Anchor, Schedule]:
         """The values that ``schemes`` need least beside, and what is left to run."""
@@ -218,25 +169,63 @@ class Runner:
         }
         return values
 
-    def _locate(self, feed: Feed, schemes: Sequence[int] | None) -> NumericsError:
-        """Run again to find the first node whose output is not finite."""
-        first: list[str] = []
 
-        def watch(step: Step, values: Values) -> None:
-            for slot in step.outputs:
-                x = values[slot] if slot >= 0 else None
-                if first or x is None or not x.is_floating_point():
-                    continue
-                if not _is_finite(x):
-                    kind = "layer" if step.layers() else "node"
-                    first.append(f"{kind} {step.node.name!r} ({step.node.op_type})")
+def run_program(
+    calibrated: Calibrated,
+    feed: Feed,
+    schemes: Sequence[int] | None,
+    schedule: Schedule,
+    loads: Mapping[int, Tensor] = {},
+) -> Values:
+    """Run ``schedule`` on ``feed``, layers in ``schemes`` [L]; None is the fp32 program."""
+    values = _enter(calibrated.program, feed)
+    for slot, tensor in loads.items():
+        values[slot] = tensor
+    call: LayerCall | None = None
+    if schemes is not None:
+        call = calibrated.start(schemes, schedule.steps)
+    run_schedule(schedule, values, call=call)
+    return values
 
-        values = self._program.make_values()
-        self._enter(feed, values)
-        call = None if schemes is None else self.scheme_run(schemes, self._full.steps)
-        run_schedule(self._full, values, call=call, watch=watch)
-        where = first[0] if first else "the outputs"
-        return NumericsError(f"outputs must be finite, but {where} is the first to hold NaN or Inf")
+
+def check_finite(
+    calibrated: Calibrated,
+    feed: Feed,
+    schemes: Sequence[int] | None,
+    values: Values,
+    slots: Sequence[int],
+) -> None:
+    """Check that ``slots`` are finite in ``values``, which ``feed`` and ``schemes`` gave.
+
+    Raises:
+        NumericsError: One is not; the program runs again to name the first node that is not.
+    """
+    if all(found is None or _is_finite(found) for found in (values[slot] for slot in slots)):
+        return
+    first: list[str] = []
+
+    def watch(step: Step, seen: Values) -> None:
+        for slot in step.outputs:
+            x = seen[slot] if slot >= 0 else None
+            if first or x is None or not x.is_floating_point():
+                continue
+            if not _is_finite(x):
+                kind = "layer" if step.layers() else "node"
+                first.append(f"{kind} {step.node.name!r} ({step.node.op_type})")
+
+    schedule = make_schedule(calibrated.program, slots)
+    call = None if schemes is None else calibrated.start(schemes, schedule.steps)
+    run_schedule(schedule, _enter(calibrated.program, feed), call=call, watch=watch)
+    where = first[0] if first else "the outputs"
+    raise NumericsError(f"outputs must be finite, but {where} is the first to hold NaN or Inf")
+
+
+def _enter(program: Program, feed: Feed) -> Values:
+    """Empty values, the inputs in theirs."""
+    values = program.make_values()
+    for name, tensor in feed.items():
+        values[program.slots[name]] = tensor
+    return values
 
 
 def _is_finite(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.numerics.range import Range
 from mpsearch.program.program import Step
 from mpsearch.schemes import Scheme, Spec
-from mpsearch.simulate.calibration import activation_inputs
+from mpsearch.simulate.observation import activation_inputs
 from mpsearch.simulate.weight_cache import WeightStore
 
 Ranges = Mapping[tuple[str, Spec], Range]

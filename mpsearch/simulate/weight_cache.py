@@ -1,7 +1,7 @@
 """Simulated weights: made once a layer and scheme, kept under a bound of bytes."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from mpsearch.program.program import Program
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.layer_weight import quantize_layer_weight, simulate_layer_weight
 
+Recover = Callable[[int, int, Tensor, Scheme], Tensor]
+"""(layer, gemm, fp32 weight, scheme) to the fp32 weight that is quantised instead."""
+
 
 class WeightStore:
     """Weights of all layers in all schemes; of those that do not fit, the most often used are kept.
@@ -20,15 +23,21 @@ class WeightStore:
     would keep none until it is needed again.
     """
 
-    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "_uses", "recover")
+    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "_recoverers", "_uses")
 
-    def __init__(self, graph: ModelGraph, program: Program, limit: int) -> None:
-        """Hold at most ``limit`` bytes of simulated weights."""
+    def __init__(
+        self,
+        graph: ModelGraph,
+        program: Program,
+        limit: int,
+        recoverers: Mapping[str, Recover] = {},
+    ) -> None:
+        """Hold at most ``limit`` bytes of simulated weights; ``recoverers`` are by name of the recovery."""
         self._graph, self._program, self._limit = graph, program, limit
         self._cache: dict[object, Tensor] = {}
         self._uses: Counter[object] = Counter()
         self._bytes = 0
-        self.recover: Callable[[int, int, Tensor, Scheme], Tensor] | None = None
+        self._recoverers = dict(recoverers)
 
     def plain(self, layer: int, gemm: int = 0) -> Tensor:
         """Return the fp32 weight as the node reads it."""
@@ -72,12 +81,13 @@ class WeightStore:
         self._cache[key] = weight
         self._bytes += size
 
-    def _recovered(self, layer: int, gemm: int, weight: Tensor, scheme: Scheme) -> Tensor:
-        """The pruned and recovered weight, which schemes of one pattern share."""
-        key = (layer, gemm, scheme.sparsity)
+    def recovered(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
+        """Return the pruned and recovered fp32 weight, which schemes of one pattern share."""
+        key = (layer, gemm, scheme.sparsity, scheme.recovery)
         self._uses[key] += 1
-        if key not in self._cache and self.recover is not None:
-            made = self.recover(layer, gemm, weight, scheme)
+        if key not in self._cache:
+            weight = self.plain(layer, gemm)
+            made = self._recoverers[scheme.recovery](layer, gemm, weight, scheme)
             self._keep(key, made)
             return made
         return self._cache[key]
@@ -89,10 +99,9 @@ class WeightStore:
 
     def _source(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
         """What is rounded: the weight, or what recovery made of it."""
-        weight = self.plain(layer, gemm)
-        if scheme.recovery == "none" or self.recover is None:
-            return weight
-        return self._recovered(layer, gemm, weight, scheme)
+        if scheme.recovery == "none":
+            return self.plain(layer, gemm)
+        return self.recovered(layer, scheme, gemm)
 
     def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
         owner = self._graph.layers[layer]

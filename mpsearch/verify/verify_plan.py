@@ -20,15 +20,14 @@ from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.losses.losses import Target, sample_losses
 from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
 from mpsearch.plan.match import plan_assignment, plan_schemes
-from mpsearch.plan.plan import Plan, plan_space
+from mpsearch.plan.plan import Plan
+from mpsearch.plan.restore import restore
 from mpsearch.problem.tables import Progress
-from mpsearch.program.compile import compile_graph
 from mpsearch.registry import find
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Session, find_model, load_model
 from mpsearch.schemes import Scheme
-from mpsearch.simulate.probe import replay_layer
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.simulate.probe import replay, run_outputs, simulated_weight
 from mpsearch.stats.estimates import Floats
 from mpsearch.verify.oracle import call_documented, read_operands, run_documented, settle_ties
 from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
@@ -72,20 +71,15 @@ def verify_plan(
     batches = check_batches(batches, graph)
     recovers = any(scheme.recovery != "none" for scheme in schemes)
     chosen = batches if samples is None else batches.take(samples)
-    simulator = Simulator(
-        graph,
-        plan_space(plan),
-        batches if recovers else chosen,
-        ranges={(r.value, r.spec): r.range for r in plan.ranges},
-    )
-    assignment = plan_assignment(plan, simulator.graph, simulator.space)
-    program = compile_graph(graph)
+    calibrated = restore(plan, graph, batches if recovers else None)
+    space = calibrated.space
+    assignment = plan_assignment(plan, calibrated.graph, space)
 
     def weight(layer: int, gemm: int) -> Tensor:
-        return simulator.weight(layer, simulator.space.index(schemes[layer].name), gemm)
+        return simulated_weight(calibrated, layer, space.index(schemes[layer].name), gemm)
 
     documented = call_documented(graph, plan, schemes, weight, session.rounding)
-    steps, base = program.find_layers(), plan.schemes[plan.base].activation
+    base = plan.schemes[plan.base].activation
     unproven = {
         layer.name: f"{layer.op_type} multiplies values that never leave the operator"
         for layer in graph.layers
@@ -108,20 +102,17 @@ def verify_plan(
         values = {name: torch.from_numpy(np.array(x)) for name, x in found.items()} | given
         for row, compared in enumerate(layers):
             inputs = _inputs(compared, graph, values, plan, session.rounding)
-            index = simulator.space.index(compared.scheme.name)
             formats = {base.format, compared.scheme.activation.format}
-            if formats & session.rounding.left_out:
-                owner, step = steps[compared.index]
-                expected = replay_layer(graph, owner, step, inputs, documented)
-            else:
-                expected = simulator.replay(compared.index, index, inputs)
+            left_out = bool(formats & session.rounding.left_out)
+            how = documented if left_out else space.index(compared.scheme.name)
+            expected = replay(calibrated, compared.index, how, inputs)
             shown = values[compared.layer.output]
             squares[row] += _squares(compared.layer, shown, expected, runtime)
-        simulated = simulator.run(feeds, assignment)
+        simulated = run_outputs(calibrated, feeds, assignment)
         same_rounding = simulated
         if session.rounding != EXACT:
-            same_rounding = run_documented(program, documented, given)
-        outputs.append(_Outputs(simulator.run(feeds), simulated, same_rounding, values))
+            same_rounding = run_documented(calibrated.program, documented, given)
+        outputs.append(_Outputs(run_outputs(calibrated, feeds), simulated, same_rounding, values))
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))
             progress(done, total, f"worst layer so far differs by {worst:.2g}")

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpsearch.data.batches import read_batches
+from mpsearch.data.batches import make_batches, read_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.files import read_plan
 from mpsearch.problem.front import read_front
+from mpsearch.program.program import Values
 from mpsearch.runs.record import read_record
+from mpsearch.simulate.runner import Runner
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.files import read_space
 from mpsearch.stats.estimates import Floats, Ints
@@ -33,21 +35,19 @@ def more(tiny: Path) -> Path:
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     """(assignment, samples) of all batches whose losses were asked of a simulator, and of all scores."""
     seen: Measured = []
-    losses, scores = Simulator.losses, Simulator.scores
+    run_batch, scores = Runner.run_batch, Simulator.scores
 
-    def counted(self: Simulator, assignment: Ints, batches: Any = None) -> Floats:
-        size = self.batches.batch_size
-        for b in range(self.n_batches) if batches is None else batches:
-            rows = self.batches.rows(b * size, size)
-            seen.append((tuple(np.asarray(assignment).tolist()), rows.digest))
-        return losses(self, assignment, batches)
+    def counted(self: Runner, feed: Any, schemes: tuple[int, ...], batch: int) -> Values:
+        rows = make_batches({name: x.numpy() for name, x in feed.items()})
+        seen.append((schemes, rows.digest))
+        return run_batch(self, feed, schemes, batch)
 
     def scored(self: Simulator, assignment: Ints | None) -> dict[str, Floats]:
         key = () if assignment is None else tuple(np.asarray(assignment).tolist())
         seen.append((key, f"scores {self.batches.digest}"))
         return scores(self, assignment)
 
-    monkeypatch.setattr(Simulator, "losses", counted)
+    monkeypatch.setattr(Runner, "run_batch", counted)
     monkeypatch.setattr(Simulator, "scores", scored)
     return seen
 

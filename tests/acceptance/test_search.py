@@ -63,7 +63,7 @@ def test_a_run_of_the_same_job_measures_nothing_again(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("mpsearch.simulate.simulator.Simulator.losses", forbidden)
+    monkeypatch.setattr("mpsearch.simulate.runner.Runner.run_batch", forbidden)
     monkeypatch.setattr("mpsearch.simulate.simulator.Simulator.scores", forbidden)
     second = mpsearch(*command, "--json")
     assert second.code == 0

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mpsearch.problem.tables import read_table
-from mpsearch.simulate.simulator import Simulator
-from mpsearch.stats.estimates import Floats, Ints
+from mpsearch.program.program import Values
+from mpsearch.simulate.runner import Runner
 from tests.support.tiny_job import draw
 
 Mpsearch = Callable[..., Any]
@@ -26,13 +26,13 @@ def command(tiny: Path) -> list[object]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the batches that were run forward, in order."""
     run: list[int] = []
-    losses = Simulator.losses
+    run_batch = Runner.run_batch
 
-    def counted(self: Simulator, assignment: Ints, batches: Any = None) -> Floats:
-        run.extend(range(self.n_batches) if batches is None else batches)
-        return losses(self, assignment, batches)
+    def counted(self: Runner, feed: Any, schemes: tuple[int, ...], batch: int) -> Values:
+        run.append(batch)
+        return run_batch(self, feed, schemes, batch)
 
-    monkeypatch.setattr(Simulator, "losses", counted)
+    monkeypatch.setattr(Runner, "run_batch", counted)
     return run
 
 

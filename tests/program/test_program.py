@@ -19,6 +19,7 @@ from mpsearch.program.program import Program
 from mpsearch.program.schedule import make_schedule, run_schedule
 from mpsearch.program.tensors import to_tensor
 from mpsearch.schemes import find_scheme
+from mpsearch.simulate.probe import replay, simulated_weight
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.space import SearchSpace
 from tests.support.torch_models import build, conv_net, imported
@@ -203,7 +204,7 @@ def test_loops_run_and_layers_inside_are_simulated(tmp_path: Path) -> None:
     simulator = Simulator(graph, space, make_batches({"x": x}, batch_size=3))
     exact, noisy = (simulator.loss(np.array([s])).mean for s in (0, 1))
     assert 0 < exact < noisy / 10
-    w = simulator.weight(0, 1).double()
+    w = simulated_weight(simulator.calibrated, 0, 1).double()
     h = torch.tensor(x)
     amax = simulator.ranges[graph.layers[0].gemms[0].left.value, space.schemes[1].activation].amax
     scale = np.float32(amax) / np.float32(448)
@@ -235,7 +236,7 @@ def test_recurrent_layers_quantise_the_hidden_state_too(direction: str, tmp_path
     # the model's own samples come second: here any five rows calibrate it
     data = make_batches({"x": np.concatenate([x, x[:, :1]], 1)})
     simulator = Simulator(graph, space, data)
-    fp32, fp8 = (simulator.replay(0, s, {"x": to_tensor(x)}) for s in (None, 1))
+    fp32, fp8 = (replay(simulator.calibrated, 0, s, {"x": to_tensor(x)}) for s in (None, 1))
     assert 1e-4 < float((fp8 - fp32).abs().max()) < 0.2
     assert program.fallbacks() == ()
 

@@ -1,32 +1,11 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mpsearch.errors import JobError
-from mpsearch.runs.evaluations import EvaluationStore, StoredSimulator
-from mpsearch.stats.estimates import Estimate, Floats, Ints, estimate_mean
-
-
-class Counting:
-    """Stands in for a simulator: losses that follow from the assignment, and a count."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.unit = "nats"
-
-    def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
-        self.calls += 1
-        batch = np.arange(3.0) + assignment.sum()
-        return batch if batches is None else np.concatenate([batch + b for b in batches])
-
-    def estimate(self, losses: Floats) -> Estimate:
-        return estimate_mean(losses)
-
-    def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
-        self.calls += len(assignments)
-        return [Estimate(fraction, 0.0) for _ in assignments]
+from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
+from tests.support.small_models import mlp_simulator, random_weights
 
 
 @pytest.fixture
@@ -71,30 +50,46 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
         EvaluationStore(path)
 
 
-def test_losses_are_measured_once_and_estimated_from_the_store(store: EvaluationStore) -> None:
-    simulator = Counting()
-    stored = StoredSimulator(simulator, store, "a")  # type: ignore[arg-type]
-    first = stored.evaluate(np.array([[1, 2], [0, 0], [1, 2]]))
-    assert simulator.calls == 2
-    assert first[0] == first[2] == stored.loss(np.array([1, 2]))
-    assert first[0] == estimate_mean(np.array([3.0, 4.0, 5.0]))
-    assert StoredSimulator(simulator, store, "a").loss(np.array([0, 0])).mean == 1.0  # type: ignore[arg-type]
-    assert simulator.calls == 2
-    assert stored.unit == "nats"
+def test_a_run_on_more_data_knows_the_batches_that_it_has_in_common(store: EvaluationStore) -> None:
+    short = StoredLosses(store, "two batches", ("first", "second"))
+    short.put((1, 2), 0, np.zeros(3))
+    short.put((1, 2), 1, np.ones(3))
+    short.put((1, 2), None, np.arange(6.0))
+    longer = StoredLosses(store, "three batches", ("first", "second", "third"))
+    np.testing.assert_array_equal(longer.get((1, 2), 1), np.ones(3))
+    assert longer.get((1, 2), 2) is None
+    assert longer.get((1, 2), None) is None
+    np.testing.assert_array_equal(short.get((1, 2), None), np.arange(6.0))
 
 
-def test_parts_of_the_data_are_not_kept(store: EvaluationStore) -> None:
-    stored = StoredSimulator(Counting(), store, "a")  # type: ignore[arg-type]
-    assert stored.evaluate(np.array([[1, 2]]), fraction=0.5)[0].mean == 0.5
-    assert store.count("a") == 0
+def test_other_schemes_and_losses_are_kept_apart_in_the_same_file(store: EvaluationStore) -> None:
+    losses = StoredLosses(store, "whole", ("first",))
+    losses.put((1,), None, np.zeros(3))
+    losses.put((1,), 0, np.zeros(3))
+    other = losses.branch("kl")
+    assert other.get((1,), None) is None
+    assert other.get((1,), 0) is None
+    other.put((1,), 0, np.ones(3))
+    np.testing.assert_array_equal(losses.branch("kl").get((1,), 0), np.ones(3))
+    np.testing.assert_array_equal(losses.get((1,), 0), np.zeros(3))
+    assert losses.branch("mse").get((1,), 0) is None
 
 
-def test_a_run_on_more_data_measures_only_the_batches_that_are_new(store: EvaluationStore) -> None:
-    few, more = Counting(), Counting()
+def test_a_simulator_measures_what_the_store_does_not_hold(
+    store: EvaluationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = mlp_simulator(tmp_path, random_weights(16, 8, 3))
+    contexts = tuple(f"batch {b}" for b in range(simulator.n_batches))
     plan = np.array([1, 2])
-    short = StoredSimulator(few, store, "two batches", ["first", "second"]).losses(plan)  # type: ignore[arg-type]
-    whole = StoredSimulator(more, store, "three batches", ["first", "second", "third"])  # type: ignore[arg-type]
-    np.testing.assert_array_equal(whole.losses(plan)[:6], short)
-    assert (few.calls, more.calls) == (2, 1)
-    np.testing.assert_array_equal(whole.losses(plan, [1]), short[3:])
-    assert more.calls == 1
+    expected = simulator.loss(plan)
+    assert simulator.keep_losses(StoredLosses(store, "run", contexts)).loss(plan) == expected
+    assert store.count("run") == 1
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("mpsearch.simulate.runner.Runner.run_batch", forbidden)
+    again = simulator.on_data(simulator.batches)
+    assert again.keep_losses(StoredLosses(store, "run", contexts)).loss(plan) == expected
+    found = again.keep_losses(StoredLosses(store, "other run", contexts)).loss(plan)
+    assert found == expected

@@ -7,6 +7,7 @@ import torch
 from mpsearch.sensitivity.fisher import score
 from mpsearch.sensitivity.perturbation import score as perturb
 from mpsearch.sensitivity.shared.error_responses import responses
+from mpsearch.simulate.probe import capture, replay
 from tests.support.small_models import mlp_simulator, random_weights
 
 
@@ -24,9 +25,9 @@ def test_a_softmax_layer_follows_the_closed_form(tmp_path: Path) -> None:
     changes = np.concatenate([c for c, _ in responses(simulator, n_draws=2000, seed=0)])
     found = 0.5 * np.square(changes[:, :, 0, 2]).mean()
     batch = next(simulator.batches.iterate())
-    tensors = simulator.capture([0], batch)
+    tensors = capture(simulator.calibrated, [0], batch)
     logits = tensors[simulator.graph.layers[0].output].double()
-    error = simulator.replay(0, 2, tensors).double() - logits
+    error = replay(simulator.calibrated, 0, 2, tensors).double() - logits
     p = torch.softmax(logits, -1)
     exact = 0.5 * float(((p * error**2).sum(-1) - (p * error).sum(-1) ** 2).mean())
     assert found == pytest.approx(exact, rel=0.05)

@@ -9,6 +9,7 @@ from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import single_changes
 from mpsearch.sensitivity.shared.sampling import measure_entries
 from mpsearch.stats.estimates import estimate_mean
+from tests.support.counting import CountingLosses
 from tests.support.small_models import mlp_simulator, random_weights
 
 
@@ -25,15 +26,18 @@ def test_values_are_paired_differences_from_the_base(tmp_path: Path) -> None:
 
 
 def test_nothing_is_measured_twice(tmp_path: Path) -> None:
-    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
+    store = CountingLosses()
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4)).keep_losses(store)
     score(simulator)
-    spent = simulator.evaluations
+    spent = store.batches
+    assert spent == 5 * simulator.n_batches
     score(simulator)
-    assert simulator.evaluations == spent
+    assert store.batches == spent
 
 
 def test_an_interruption_keeps_what_was_measured(tmp_path: Path) -> None:
-    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
+    store = CountingLosses()
+    simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4)).keep_losses(store)
 
     def stop(done: int, total: int, text: str) -> None:
         if done == 4:
@@ -41,9 +45,9 @@ def test_an_interruption_keeps_what_was_measured(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         score(simulator, progress=stop)
-    before = simulator.evaluations
+    before = store.batches
     score(simulator)
-    assert 4 <= before < simulator.evaluations <= 8
+    assert 4 * simulator.n_batches <= before < store.batches == 7 * simulator.n_batches
 
 
 def test_a_budget_that_does_not_reach_is_refused(tmp_path: Path) -> None:

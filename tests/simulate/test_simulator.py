@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,10 +14,14 @@ from numpy.typing import NDArray
 
 from mpsearch.data.batches import make_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError
+from mpsearch.program.program import Program
 from mpsearch.schemes import find_scheme
+from mpsearch.simulate import calibrated as calibrated_module
+from mpsearch.simulate.probe import capture, replay, simulated_weight
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.allowed import uniform
 from mpsearch.space.space import SearchSpace
+from tests.support.counting import CountingLosses
 from tests.support.torch_models import attention_net, conv_net, images, imported, sentences
 
 F64 = NDArray[np.float64]
@@ -182,7 +187,7 @@ def test_sparse_schemes_need_divisible_channels(tmp_path: Path) -> None:
     assert simulator.allowed[:, 1].tolist() == [False, False, True, True]  # 3, 1, 20, 24 channels
     with pytest.raises(SpaceError, match=r"'stem' may not take fp8_2of4.*channels % 4"):
         simulator.losses(np.array([1, 0, 0, 0]))
-    weight = simulator.weight(2, 1).numpy()[:, :, 0, 0]
+    weight = simulated_weight(simulator.calibrated, 2, 1).numpy()[:, :, 0, 0]
     assert ((weight.reshape(24, 5, 4) != 0).sum(-1) <= 2).all()
 
 
@@ -209,10 +214,51 @@ def test_one_changed_layer_re_executes_only_what_depends_on_it(tmp_path: Path) -
 
 
 def test_losses_of_an_assignment_are_computed_once(tmp_path: Path) -> None:
+    store = CountingLosses()
     simulator = Simulator(imported(conv_net(), tmp_path), space_of("fp16", "fp8"), images())
-    simulator.losses(np.zeros(4, np.int64))
-    simulator.losses(np.zeros(4, np.int64))
-    assert simulator.evaluations == 1
+    kept = simulator.keep_losses(store)
+    first = kept.losses(np.zeros(4, np.int64))
+    assert np.array_equal(kept.losses(np.zeros(4, np.int64)), first)
+    assert store.batches == kept.n_batches
+    kept.evaluate(np.zeros((1, 4), np.int64), fraction=0.5)
+    assert store.batches == kept.n_batches
+
+
+def test_the_graph_is_compiled_once_whatever_is_made_of_the_simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    known = calibrated_module.compile_graph
+
+    def counted(*args: Any, **kwargs: Any) -> Program:
+        compiled.append(args)
+        return known(*args, **kwargs)
+
+    monkeypatch.setattr(calibrated_module, "compile_graph", counted)
+    simulator = Simulator(imported(conv_net(), tmp_path), space_of("fp16", "fp8"), images())
+    plan = np.ones(4, np.int64)
+    simulator.on_data(images(n=4)).loss(plan)
+    by_mse = simulator.by_loss("mse")
+    others = simulator.in_space(space_of("fp16", "nvfp4"))
+    assert (by_mse.unit, others.space.names) == ("relative MSE", ("fp16", "nvfp4"))
+    assert others.loss(plan) != simulator.loss(plan) != by_mse.loss(plan)
+    assert by_mse.ranges is simulator.ranges
+    assert len(compiled) == 1
+
+
+def test_another_loss_or_space_on_other_data_is_calibrated_to_the_same_samples(
+    tmp_path: Path,
+) -> None:
+    graph, few, more = imported(conv_net(), tmp_path), images(), images(n=16, seed=3)
+    calibrated = Simulator(graph, space_of("fp16", "fp8"), few)
+    whole = calibrated.on_data(more)
+    plan = np.ones(4, np.int64)
+    by_mse = Simulator(graph, space_of("fp16", "fp8"), few, loss="mse").on_data(more)
+    assert np.array_equal(whole.by_loss("mse").losses(plan), by_mse.losses(plan))
+    lower = Simulator(graph, space_of("fp16", "int8"), few).on_data(more)
+    in_space = whole.in_space(space_of("fp16", "int8"))
+    assert in_space.ranges == lower.ranges
+    assert np.array_equal(in_space.losses(plan), lower.losses(plan))
 
 
 def test_a_fraction_uses_the_same_batches_again(tmp_path: Path) -> None:
@@ -272,11 +318,11 @@ def test_a_base_that_overflows_proposes_bf16(tmp_path: Path) -> None:
 def test_replay_on_captured_inputs_gives_the_layer_s_output(tmp_path: Path) -> None:
     simulator = Simulator(imported(conv_net(), tmp_path), space_of("fp16", "fp8"), images())
     batch = next(simulator.batches.iterate())
-    captured = simulator.capture(range(4), batch)
+    captured = capture(simulator.calibrated, range(4), batch)
     for index, layer in enumerate(simulator.graph.layers):
-        replayed = simulator.replay(index, None, captured)
+        replayed = replay(simulator.calibrated, index, None, captured)
         torch.testing.assert_close(replayed, captured[layer.output])
-        noisy = simulator.replay(index, 1, captured)
+        noisy = replay(simulator.calibrated, index, 1, captured)
         assert 0 < float((noisy - replayed).abs().max()) < 0.2
 
 
@@ -358,11 +404,11 @@ def test_recovery_beats_magnitude_in_the_layer_s_output(tmp_path: Path) -> None:
     simulator = Simulator(
         imported(conv_net(), tmp_path), SearchSpace("test", schemes), images(n=32, batch_size=16)
     )
-    captured = simulator.capture([2], dict(simulator.batches.arrays))
-    exact = simulator.replay(2, None, captured)
+    captured = capture(simulator.calibrated, [2], dict(simulator.batches.arrays))
+    exact = replay(simulator.calibrated, 2, None, captured)
     magnitude, recovered = (
-        float((simulator.replay(2, s, captured) - exact).square().sum()) for s in (1, 2)
+        float((replay(simulator.calibrated, 2, s, captured) - exact).square().sum()) for s in (1, 2)
     )
     assert recovered < 0.9 * magnitude
-    kept = (simulator.weight(2, 2)[:, :, 0, 0].reshape(24, 5, 4) != 0).sum(-1)
+    kept = (simulated_weight(simulator.calibrated, 2, 2)[:, :, 0, 0].reshape(24, 5, 4) != 0).sum(-1)
     assert int(kept.max()) <= 2

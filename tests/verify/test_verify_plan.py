@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,9 +16,11 @@ from mpsearch.data.batches import Batches
 from mpsearch.errors import MissingExtraError, NumericsError, PlanError, UnknownNameError
 from mpsearch.export.export_plan import export_plan
 from mpsearch.graph.importer import import_onnx
+from mpsearch.plan import restore as restore_module
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import Point
+from mpsearch.program.program import Program
 from mpsearch.runtimes.session import find_model
 from mpsearch.schemes import find_scheme
 from mpsearch.simulate.simulator import Simulator
@@ -196,3 +199,22 @@ def test_the_result_reads_as_text_and_as_json() -> None:
     assert "DIFFERS FROM" in text
     assert "1 of 3 within 0.001" in text
     assert "unproven c: hidden" in text
+
+
+def test_verification_compiles_the_model_once_and_calibrates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported, compiled = export_uniform(tmp_path, "conv", "fp8"), []
+    known = restore_module.compile_graph
+
+    def counted(*args: Any, **kwargs: Any) -> Program:
+        compiled.append(args)
+        return known(*args, **kwargs)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("calibrated again")
+
+    monkeypatch.setattr(restore_module, "compile_graph", counted)
+    monkeypatch.setattr("mpsearch.simulate.reference.observe_model", forbidden)
+    assert verify(exported, "reference").ok
+    assert len(compiled) == 1

@@ -21,7 +21,7 @@ from mpsearch.plan.torch_module.torch_calls import LayerCalls
 from mpsearch.program.compile import compile_graph
 from mpsearch.program.memory_of_machine import default_memory
 from mpsearch.schemes import Scheme, Spec
-from mpsearch.simulate.calibration import static_ranges
+from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.scheme_run import SchemeRun, find_ports
 from mpsearch.simulate.weight_cache import WeightStore
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.sensitivity.shared.backward import draw_losses, iterate_passes, layer_gradients
+from mpsearch.simulate.probe import replay
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
 
@@ -59,7 +60,7 @@ def responses(
             for s in np.flatnonzero(simulator.allowed[g]).tolist():
                 if s == base:
                     continue
-                error = _rows(simulator.replay(i, s, done.inputs) - plain, done.n)
+                error = _rows(replay(simulator.calibrated, i, s, done.inputs) - plain, done.n)
                 changes[:, :, g, s] += torch.bmm(gradients, error.unsqueeze(-1)).squeeze(-1).cpu()
                 squares[:, g, s] += (power * error.square()).sum(1).cpu()
         yield changes.numpy(), squares.numpy()

@@ -17,8 +17,8 @@ from mpsearch.schemes import Scheme, Spec
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What the fp32 model showed on the calibration data.
+class Observation:
+    """What the fp32 model showed on some data.
 
     Attributes:
         observers: Of every tensor that a layer reads as an activation or produces, by value name.
@@ -43,12 +43,12 @@ def activation_inputs(layer: Layer) -> dict[int, tuple[str, int, int]]:
     return operands
 
 
-def calibrate(
+def observe_model(
     graph: ModelGraph,
     program: Program,
     batches: Iterable[Mapping[str, Tensor]],
     head_values: Sequence[str],
-) -> Calibration:
+) -> Observation:
     """Run the fp32 program over all batches once.
 
     Raises:
@@ -103,7 +103,7 @@ def calibrate(
             run(values)
         found = [values[slot] for slot in slots]
         references.append(tuple(tensor.clone() for tensor in found if tensor is not None))
-    return Calibration(observers, tuple(references), sizes)
+    return Observation(observers, tuple(references), sizes)
 
 
 def _check_types(graph: ModelGraph, program: Program) -> None:
@@ -139,7 +139,7 @@ def _weights(graph: ModelGraph, program: Program) -> Iterator[tuple[str, str, Te
 
 def find_overflows(
     graph: ModelGraph,
-    calibration: Calibration,
+    observation: Observation,
     weight_amax: Sequence[float],
     schemes: Sequence[Scheme],
     base: str,
@@ -154,9 +154,9 @@ def find_overflows(
         for index in group.layers:
             layer = graph.layers[index]
             inputs = [
-                _amax(calibration, value) for value, _, _ in activation_inputs(layer).values()
+                _amax(observation, value) for value, _, _ in activation_inputs(layer).values()
             ]
-            _check_base(layer, "output", _amax(calibration, layer.output), base)
+            _check_base(layer, "output", _amax(observation, layer.output), base)
             for scheme in schemes:
                 is_base = scheme.name == base
                 tensors = [("input", amax, scheme.activation) for amax in inputs]
@@ -174,8 +174,8 @@ def find_overflows(
     return reasons
 
 
-def _amax(calibration: Calibration, value: str) -> float:
-    observer = calibration.observers.get(value)
+def _amax(observation: Observation, value: str) -> float:
+    observer = observation.observers.get(value)
     return max(-observer.low, observer.high) if observer is not None else 0.0
 
 
@@ -193,7 +193,7 @@ def _check_base(layer: Layer, what: str, amax: float, base: str) -> None:
 
 
 def make_ranges(
-    graph: ModelGraph, calibration: Calibration, schemes: Sequence[Scheme]
+    graph: ModelGraph, observation: Observation, schemes: Sequence[Scheme]
 ) -> dict[tuple[str, Spec], Range]:
     """Return (value name, spec) to the range of all activations for all static specs of ``schemes``.
 
@@ -207,7 +207,7 @@ def make_ranges(
         for value, _, _ in activation_inputs(layer).values():
             for spec in specs:
                 if (value, spec) not in ranges:
-                    ranges[value, spec] = calibration.observers[value].finish(spec)
+                    ranges[value, spec] = observation.observers[value].finish(spec)
     return ranges
 
 

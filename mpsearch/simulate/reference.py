@@ -1,0 +1,114 @@
+"""What losses on some data are compared with, and one pass of the fp32 program that finds it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpsearch.data.batches import Batches
+from mpsearch.graph.model import ModelGraph
+from mpsearch.losses.losses import Target, absolute_losses, loss_unit
+from mpsearch.losses.outputs import LABELLED, Head, choose_heads, parse_loss, read_heads
+from mpsearch.losses.references import find_batch_axes, make_targets
+from mpsearch.program.program import Program
+from mpsearch.program.schedule import make_schedule
+from mpsearch.program.tensors import to_tensor
+from mpsearch.simulate.memory_budget import Budget, Shares
+from mpsearch.simulate.observation import Observation, observe_model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The fp32 model on some data, by one loss.
+
+    Attributes:
+        batches: The data.
+        loss: The loss as it was asked for, None where it was read from graph and data.
+        kind: ``kl``, ``nll``, ``mse``, ``ctc``, ``ctc_last`` or ``quality``.
+        unit: Unit of the loss.
+        heads: What of the outputs the loss reads.
+        targets: [n_batches] What each batch's heads are compared with.
+        slices: [n] slice of each sample where the loss is that of the worst one, else None.
+        slot_bytes: Bytes of every slot of the program on the first batch.
+        shares: Bytes that may be kept from run to run, beside all this.
+    """
+
+    batches: Batches
+    loss: str | None
+    kind: str
+    unit: str
+    heads: tuple[Head, ...]
+    targets: tuple[Target, ...]
+    slices: NDArray[Any] | None
+    slot_bytes: dict[int, int]
+    shares: Shares
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        """What squared errors are relative to, one a head."""
+        return self.targets[0].powers
+
+
+def measure_reference(
+    graph: ModelGraph,
+    program: Program,
+    batches: Batches,
+    loss: str | None,
+    budget: Budget,
+    *,
+    recovers: bool = False,
+    powers: tuple[float, ...] | None = None,
+) -> tuple[Reference, Observation]:
+    """Run the fp32 program over ``batches`` once: what losses compare with, and what it showed.
+
+    Args:
+        graph: The model.
+        program: It, compiled.
+        batches: The data.
+        loss: As :class:`mpsearch.simulate.simulator.Simulator` takes it.
+        budget: Memory that may be taken.
+        recovers: Whether any scheme recovers pruned weights.
+        powers: What squared errors are relative to; None takes the mean squares of this pass.
+
+    Raises:
+        DataError: The data do not fit the model, or the loss does not fit both.
+        NumericsError: A layer's input or output is not finite; the message names the layer.
+    """
+    heads, kind = choose_heads(read_heads(graph), loss, batches, graph)
+    choice = parse_loss(loss)
+    unit = loss_unit(choice, kind, heads)
+    feeds = iterate_feeds(program, batches)
+    seen = observe_model(graph, program, feeds, [head.value for head in heads])
+    rows = min(batches.batch_size, len(batches))
+    heads = find_batch_axes(graph, heads, seen.references[0], rows)
+    targets = make_targets(graph, batches, seen.references, program.device, heads, choice, powers)
+    if kind in LABELLED:  # labels that do not fit are said here, before anything runs
+        for target in targets:
+            absolute_losses(heads, target.reference, target)
+    schedule = make_schedule(program, head_slots(program, heads))
+    shares = budget.share(
+        graph, program, schedule, seen.slot_bytes, batch_size=rows, recovers=recovers
+    )
+    slices = batches.slice if choice.worst_slice else None
+    reference = Reference(
+        batches, loss, kind, unit, heads, tuple(targets), slices, dict(seen.slot_bytes), shares
+    )
+    return reference, seen
+
+
+def head_slots(program: Program, heads: Sequence[Head]) -> list[int]:
+    """Return the slots of what the loss reads."""
+    return [program.slots[head.value] for head in heads]
+
+
+def iterate_feeds(program: Program, batches: Batches) -> Iterator[dict[str, Tensor]]:
+    """Yield input name to tensor of each of ``batches``, on the program's device."""
+    return (read_feed(program, batches, b) for b in range(-(-len(batches) // batches.batch_size)))
+
+
+def read_feed(program: Program, batches: Batches, b: int) -> dict[str, Tensor]:
+    """Return input name to tensor of batch number ``b``, on the program's device."""
+    arrays = batches.feed(b * batches.batch_size, batches.batch_size)
+    return {name: to_tensor(array, program.device) for name, array in arrays.items()}
