@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from mpsearch.errors import ModelError, MpsearchError, UnsupportedOperatorError
 from mpsearch.graph.model import ModelGraph, Node, Subgraph
 from mpsearch.program.constants import ConstantTensors, fill_in
 from mpsearch.program.control_flow import Body, find_control, free_names
+from mpsearch.program.departures import warn_of_departures
 from mpsearch.program.device_placement import place_kernel
 from mpsearch.program.fusion import fuse_nodes
 from mpsearch.program.onnxruntime_fallback import build_fallback
@@ -58,6 +60,7 @@ def compile_graph(
     Raises:
         UnsupportedOperatorError: Operators that neither torch nor onnxruntime computes, all of them named.
     """
+    warn_of_departures(graph)
     layers = {layer.name: index for index, layer in enumerate(graph.layers)}
     dtypes = {name: value.dtype for name, value in graph.values.items()}
     kept = {value.name for value in graph.outputs}
@@ -152,6 +155,9 @@ def _build(node: Node, dtypes: Mapping[str, str | None]) -> tuple[Kernel, bool] 
     """Return the kernel of a node and whether it is torch's own; None where there is none."""
     builder = find_builder(node.domain, node.op_type)
     if builder is not None:
+        zero = dtypes.get(node.inputs[2]) if len(node.inputs) > 2 else None
+        if node.op_type == "QuantizeLinear" and zero:  # its carrier may be wider
+            node = replace(node, attributes={**node.attributes, "zero_point_type": zero})
         try:
             return builder(node), True
         except MpsearchError:

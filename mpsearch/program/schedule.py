@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpsearch.errors import ModelError
+from mpsearch.errors import ModelError, MpsearchError
 from mpsearch.program.program import ABSENT, Program, Step, Values
 
 
@@ -115,9 +115,9 @@ def run_schedule(
                 result = call(step, inputs)
             else:
                 result = step.kernel(*inputs)
-        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+        except (MpsearchError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torch and Python raise whatever they like
             raise _failure(step, inputs, error) from error
         if isinstance(result, tuple | list):
             for slot, tensor in zip(step.outputs, result, strict=False):

@@ -10,7 +10,7 @@ import onnxruntime
 
 from mpsearch.errors import PlanError
 from mpsearch.runtimes.rounding import EXACT, Rounding
-from mpsearch.runtimes.session import Array, Session, expose, load_model
+from mpsearch.runtimes.session import Array, Session, expose, load_model, run_error
 
 _EXACT_INT4 = ("session.qdq_matmulnbits_accuracy_level", "1")
 """Otherwise activations of layers with int4 weights are quantised to int8."""
@@ -23,18 +23,23 @@ class OnnxruntimeSession:
     model: onnx.ModelProto
     opened: dict[tuple[str, ...], Any] = field(default_factory=dict)
     rounding: Rounding = EXACT
+    is_standard: bool = False
     note: str = "graph optimisations are off, so that every rounding is executed"
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Return the named values, intermediate ones included.
 
         Raises:
-            PlanError: onnxruntime refuses the model.
+            PlanError: onnxruntime refuses the model, or fails while it runs.
         """
         key = tuple(outputs)
         if key not in self.opened:
             self.opened[key] = _open(expose(self.model, outputs))
-        return dict(zip(outputs, self.opened[key].run(list(outputs), dict(inputs)), strict=True))
+        try:
+            found = self.opened[key].run(list(outputs), dict(inputs))
+        except Exception as error:  # onnxruntime's own types derive from Exception only
+            raise run_error("onnxruntime", error) from None
+        return dict(zip(outputs, found, strict=True))
 
 
 def open_session(path: Path) -> Session:

@@ -19,7 +19,7 @@ from onnx.inliner import inline_local_functions
 
 from mpsearch.errors import PlanError
 from mpsearch.runtimes.rounding import Rounding
-from mpsearch.runtimes.session import Array, Session, bind_shapes, expose, load_model
+from mpsearch.runtimes.session import Array, Session, bind_shapes, expose, load_model, run_error
 
 SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",
@@ -36,12 +36,13 @@ class OpenvinoSession:
     rounding: Rounding
     note: str
     compiled: dict[object, Any] = field(default_factory=dict)
+    is_standard: bool = False
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Return the named values, intermediate ones included.
 
         Raises:
-            PlanError: OpenVINO refuses the model.
+            PlanError: OpenVINO refuses the model, or fails while it runs.
         """
         shapes = tuple(sorted((name, x.shape) for name, x in inputs.items()))
         key = (shapes, tuple(outputs))
@@ -49,7 +50,10 @@ class OpenvinoSession:
             shown = expose(self.model, outputs)
             bind_shapes(shown, inputs)
             self.compiled[key] = _compile(shown)
-        results = self.compiled[key](dict(inputs))
+        try:
+            results = self.compiled[key](dict(inputs))
+        except Exception as error:  # whatever a plug-in raises
+            raise run_error("OpenVINO", error) from None
         return {name: results[i] for i, name in enumerate(outputs)}
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from mpsearch.errors import PlanError
 from mpsearch.runtimes.rounding import EXACT, Rounding
-from mpsearch.runtimes.session import Array, Session, load_model
+from mpsearch.runtimes.session import Array, Session, load_model, run_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,32 @@ class ReferenceSession:
 
     evaluator: ReferenceEvaluator
     rounding: Rounding = EXACT
+    is_standard: bool = True
     note: str = ""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Return the named values, intermediate ones included."""
-        found = self.evaluator.run(list(outputs), dict(inputs))
+        """Return the named values, intermediate ones included.
+
+        Raises:
+            PlanError: An operator fails; the message names its node.
+        """
+        try:
+            found = self.evaluator.run(list(outputs), dict(inputs))
+        except Exception as error:  # numpy and Python raise whatever they like
+            raise run_error("reference", error, _failed_node(error)) from None
         return dict(zip(outputs, found, strict=True))
+
+
+def _failed_node(error: Exception) -> str:
+    """The model's node that was running when ``error`` was raised, as the trace knows it."""
+    trace = error.__traceback__
+    while trace is not None:
+        running = trace.tb_frame.f_locals.get("self")
+        if isinstance(running, OpRun):
+            node = running.onnx_node
+            return f"{(node.name or node.output[0])!r} ({node.op_type})"
+        trace = trace.tb_next
+    return ""
 
 
 def open_session(path: Path) -> Session:
@@ -36,6 +57,6 @@ def open_session(path: Path) -> Session:
         return ReferenceSession(ReferenceEvaluator(load_model(path)))
     except NotImplementedError as error:
         raise PlanError(
-            f"{path} must hold standard operators alone to run in onnx.reference: {error} "
+            f"{path.name} must hold standard operators alone to run in onnx.reference: {error} "
             "Take the runtime onnxruntime or openvino"
         ) from None

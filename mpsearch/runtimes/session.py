@@ -19,6 +19,7 @@ class Session(Protocol):
     Attributes:
         rounding: What the runtime documents about its rounding.
         note: What a reader of the result must know about how it was run; "" if nothing.
+        is_standard: It is the standard itself, where runtimes agree against that.
     """
 
     @property
@@ -27,9 +28,31 @@ class Session(Protocol):
     @property
     def note(self) -> str: ...  # noqa: D102
 
+    @property
+    def is_standard(self) -> bool: ...  # noqa: D102
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Return the named values, intermediate ones included."""
+        """Return the named values, intermediate ones included.
+
+        Raises:
+            PlanError: The runtime refuses the model, or fails while it runs.
+        """
         ...
+
+
+def run_error(runtime: str, error: Exception, node: str = "") -> PlanError:
+    """Return the error of a runtime that failed while it ran: one line with runtime, node and reason.
+
+    Args:
+        runtime: Its name.
+        error: What it raised.
+        node: The node that failed, where the runtime does not say it itself.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check "))]
+    reason = " ".join((told or lines)[:3]) or type(error).__name__
+    at = f" at node {node}" if node else ""
+    return PlanError(f"{runtime} failed{at} while it ran the exported model: {reason}")
 
 
 def find_model(exported: str | Path | Sequence[str | Path]) -> Path:

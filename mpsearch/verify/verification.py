@@ -51,8 +51,8 @@ class Verification:
         n_samples: Samples that were run.
         tolerance: Largest allowed error of a layer.
         layers: One check a proven layer, in schedule order.
-        whole: The check of the outputs.
-        unproven: Layer to why it could not be compared.
+        whole: The check of the outputs, None where the runtime can prove nothing of them.
+        unproven: Layer, or "outputs", to why it could not be compared.
         note: How the runtime was run.
     """
 
@@ -61,14 +61,14 @@ class Verification:
     n_samples: int
     tolerance: float
     layers: tuple[LayerCheck, ...]
-    whole: WholeCheck
+    whole: WholeCheck | None
     unproven: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether everything that was compared agrees."""
-        return self.whole.ok and all(check.ok for check in self.layers)
+        return (self.whole is None or self.whole.ok) and all(check.ok for check in self.layers)
 
     @property
     def worst(self) -> LayerCheck | None:
@@ -82,14 +82,17 @@ class Verification:
     def __str__(self) -> str:
         """Return a few lines: the verdict, the worst layers, what was not proven."""
         proven = sum(check.ok for check in self.layers)
-        total = len(self.layers) + len(self.unproven)
+        total = len(self.layers) + sum(name != "outputs" for name in self.unproven)
         verdict = "agrees with" if self.ok else "DIFFERS FROM"
         lines = [
             f"{self.model} in {self.runtime} {verdict} the simulation ({self.n_samples} samples)",
             f"  layers   {proven} of {total} within {self.tolerance:g}",
-            f"  outputs  {self.whole.measure} {self.whole.runtime:.3g}, limit {self.whole.limit:.3g} "
-            f"(the plan itself changes {self.whole.simulation:.3g})",
         ]
+        if self.whole is not None:
+            lines.append(
+                f"  outputs  {self.whole.measure} {self.whole.runtime:.3g}, limit {self.whole.limit:.3g} "
+                f"(the plan itself changes {self.whole.simulation:.3g})"
+            )
         if self.worst is not None:
             lines.append(
                 f"  worst    {self.worst.layer} ({self.worst.scheme}): {self.worst.error:.2g}"

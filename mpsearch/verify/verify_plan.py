@@ -23,6 +23,7 @@ from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import restore
 from mpsearch.problem.tables import Progress
+from mpsearch.program.departures import find_departures
 from mpsearch.registry import find
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Session, find_model, load_model
@@ -59,7 +60,7 @@ def verify_plan(
         progress: Called with (batches done, batches, the worst layer so far).
 
     Raises:
-        PlanError: Plan, model and export do not belong together, or the runtime refuses the export.
+        PlanError: Plan, model and export do not belong together, the runtime refuses the export or fails while it runs.
         DataError: The data do not fit the model.
         NumericsError: The runtime or the simulation gives NaN or Inf; the message names the layer.
         MissingExtraError: The runtime is not installed.
@@ -85,6 +86,13 @@ def verify_plan(
         for layer in graph.layers
         if any(gemm.left.input_index < 0 for gemm in layer.gemms)
     }
+    departures = find_departures(graph) if session.is_standard else {}
+    for name, reason in departures.items():
+        where = name if name in {layer.name for layer in graph.layers} else "outputs"
+        unproven[where] = unproven["outputs"] = (
+            f"node {name!r} is run as runtimes agree to, not as the standard says ({reason}): "
+            f"{runtime} proves nothing here; take onnxruntime or openvino"
+        )
     nodes = {node.name: node for node in graph.nodes}
     readers = _layer_nodes(load_model(path), plan, path.name)
     layers = [
@@ -126,7 +134,7 @@ def verify_plan(
             LayerCheck(compared.layer.name, compared.scheme.name, error, error <= TOLERANCE)
             for compared, error in zip(layers, errors, strict=True)
         ),
-        _check_whole(graph, chosen, outputs),
+        None if departures else _check_whole(graph, chosen, outputs),
         unproven,
         session.note,
     )

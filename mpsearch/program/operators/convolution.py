@@ -77,14 +77,18 @@ def _conv_transpose(node: Node) -> Kernel:
         around = pads or [0] * 2 * rank
         target = shape[-rank:] if shape is not None else None
         if target is None and auto in ("SAME_UPPER", "SAME_LOWER"):
-            target = [x.shape[2 + i] * stride[i] for i in range(rank)]
+            # the standard grows a smaller result to input · stride; see `program/departures.py`
+            target = [min(full[i], x.shape[2 + i] * stride[i]) for i in range(rank)]
         if target is not None:
             totals = [max(full[i] - target[i], 0) for i in range(rank)]
             more = [more[i] + max(target[i] - full[i], 0) for i in range(rank)]
             full = [max(full[i], target[i]) for i in range(rank)]
+            # ConvTranspose-11: the larger half comes first, unless auto_pad is SAME_UPPER
             halves = [total // 2 for total in totals]
             rest = [total - half for total, half in zip(totals, halves, strict=True)]
-            around = halves + rest if auto != "SAME_LOWER" else rest + halves
+            around = halves + rest if auto == "SAME_UPPER" else rest + halves
+        elif auto == "VALID":
+            around = [0] * 2 * rank
         begins, ends = around[:rank], around[rank:]
         y = _DECONVOLVE[rank](x, weight, bias, stride, [0] * rank, [0] * rank, groups, dilation)
         for i in range(rank):

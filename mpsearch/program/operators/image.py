@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
@@ -20,42 +21,44 @@ from mpsearch.program.operators.attributes import (
 
 
 def _source_positions(
-    node: Node, out: int, size: int, scale: float, length: float, roi: tuple[float, float]
+    node: Node, out: int, size: int, scale: float, roi: tuple[float, float]
 ) -> Tensor:
-    """Coordinates in the input of each of ``out`` output elements, fp64.
+    """Coordinates in the input of each of ``out`` output elements, computed in fp32, as fp64.
 
-    ``length`` is the exact output length size · scale, before it was rounded to ``out``.
+    Where size · scale is not whole, the standard uses it in place of ``out`` and rounds nothing;
+    onnxruntime and OpenVINO agree on what stands here (see ``program/departures.py``).
     """
     mode = text(
         node, "coordinate_transformation_mode", "half_pixel" if node.version > 10 else "asymmetric"
     )
-    x = torch.arange(out, dtype=torch.float64)
-    if mode == "half_pixel":
-        return (x + 0.5) / scale - 0.5
-    if mode == "half_pixel_symmetric":
-        adjusted = out / length
-        center = size / 2
-        return center * (1 - adjusted) + (x + 0.5) / scale - 0.5
-    if mode == "asymmetric":
-        return x / scale
-    if mode == "align_corners":
-        return x * (size - 1) / (length - 1) if length > 1 else torch.zeros_like(x)
-    if mode == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if length > 1 else torch.zeros_like(x)
-    if mode == "tf_half_pixel_for_nn":
-        return (x + 0.5) / scale
-    if mode == "tf_crop_and_resize":
+    x = torch.arange(out, dtype=torch.float32)
+    factor = torch.tensor(scale, dtype=torch.float32)
+    if mode == "half_pixel" or (mode == "pytorch_half_pixel" and out > 1):
+        places = (x + 0.5) / factor - 0.5
+    elif mode == "half_pixel_symmetric":
+        offset = size / 2 * (1 - out / (factor * size))
+        places = offset + (x + 0.5) / factor - 0.5
+    elif mode == "asymmetric":
+        places = x / factor
+    elif mode in ("align_corners", "pytorch_half_pixel"):
+        places = x * (size - 1) / (out - 1) if out > 1 else torch.zeros_like(x)
+    elif mode == "tf_half_pixel_for_nn":
+        places = (x + 0.5) / factor
+    elif mode == "tf_crop_and_resize":
         start, end = roi
-        if length > 1:
-            return start * (size - 1) + x * (end - start) * (size - 1) / (length - 1)
-        return 0.5 * (start + end) * (size - 1) + torch.zeros_like(x)
-    raise refuse(node, f"coordinate transformation {mode!r}")
+        if out > 1:
+            places = start * (size - 1) + x * (end - start) * (size - 1) / (out - 1)
+        else:
+            places = 0.5 * (start + end) * (size - 1) + torch.zeros_like(x)
+    else:
+        raise refuse(node, f"coordinate transformation {mode!r}")
+    return places.double()
 
 
-def _nearest(node: Node, positions: Tensor) -> Tensor:
+def _nearest(node: Node, positions: Tensor, scale: float) -> Tensor:
     mode = text(node, "nearest_mode", "round_prefer_floor")
-    if node.version < 11:
-        return positions.floor()
+    if node.version < 11:  # which one was not said; onnxruntime and OpenVINO agree
+        return positions.ceil() if scale < 1 else positions.floor()
     if mode == "round_prefer_floor":
         return torch.ceil(positions - 0.5)
     if mode == "round_prefer_ceil":
@@ -98,6 +101,11 @@ def _matrix(node: Node, mode: str, positions: Tensor, size: int, scale: float) -
     return torch.zeros(len(positions), size, dtype=torch.float64).scatter_add(1, where, weights)
 
 
+def scaled_size(size: int, scale: float) -> int:
+    """Return the output size of an axis: the product is rounded to fp32, then down."""
+    return int(np.floor(np.float32(size) * np.float32(scale)))
+
+
 def _resize(node: Node) -> Kernel:
     mode = text(node, "mode", "nearest")
     policy = text(node, "keep_aspect_ratio_policy", "stretch")
@@ -111,7 +119,7 @@ def _resize(node: Node) -> Kernel:
         """(output size, scale) of each axis."""
         if scales is not None and scales.numel():
             factors = [float(s) for s in scales.reshape(-1).tolist()]
-            return [(math.floor(x.shape[a] * s), s) for a, s in zip(axes, factors, strict=True)]
+            return [(scaled_size(x.shape[a], s), s) for a, s in zip(axes, factors, strict=True)]
         if sizes is None:
             raise refuse(node, "neither scales nor sizes")
         wanted = [int(s) for s in sizes.reshape(-1).tolist()]
@@ -141,12 +149,11 @@ def _resize(node: Node) -> Kernel:
                 window = (float(roi[i]), float(roi[len(axes) + i]))
             if out == size and scale == 1.0 and not crop:
                 continue
-            length = size * scale if scales is not None and scales.numel() else float(out)
-            positions = _source_positions(node, out, size, scale, length, window)
+            positions = _source_positions(node, out, size, scale, window)
             if crop:
                 invalid.append((axis, (positions < 0) | (positions > size - 1)))
             if mode == "nearest":
-                index = _nearest(node, positions).clamp(0, size - 1).to(torch.int64)
+                index = _nearest(node, positions, scale).clamp(0, size - 1).to(torch.int64)
                 x = x.index_select(axis, index.to(x.device))
             else:
                 matrix = _matrix(node, mode, positions, size, scale)
@@ -203,7 +210,21 @@ def _grid_sample(node: Node) -> Kernel:
 
 def _affine_grid(node: Node) -> Kernel:
     corners = bool(integer(node, "align_corners", 0))
-    return lambda theta, size: F.affine_grid(theta, size.tolist(), align_corners=corners)
+
+    def ticks(size: int, theta: Tensor) -> Tensor:
+        """Places of ``size`` elements in [-1, 1]; a single one on corners is the first, not the middle."""
+        steps = torch.arange(size, dtype=theta.dtype, device=theta.device)
+        if corners:
+            return 2 * steps / max(size - 1, 1) - 1
+        return (2 * steps + 1) / size - 1
+
+    def kernel(theta: Tensor, size: Tensor) -> Tensor:
+        axes = torch.meshgrid(*(ticks(n, theta) for n in size.tolist()[2:]), indexing="ij")
+        places = torch.stack([*reversed(axes), torch.ones_like(axes[0])], -1)
+        grid = places.reshape(-1, places.shape[-1]) @ theta.transpose(1, 2)
+        return grid.reshape(theta.shape[0], *places.shape[:-1], -1)
+
+    return kernel
 
 
 def _roi_align(node: Node) -> Kernel:

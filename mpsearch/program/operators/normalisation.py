@@ -104,6 +104,10 @@ def _group_norm(node: Node) -> Kernel:
         if per_group and scale.numel() != x.shape[1]:
             scale = scale.repeat_interleave(x.shape[1] // groups)
             shift = shift.repeat_interleave(x.shape[1] // groups)
+        if (
+            x.numel() == x.shape[0] * groups
+        ):  # torch refuses groups of one element: each is its own mean
+            return _per_channel(x, shift).expand(x.shape) + 0 * x
         return F.group_norm(x, groups, scale, shift, epsilon)
 
     return kernel
@@ -170,7 +174,12 @@ def _dropout(node: Node) -> Kernel:
     ) -> Tensor | tuple[Tensor, Tensor]:
         if training is not None and bool(training) and (ratio is None or float(ratio) > 0):
             raise refuse(node, "dropout in training mode")
-        return (x, torch.ones_like(x, dtype=torch.bool)) if with_mask else x
+        return (x, mask(x)) if with_mask else x
+
+    def mask(x: Tensor) -> Tensor:
+        if node.version < 12:  # not said by the standard; what onnxruntime gives
+            return torch.zeros_like(x, dtype=x.dtype if node.version < 10 else torch.bool)
+        return torch.ones_like(x, dtype=torch.bool)
 
     return kernel
 

@@ -81,14 +81,16 @@ def _split(node: Node) -> Kernel:
 
 
 def _slice_axis(x: Tensor, start: int, end: int, axis: int, step: int) -> Tensor:
-    """Numpy's ``x[start:end:step]`` along one axis, with a negative step too."""
+    """``x[start:end:step]`` along one axis; with a negative step a start before the first element is it."""
     length = x.shape[axis]
-    start, end, step = slice(start, end, step).indices(length)
+    start, end = (v + length if v < 0 else v for v in (start, end))
     if step > 0:
+        start, end = (min(max(v, 0), length) for v in (start, end))
         index = (slice(None),) * (axis % x.ndim) + (slice(start, max(start, end), step),)
         return x[index]
-    positions = torch.arange(start, end, step, device=x.device)
-    return x.index_select(axis, positions)
+    start, end = (min(max(v, low), length - 1) for v, low in ((start, 0), (end, -1)))
+    positions = range(start, end, step)
+    return x.index_select(axis, torch.tensor(positions, dtype=torch.int64, device=x.device))
 
 
 def _slice(node: Node) -> Kernel:
@@ -114,10 +116,7 @@ def _slice(node: Node) -> Kernel:
         along = list(range(len(begin))) if axes is None else read(axes)
         strides = [1] * len(begin) if steps is None else read(steps)
         for start, end, axis, step in zip(begin, stop, along, strides, strict=True):
-            stop_at = end if end > -(2**63) + 1 else -x.shape[axis] - 1
-            if step < 0 and end < -x.shape[axis]:
-                stop_at = -x.shape[axis] - 1
-            x = _slice_axis(x, start, stop_at, axis, step)
+            x = _slice_axis(x, start, end, axis, step)
         return x
 
     return kernel
