@@ -140,9 +140,8 @@ def _mean_variance(node: Node) -> Kernel:
     axes = integers(node, "axes") or [0, 2, 3]
 
     def kernel(x: Tensor) -> Tensor:
-        mean = x.mean(axes, keepdim=True)
-        deviation = (x.square().mean(axes, keepdim=True) - mean.square()).sqrt()
-        return (x - mean) / (deviation + 1e-9)
+        variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+        return (x - mean) / (variance.sqrt() + 1e-9)
 
     return kernel
 
