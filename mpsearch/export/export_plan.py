@@ -4,8 +4,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import torch
-
 from mpsearch.data.batches import Batches
 from mpsearch.errors import ModelError, OutputExistsError, PlanError
 from mpsearch.export.onnx.canonical import Weights
@@ -15,6 +13,7 @@ from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.files import write_plan
 from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, plan_space
+from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.calibrated import calibrate
@@ -118,7 +117,7 @@ def plain_weights(graph: ModelGraph) -> Weights:
 
     def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
         owner = graph.layers[layer]
-        weight = torch.tensor(graph.constants[owner.gemms[gemm].right.value])
+        weight = to_tensor(graph.constants[owner.gemms[gemm].right.value])
         return quantize_layer_weight(owner, gemm, scheme, weight)
 
     return weights

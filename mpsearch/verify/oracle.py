@@ -5,9 +5,12 @@ layers in fp32 leaves their casts out. In a deep model such differences grow to 
 itself, so the whole model is compared with a simulation that rounds in the same way.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsearch.graph.model import Layer, ModelGraph, Operand
@@ -21,6 +24,39 @@ from mpsearch.schemes import Scheme, Spec
 _NUDGE = 2.0**-16
 """Relative distance from a rounding boundary within which runtimes may round either way: they multiply by
 reciprocals, or scale codes in another order."""
+
+
+_NATIVE = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_ELEMENT_TYPES = {"fp16": 10, "bf16": 16}  # of onnx.TensorProto
+_FLOAT = 1
+
+
+def widen(graph: ModelGraph, formats: Collection[str]) -> ModelGraph:
+    """Return ``graph`` with its own tensors of ``formats``, 16-bit ones that a runtime leaves out, in fp32."""
+    kinds = {_ELEMENT_TYPES[name] for name in formats}
+    dtypes = {str(_NATIVE[name]).removeprefix("torch.") for name in formats}
+
+    def attribute(name: str, value: object) -> object:
+        if name in ("to", "dtype", "output_dtype") and value in kinds:
+            return _FLOAT
+        return array(value) if isinstance(value, np.ndarray) else value
+
+    def array(value: NDArray[np.generic]) -> NDArray[np.generic]:
+        return value.astype(np.float32) if value.dtype.name in dtypes else value
+
+    nodes = tuple(
+        replace(node, attributes={n: attribute(n, v) for n, v in node.attributes.items()})
+        for node in graph.nodes
+    )
+    return replace(
+        graph,
+        nodes=nodes,
+        constants={name: array(graph.constants[name]) for name in graph.constants},
+        values={
+            name: replace(value, dtype="float32") if value.dtype in dtypes else value
+            for name, value in graph.values.items()
+        },
+    )
 
 
 def read_operands(layer: Layer) -> tuple[Operand, ...]:
@@ -44,8 +80,8 @@ def round_activation(
     if rounding.through_half:
         rounded = round_through_half(x, spec, found, **axes)
         if rounded is not x:
-            return rounded
-    return quantize_activation(x, spec, range=found, name=operand.value, **axes)
+            return rounded.to(x.dtype)
+    return quantize_activation(x, spec, range=found, name=operand.value, **axes).to(x.dtype)
 
 
 def settle_ties(
@@ -78,6 +114,8 @@ def call_documented(
 ) -> LayerCall:
     """Return what runs a layer of the plan with a runtime's documented rounding.
 
+    Tensors of a 16-bit type that the runtime leaves out are widened to fp32, and so is what the layer gives.
+
     Args:
         graph: The model.
         plan: Gives ranges and the base.
@@ -86,9 +124,11 @@ def call_documented(
         rounding: What the runtime documents.
     """
     base = plan.schemes[plan.base].activation
+    left_out = {_NATIVE[name] for name in rounding.left_out}
 
     def call(step: Step, inputs: list[Tensor | None]) -> object:
         layer, spec = graph.layers[step.layer], schemes[step.layer].activation
+        inputs = [x.float() if x is not None and x.dtype in left_out else x for x in inputs]
         for operand in read_operands(layer):
             x = inputs[operand.input_index]
             if x is not None:

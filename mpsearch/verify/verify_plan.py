@@ -23,17 +23,26 @@ from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import restore
 from mpsearch.problem.tables import Progress
+from mpsearch.program.compile import compile_graph
 from mpsearch.program.departures import find_departures
+from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Session, find_model, load_model
 from mpsearch.schemes import Scheme
-from mpsearch.simulate.probe import replay, run_outputs, simulated_weight
+from mpsearch.simulate.probe import quantized_weight, replay, run_outputs, simulated_weight
 from mpsearch.stats.estimates import Floats
-from mpsearch.verify.oracle import call_documented, read_operands, run_documented, settle_ties
+from mpsearch.verify.oracle import (
+    call_documented,
+    read_operands,
+    run_documented,
+    settle_ties,
+    widen,
+)
 from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
 
 TOLERANCE = 1e-3
+_NATIVE = {"float16": "fp16", "bfloat16": "bf16"}
 _SAMPLES = 8
 _LEAST_DIVERGENCE = 1e-6
 
@@ -76,8 +85,15 @@ def verify_plan(
     space = calibrated.space
     assignment = plan_assignment(plan, calibrated.graph, space)
 
+    native = _native_formats(graph)
+    unrounded = native & session.rounding.left_out
+    wide = compile_graph(widen(graph, unrounded)) if unrounded else calibrated.program
+
     def weight(layer: int, gemm: int) -> Tensor:
-        return simulated_weight(calibrated, layer, space.index(schemes[layer].name), gemm)
+        scheme = space.index(schemes[layer].name)
+        if unrounded:
+            return quantized_weight(calibrated, layer, scheme, gemm).dequantize().float()
+        return simulated_weight(calibrated, layer, scheme, gemm)
 
     documented = call_documented(graph, plan, schemes, weight, session.rounding)
     base = plan.schemes[plan.base].activation
@@ -105,12 +121,12 @@ def verify_plan(
     outputs = []
     total = -(-len(chosen) // chosen.batch_size)
     for done, feeds in enumerate(chosen.iterate(), 1):
-        given = {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
+        given = {name: to_tensor(np.array(array)) for name, array in feeds.items()}
         found = session.run(feeds, wanted)
-        values = {name: torch.from_numpy(np.array(x)) for name, x in found.items()} | given
+        values = {name: to_tensor(np.array(x)) for name, x in found.items()} | given
         for row, compared in enumerate(layers):
             inputs = _inputs(compared, graph, values, plan, session.rounding)
-            formats = {base.format, compared.scheme.activation.format}
+            formats = {base.format, compared.scheme.activation.format, *native}
             left_out = bool(formats & session.rounding.left_out)
             how = documented if left_out else space.index(compared.scheme.name)
             expected = replay(calibrated, compared.index, how, inputs)
@@ -119,7 +135,10 @@ def verify_plan(
         simulated = run_outputs(calibrated, feeds, assignment)
         same_rounding = simulated
         if session.rounding != EXACT:
-            same_rounding = run_documented(calibrated.program, documented, given)
+            fed = {
+                name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()
+            }
+            same_rounding = run_documented(wide, documented, fed)
         outputs.append(_Outputs(run_outputs(calibrated, feeds), simulated, same_rounding, values))
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))
@@ -138,6 +157,15 @@ def verify_plan(
         unproven,
         session.note,
     )
+
+
+def _is_half(x: Tensor) -> bool:
+    return x.dtype in (torch.float16, torch.bfloat16)
+
+
+def _native_formats(graph: ModelGraph) -> frozenset[str]:
+    """The 16-bit formats of a model's own tensors."""
+    return frozenset(_NATIVE[v.dtype] for v in graph.values.values() if v.dtype in _NATIVE)
 
 
 def _layer_nodes(model: onnx.ModelProto, plan: Plan, name: str) -> dict[str, onnx.NodeProto]:

@@ -90,6 +90,7 @@ def build_canonical(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.Mod
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     still_read = {name for node in _walk(model.graph) for name in node.input}
+    still_read.update(output.name for output in model.graph.output)
     model.graph.initializer.extend(own[name] for name in sorted(quantised & still_read))
     model.graph.initializer.extend(build.tensors)
     return _finish(model, build)
