@@ -135,9 +135,7 @@ def verify_plan(
         simulated = run_outputs(calibrated, feeds, assignment)
         same_rounding = simulated
         if session.rounding != EXACT:
-            fed = {
-                name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()
-            }
+            fed = {name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()}
             same_rounding = run_documented(wide, documented, fed)
         outputs.append(_Outputs(run_outputs(calibrated, feeds), simulated, same_rounding, values))
         if progress is not None:

@@ -62,7 +62,11 @@ def test_a_native_16_bit_model_is_proven_in_every_scheme(
 ) -> None:
     onnx.save(native(KINDS[kind], cast_weights=cast_weights), tmp_path / "m.onnx")
     x = np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)
-    graph, space, batches = import_onnx(tmp_path / "m.onnx"), read_space("npu"), make_batches({"x": x})
+    graph, space, batches = (
+        import_onnx(tmp_path / "m.onnx"),
+        read_space("npu"),
+        make_batches({"x": x}),
+    )
     simulator = Simulator(graph, space, batches)
     for scheme in range(3):
         plan = make_plan(Point((scheme,) * 2, {}), simulator)

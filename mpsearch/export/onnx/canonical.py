@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from mpsearch._version import __version__
 from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import Writer
-from mpsearch.export.onnx.encode_activation import (
-    Activation,
-    check_activation_spec,
-    encode_activation,
-    encode_cast,
-)
-from mpsearch.export.onnx.encode_weight import check_weight_spec, encode_weight
+from mpsearch.export.onnx.can_write import can_write, find_rank
+from mpsearch.export.onnx.encode_activation import Activation, encode_activation, encode_cast
+from mpsearch.export.onnx.encode_weight import encode_weight
 from mpsearch.export.onnx.functions import make_function
 from mpsearch.export.onnx.opset import upgrade_model
 from mpsearch.graph.model import Gemm, Layer, ModelGraph, Operand
@@ -65,7 +62,8 @@ def build_canonical(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.Mod
     """
     schemes = plan_schemes(plan, graph)
     for layer, scheme in zip(graph.layers, schemes, strict=True):
-        _check_layer(layer, scheme)
+        if reason := can_write(graph, layer, scheme):
+            raise PlanError(reason)
     opset = _MX_OPSET if any(map(_needs_mx, schemes)) else OPSET
     source = to_onnx(graph)
     own = {t.name: t for t in source.graph.initializer}
@@ -129,7 +127,8 @@ def _encode_layer(
             else:
                 activation = _activation(build.graph, layer, gemm, operand)
                 key = _activation_key(activation, scheme.activation)
-                encode = partial(_write_activation, build, activation, scheme.activation)
+                is_flat = find_rank(build.graph, layer, operand) is None
+                encode = partial(_write_activation, build, activation, scheme.activation, is_flat)
             if key not in build.encoded:
                 writer = Writer(_free_name(build, f"mpsearch/{operand.value}/{scheme.name}"))
                 build.encoded[key] = encode(writer)
@@ -152,13 +151,22 @@ def _write_weight(build: _Build, index: int, number: int, scheme: Scheme, writer
     return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
 
 
-def _write_activation(build: _Build, activation: Activation, spec: Spec, writer: Writer) -> str:
+def _write_activation(
+    build: _Build, activation: Activation, spec: Spec, is_flat: bool, writer: Writer
+) -> str:
+    """Append what rounds the tensor, in its own type and shape, and return the result's name."""
     dtype = _dtype(build.graph, activation.value)
     found = build.plan.find_range(activation.value, spec)
-    if dtype == TensorProto.FLOAT:
-        return encode_activation(writer, activation, spec, found)
-    wide = replace(activation, value=writer.add("Cast", activation.value, to=TensorProto.FLOAT))
-    return writer.add("Cast", encode_activation(writer, wide, spec, found), to=dtype)
+    value, shape = activation.value, ""
+    if dtype != TensorProto.FLOAT:
+        value = writer.add("Cast", value, to=TensorProto.FLOAT)
+    if is_flat:
+        rows = writer.constant(np.array([-1, activation.size], np.int64), "rows")
+        shape, value = writer.add("Shape", value), writer.add("Reshape", value, rows)
+    value = encode_activation(writer, replace(activation, value=value), spec, found)
+    if is_flat:
+        value = writer.add("Reshape", value, shape)
+    return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
 
 
 def _round_output(graph: ModelGraph, writer: Writer, raw: str, base: str, output: str) -> None:
@@ -171,12 +179,14 @@ def _round_output(graph: ModelGraph, writer: Writer, raw: str, base: str, output
 
 
 def _activation(graph: ModelGraph, layer: Layer, gemm: Gemm, operand: Operand) -> Activation:
+    """The operand as it is encoded; of unknown rank, as the matrix of its last axis."""
+    rank = find_rank(graph, layer, operand)
+    if rank is None:
+        return Activation(operand.value, 2, 1, gemm.k)
     value = graph.values.get(operand.value)
-    if value is None or value.shape is None:
-        raise PlanError(f"{layer.name!r}: the rank of its input {operand.value!r} must be known")
-    rank = len(value.shape)
+    shape = [None] * rank if value is None or value.shape is None else value.shape
     axis = operand.reduction_axis % rank
-    size = value.shape[axis] or gemm.k // gemm.positions * operand.groups
+    size = shape[axis] or gemm.k // gemm.positions * operand.groups
     return Activation(operand.value, rank, axis, size, operand.groups)
 
 
@@ -205,21 +215,6 @@ def _dtype(graph: ModelGraph, value: str) -> int:
         "float64": TensorProto.DOUBLE,
     }
     return int(types.get(name or "", TensorProto.FLOAT))
-
-
-def _check_layer(layer: Layer, scheme: Scheme) -> None:
-    """Refuse what ONNX cannot say of this layer before anything is written."""
-    try:
-        check_weight_spec(scheme.weight)
-        check_activation_spec(scheme.activation)
-    except PlanError as error:
-        raise PlanError(f"{layer.name!r} in {scheme.name}: {error}") from None
-    inside = any(gemm.left.input_index < 0 for gemm in layer.gemms)
-    if inside and not scheme.activation.format == "fp32":
-        raise PlanError(
-            f"{layer.name!r}: {layer.op_type} multiplies values that never leave the operator, which "
-            f"ONNX cannot round to {scheme.activation.format}; allowed: schemes with fp32 activations"
-        )
 
 
 def _needs_mx(scheme: Scheme) -> bool:

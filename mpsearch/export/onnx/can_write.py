@@ -1,0 +1,57 @@
+"""What the canonical ONNX can say of a layer in a scheme: search asks before it measures, export before it writes."""
+
+from mpsearch.errors import PlanError
+from mpsearch.export.onnx.encode_activation import check_activation_spec
+from mpsearch.export.onnx.encode_weight import check_weight_spec
+from mpsearch.graph.model import Layer, ModelGraph, Operand
+from mpsearch.schemes import Scheme, Spec
+
+_RANK_OF_WEIGHT = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm")
+
+
+def can_write(graph: ModelGraph, layer: Layer, scheme: Scheme) -> str:
+    """Return why ``layer`` cannot be written in ``scheme``; "" where it can.
+
+    Args:
+        graph: The folded model.
+        layer: One of its layers.
+        scheme: What the layer would run in.
+    """
+    try:
+        check_weight_spec(scheme.weight)
+        check_activation_spec(scheme.activation)
+    except PlanError as error:
+        return f"{layer.name!r} in {scheme.name}: {error}"
+    inside = any(gemm.left.input_index < 0 for gemm in layer.gemms)
+    if inside and scheme.activation.format != "fp32":
+        return (
+            f"{layer.name!r}: {layer.op_type} multiplies values that never leave the operator, which "
+            f"ONNX cannot round to {scheme.activation.format}; allowed: schemes with fp32 activations"
+        )
+    for gemm in layer.gemms:
+        for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
+            if operand.input_index < 0 or not _needs_shape(scheme.activation):
+                continue
+            if find_rank(graph, layer, operand) is None and operand.reduction_axis != -1:
+                return (
+                    f"{layer.name!r}: the rank of {operand.value!r} must be known for {scheme.name}, whose "
+                    "scales run along an axis that is not the last; give sizes with --shape"
+                )
+    return ""
+
+
+def find_rank(graph: ModelGraph, layer: Layer, operand: Operand) -> int | None:
+    """Return the rank of what ``layer`` reads; None where neither shapes nor the operator tell it."""
+    value = graph.values.get(operand.value)
+    if value is not None and value.shape is not None:
+        return len(value.shape)
+    if layer.op_type in _RANK_OF_WEIGHT:
+        weight = layer.gemms[0].right.value
+        if weight in graph.constants:
+            return graph.constants[weight].ndim
+    return None
+
+
+def _needs_shape(spec: Spec) -> bool:
+    """Whether scales run along an axis of the activation."""
+    return spec.granularity != "tensor"

@@ -1,0 +1,99 @@
+"""What export can write works from model to proof; what it cannot is said by one predicate."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from mpsearch.data.batches import make_batches
+from mpsearch.export.export_plan import export_plan
+from mpsearch.export.onnx.can_write import can_write
+from mpsearch.graph.importer import import_onnx
+from mpsearch.plan.make import make_plan
+from mpsearch.problem.front import Point
+from mpsearch.schemes import find_scheme
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.files import read_space
+from mpsearch.verify.verify_plan import verify_plan
+
+RNG = np.random.default_rng(0)
+Array = NDArray[np.float32]
+
+
+def draw(*shape: int) -> Array:
+    return (RNG.standard_normal(shape) / 4).astype(np.float32)
+
+
+def model(
+    nodes: list[onnx.NodeProto],
+    x: list[int | str] | None,
+    outputs: dict[str, list[int | str] | None],
+    weights: dict[str, Array],
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(w, n) for n, w in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def product(value: str, output: str, weight: str = "w") -> onnx.NodeProto:
+    return helper.make_node("MatMul", [value, weight], [output], f"to_{output}")
+
+
+def prove(made: onnx.ModelProto, x: Array, folder: Path) -> None:
+    """Export and verify three uniform plans."""
+    onnx.save(made, folder / "m.onnx")
+    graph, batches = import_onnx(folder / "m.onnx"), make_batches({"x": x})
+    simulator = Simulator(graph, read_space("npu"), batches)
+    for scheme in range(3):
+        assert simulator.allowed[:, scheme].all()
+        plan = make_plan(Point((scheme,) * len(graph.groups), {}), simulator)
+        export_plan(plan, folder / "m.onnx", folder / "out")
+        for runtime in ("reference", "openvino"):
+            found = verify_plan(plan, folder / "m.onnx", folder / "out", batches, runtime=runtime)
+            assert found.ok, str(found)
+            assert not found.unproven
+
+
+def test_a_weight_that_is_also_an_output_is_still_one(tmp_path: Path) -> None:
+    w = draw(32, 16)
+    made = model([product("x", "y")], ["N", 32], {"y": ["N", 16], "w": [32, 16]}, {"w": w})
+    prove(made, draw(64, 32), tmp_path)
+    kept = {t.name: t for t in onnx.load(tmp_path / "out" / "model.onnx").graph.initializer}
+    assert np.array_equal(numpy_helper.to_array(kept["w"]), w)
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (8, 5, 32)])
+def test_products_of_unknown_rank_are_written_as_matrices(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    nodes = [
+        product("x", "a"),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        product("r", "y", "v"),
+    ]
+    made = model(nodes, None, {"y": None}, {"w": draw(32, 40), "v": draw(40, 16)})
+    prove(made, draw(*shape), tmp_path)
+
+
+def test_convolutions_of_unknown_rank_have_that_of_their_weight(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv")
+    prove(model([node], None, {"y": None}, {"w": draw(16, 8, 3, 3)}), draw(16, 8, 6, 6), tmp_path)
+
+
+def test_what_cannot_be_written_has_a_reason(tmp_path: Path) -> None:
+    turned = helper.make_node("MatMul", ["w", "x"], ["y"], "left")
+    onnx.save(model([turned], None, {"y": None}, {"w": draw(16, 32)}), tmp_path / "m.onnx")
+    graph = import_onnx(tmp_path / "m.onnx")
+    for layer in graph.layers:
+        assert can_write(graph, layer, find_scheme("fp8")) == ""
+        assert "ONNX must have a type for tf32" in can_write(graph, layer, find_scheme("tf32"))
+        reason = can_write(graph, layer, find_scheme("nvfp4"))
+        assert reason == "" or "the rank of 'x' must be known for nvfp4" in reason
