@@ -17,6 +17,7 @@ from mpsearch.data.batches import Batches, check_batches
 from mpsearch.errors import NumericsError, PlanError
 from mpsearch.export.export_plan import import_planned
 from mpsearch.graph.model import Layer, ModelGraph, Node
+from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.losses.losses import Target, sample_losses
 from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
 from mpsearch.plan.match import plan_assignment, plan_schemes
@@ -97,10 +98,11 @@ def verify_plan(
 
     documented = call_documented(graph, plan, schemes, weight, session.rounding)
     base = plan.schemes[plan.base].activation
+    outer = {node.name for node in graph.nodes}
     unproven = {
-        layer.name: f"{layer.op_type} multiplies values that never leave the operator"
+        layer.name: reason
         for layer in graph.layers
-        if any(gemm.left.input_index < 0 for gemm in layer.gemms)
+        if (reason := _hidden(layer, layer.name in outer))
     }
     departures = find_departures(graph) if session.is_standard else {}
     for name, reason in departures.items():
@@ -166,13 +168,22 @@ def _native_formats(graph: ModelGraph) -> frozenset[str]:
     return frozenset(_NATIVE[v.dtype] for v in graph.values.values() if v.dtype in _NATIVE)
 
 
+def _hidden(layer: Layer, is_outer: bool) -> str:
+    """Why a layer cannot be compared alone; "" where it can."""
+    if not is_outer:
+        return "lies in a branch or loop, whose values no runtime shows"
+    if any(gemm.left.input_index < 0 for gemm in layer.gemms):
+        return f"{layer.op_type} multiplies values that never leave the operator"
+    return ""
+
+
 def _layer_nodes(model: onnx.ModelProto, plan: Plan, name: str) -> dict[str, onnx.NodeProto]:
     """The export's nodes by name.
 
     Raises:
         PlanError: It is not an export of this plan.
     """
-    nodes = {node.name: node for node in model.graph.node}
+    nodes = {node.name: node for node in walk_nodes(model.graph)}
     for decision in plan.decisions:
         node = nodes.get(decision.site.node)
         props = {} if node is None else {p.key: p.value for p in node.metadata_props}

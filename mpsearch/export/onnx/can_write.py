@@ -1,8 +1,9 @@
 """What the canonical ONNX can say of a layer in a scheme: search asks before it measures, export before it writes."""
 
 from mpsearch.errors import PlanError
+from mpsearch.export.onnx.builder import find_type
 from mpsearch.export.onnx.encode_activation import check_activation_spec
-from mpsearch.export.onnx.encode_weight import check_weight_spec
+from mpsearch.formats import find_format
 from mpsearch.graph.model import Layer, ModelGraph, Operand
 from mpsearch.schemes import Scheme, Spec
 
@@ -38,6 +39,16 @@ def can_write(graph: ModelGraph, layer: Layer, scheme: Scheme) -> str:
                     "scales run along an axis that is not the last; give sizes with --shape"
                 )
     return ""
+
+
+def check_weight_spec(spec: Spec) -> None:
+    """Raise a :class:`PlanError` if ONNX cannot store a weight in ``spec``."""
+    find_type(spec.element)
+    if spec.scale_format is not None:
+        try:
+            find_type(find_format(spec.scale_format))
+        except PlanError as error:
+            raise PlanError(f"scales: {error}") from None
 
 
 def find_rank(graph: ModelGraph, layer: Layer, operand: Operand) -> int | None:

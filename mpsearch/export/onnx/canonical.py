@@ -5,7 +5,7 @@ layer's output passes through the base format. The rest of the graph is the fold
 names, so that any layer's inputs and output can be read under the names of the user's model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -22,6 +22,7 @@ from mpsearch.export.onnx.encode_weight import encode_weight
 from mpsearch.export.onnx.functions import make_function
 from mpsearch.export.onnx.opset import upgrade_model
 from mpsearch.graph.model import Gemm, Layer, ModelGraph, Operand
+from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.graph.onnx_file.write import to_onnx
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.match import plan_schemes
@@ -73,21 +74,10 @@ def build_canonical(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.Mod
     model = upgrade_model(source, opset, quantised)
     build = _Build(plan, graph, weights, opset, _names(source.graph))
     layers = {layer.name: i for i, layer in enumerate(graph.layers)}
-    nodes: list[onnx.NodeProto] = []
-    found = set()
-    for node in model.graph.node:
-        index = layers.get(node.name)
-        if index is None:
-            nodes.append(node)
-        else:
-            found.add(index)
-            nodes.extend(_encode_layer(build, index, schemes[index], node))
-    missing = [layer.name for i, layer in enumerate(graph.layers) if i not in found]
-    if missing:
-        raise PlanError(f"layer {missing[0]!r} lies in a subgraph, which cannot be exported yet")
+    nodes = _encode_nodes(build, model.graph.node, layers, schemes)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    still_read = {name for node in _walk(model.graph) for name in node.input}
+    still_read = {name for node in walk_nodes(model.graph) for name in node.input}
     still_read.update(output.name for output in model.graph.output)
     model.graph.initializer.extend(own[name] for name in sorted(quantised & still_read))
     model.graph.initializer.extend(build.tensors)
@@ -109,6 +99,30 @@ def _finish(model: onnx.ModelProto, build: _Build) -> onnx.ModelProto:
         | {"mpsearch.structure": build.plan.structure_digest, "mpsearch.base": build.plan.base},
     )
     return model
+
+
+def _encode_nodes(
+    build: _Build,
+    nodes: Iterable[onnx.NodeProto],
+    layers: Mapping[str, int],
+    schemes: Sequence[Scheme],
+) -> list[onnx.NodeProto]:
+    """Nodes of one graph, those of its subgraphs encoded in place: these see what was rounded outside."""
+    encoded: list[onnx.NodeProto] = []
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                outside = dict(build.encoded)
+                inner = _encode_nodes(build, attribute.g.node, layers, schemes)
+                del attribute.g.node[:], attribute.g.value_info[:]
+                attribute.g.node.extend(inner)
+                build.encoded = outside
+        index = layers.get(node.name)
+        if index is None:
+            encoded.append(node)
+        else:
+            encoded.extend(_encode_layer(build, index, schemes[index], node))
+    return encoded
 
 
 def _encode_layer(
@@ -244,18 +258,9 @@ def _free_name(build: _Build, wanted: str) -> str:
     return name
 
 
-def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of subgraphs included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _walk(attribute.g)
-
-
 def _names(graph: onnx.GraphProto) -> set[str]:
     """Every name of a value or node."""
     names = {i.name for i in (*graph.input, *graph.initializer, *graph.output)}
-    for node in _walk(graph):
+    for node in walk_nodes(graph):
         names.update((node.name, *node.output))
     return names

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 
-from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import Writer, find_type
 from mpsearch.formats import find_format
 from mpsearch.numerics.layout import Layout
@@ -43,7 +42,7 @@ def encode_weight(writer: Writer, weight: QuantizedTensor) -> str:
 
 
 def _encode_cast(writer: Writer, weight: QuantizedTensor) -> str:
-    values = weight.dequantize().cpu().numpy()
+    values = weight.dequantize().float().cpu().numpy()
     if weight.spec.format == "fp32":
         return writer.constant(values, "weight")
     _, dtype = find_type(weight.spec.element)
@@ -142,13 +141,3 @@ def _scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
 def _store(writer: Writer, elements: Tensor | NDArray[Any], spec: Spec, role: str) -> str:
     values = elements if isinstance(elements, np.ndarray) else elements.cpu().numpy()
     return writer.constant(values.astype(find_type(spec.element)[1]), role)
-
-
-def check_weight_spec(spec: Spec) -> None:
-    """Raise a :class:`PlanError` if ONNX cannot store a weight in ``spec``."""
-    find_type(spec.element)
-    if spec.scale_format is not None:
-        try:
-            find_type(find_format(spec.scale_format))
-        except PlanError as error:
-            raise PlanError(f"scales: {error}") from None

@@ -260,3 +260,12 @@ def locate(location: str, where: str, folder: Path) -> Path:
             f"{where}: external data file {location!r} is missing in the model's folder"
         )
     return path
+
+
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes of a graph, those of its subgraphs after the node that holds them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from walk_nodes(attribute.g)

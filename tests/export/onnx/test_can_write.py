@@ -97,3 +97,47 @@ def test_what_cannot_be_written_has_a_reason(tmp_path: Path) -> None:
         assert "ONNX must have a type for tf32" in can_write(graph, layer, find_scheme("tf32"))
         reason = can_write(graph, layer, find_scheme("nvfp4"))
         assert reason == "" or "the rank of 'x' must be known for nvfp4" in reason
+
+
+def branch(number: str) -> onnx.GraphProto:
+    nodes = [
+        helper.make_node("MatMul", ["x", f"w{number}"], [f"b{number}"], f"in{number}"),
+        helper.make_node("MatMul", [f"b{number}", f"own{number}"], [f"d{number}"], f"deep{number}"),
+        helper.make_node(
+            "ReduceMean", [f"d{number}"], [f"e{number}"], f"mean{number}", axes=[1], keepdims=1
+        ),
+        helper.make_node("Add", [f"d{number}", f"e{number}"], [f"h{number}"], f"add{number}"),
+    ]
+    own = numpy_helper.from_array(draw(16, 16), f"own{number}")
+    out = helper.make_tensor_value_info(f"h{number}", TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, f"branch{number}", [], [out], [own])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_layers_in_branches_are_written_and_the_whole_is_proven(sign: int, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], "mean", keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["c"], "positive"),
+        helper.make_node(
+            "If", ["c"], ["h"], "if", then_branch=branch("1"), else_branch=branch("2")
+        ),
+        product("h", "y", "w3"),
+    ]
+    weights = {"w1": draw(32, 16), "w2": draw(32, 16), "w3": draw(16, 8)}
+    made = model(nodes, ["N", 32], {"y": ["N", 8]}, weights | {"zero": np.float32(0)})  # type: ignore[dict-item]
+    onnx.save(made, tmp_path / "m.onnx")
+    x = draw(64, 32) + np.float32(sign)
+    graph, batches = import_onnx(tmp_path / "m.onnx"), make_batches({"x": x})
+    simulator = Simulator(graph, read_space("npu"), batches)
+    names = [layer.name for layer in graph.layers if "/" in layer.name]
+    assert len(names) == 4
+    for scheme in range(3):
+        plan = make_plan(Point((scheme,) * len(graph.groups), {}), simulator)
+        export_plan(plan, tmp_path / "m.onnx", tmp_path / "out")
+        for runtime in ("reference", "openvino"):
+            found = verify_plan(
+                plan, tmp_path / "m.onnx", tmp_path / "out", batches, runtime=runtime
+            )
+            assert found.ok, str(found)
+            assert set(found.unproven) == set(names)
+            assert scheme == 0 or found.whole is None or found.whole.simulation > 1e-6
