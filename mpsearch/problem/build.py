@@ -5,9 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpsearch.errors import ProblemError, check_argument
-from mpsearch.problem.constraints import Forbidden as Forbidden
-from mpsearch.problem.constraints import LinearConstraint as LinearConstraint
-from mpsearch.problem.constraints import Tie as Tie
 from mpsearch.problem.problem import Check, Problem
 from mpsearch.problem.tables import Costs, Table
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
-from typing import Protocol
 
 import numpy as np
 
@@ -89,25 +88,29 @@ _CALL = re.compile(r"^\s*(?P<name>tie|forbid)\s*\((?P<inside>.*)\)\s*$", re.DOTA
 _NAME = r"(?:'[^']*'|[^,'=]+)"
 
 
-class Described(Protocol):
-    """What constraints speak of; :class:`mpsearch.problem.problem.Problem` says what each is."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Described:
+    """What constraints speak of.
 
-    @property
-    def objectives(self) -> Mapping[str, Floats]: ...  # noqa: D102
-    @property
-    def stderr(self) -> Mapping[str, Floats]: ...  # noqa: D102
-    @property
-    def z(self) -> float: ...  # noqa: D102
-    @property
-    def pair_terms(self) -> Mapping[str, Floats]: ...  # noqa: D102
-    @property
-    def constants(self) -> Mapping[str, float]: ...  # noqa: D102
-    @property
-    def parameters(self) -> Floats: ...  # noqa: D102
-    @property
-    def schemes(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def groups(self) -> tuple[str, ...]: ...  # noqa: D102
+    Attributes:
+        objectives: Name to [G, S].
+        stderr: The same keys: [G, S].
+        pair_terms: Objective to [E, S, S].
+        constants: Objective to what no decision changes.
+        parameters: [G] weights that each group decides.
+        schemes: S names.
+        groups: G names.
+        z: Standard errors between a mean and the bound that is judged.
+    """
+
+    objectives: Mapping[str, Floats]
+    stderr: Mapping[str, Floats]
+    pair_terms: Mapping[str, Floats]
+    constants: Mapping[str, float]
+    parameters: Floats
+    schemes: tuple[str, ...]
+    groups: tuple[str, ...]
+    z: float
 
 
 def read_constraint(problem: Described, text: str) -> LinearConstraint | Forbidden | Tie:

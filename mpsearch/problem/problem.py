@@ -1,19 +1,21 @@
 """The search problem as arrays: what each group costs at each scheme, and what must hold."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpsearch.errors import ProblemError
-from mpsearch.problem.constraints import Forbidden as Forbidden
-from mpsearch.problem.constraints import LinearConstraint as LinearConstraint
-from mpsearch.problem.constraints import Tie as Tie
-from mpsearch.problem.constraints import read_constraint
+from mpsearch.problem.constraints import (
+    Described,
+    Forbidden,
+    LinearConstraint,
+    Tie,
+    read_constraint,
+)
 from mpsearch.stats.estimates import Bools, Estimate, Floats, Ints
 
 CORRELATION = 0.5
@@ -36,9 +38,10 @@ class Evaluator(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False)
 class Problem:
-    """Which scheme for each group: objectives to minimise, and what must hold. Arrays are read-only.
+    """Which scheme for each group: objectives to minimise, and what must hold.
+
+    Nothing of it is assigned again, and its arrays are read-only.
 
     Attributes:
         objectives: Name to [G, S]; 0 where not allowed.
@@ -60,22 +63,41 @@ class Problem:
         checks: The constraints that are callables.
     """
 
-    objectives: Mapping[str, Floats]
-    allowed: Bools
-    stderr: Mapping[str, Floats]
-    edges: Ints
-    pair_terms: Mapping[str, Floats]
-    parameters: Floats
-    schemes: tuple[str, ...]
-    groups: tuple[str, ...]
-    constraints: tuple[str | Check, ...]
-    constants: Mapping[str, float]
-    confidence: float | None
-    correlation: float
-    linear: tuple[LinearConstraint, ...]
-    forbidden: tuple[Forbidden, ...]
-    ties: tuple[Tie, ...]
-    checks: tuple[Check, ...]
+    __slots__ = (
+        "allowed",
+        "checks",
+        "confidence",
+        "constants",
+        "constraints",
+        "correlation",
+        "edges",
+        "forbidden",
+        "groups",
+        "linear",
+        "objectives",
+        "pair_terms",
+        "parameters",
+        "schemes",
+        "stderr",
+        "ties",
+    )
+
+    objectives: Final[Mapping[str, Floats]]
+    allowed: Final[Bools]
+    stderr: Final[Mapping[str, Floats]]
+    edges: Final[Ints]
+    pair_terms: Final[Mapping[str, Floats]]
+    parameters: Final[Floats]
+    schemes: Final[tuple[str, ...]]
+    groups: Final[tuple[str, ...]]
+    constraints: Final[tuple[str | Check, ...]]
+    constants: Final[Mapping[str, float]]
+    confidence: Final[float | None]
+    correlation: Final[float]
+    linear: Final[tuple[LinearConstraint, ...]]
+    forbidden: Final[tuple[Forbidden, ...]]
+    ties: Final[tuple[Tie, ...]]
+    checks: Final[tuple[Check, ...]]
 
     def __init__(
         self,
@@ -108,78 +130,47 @@ class Problem:
             ProblemError: Shapes differ, a value is not finite, a group has no scheme, an edge leads
                 nowhere, a constraint cannot be read, or confidence or correlation is out of range.
         """
-        if not objectives:
-            raise ProblemError("a problem needs at least one objective, got none")
-        first = np.asarray(next(iter(objectives.values())), np.float64)
-        if first.ndim != 2 or 0 in first.shape:
-            raise ProblemError(
-                f"objectives must be [groups, schemes], got shape {list(first.shape)}"
-            )
-        G, S = first.shape
-        names = tuple(schemes) if schemes is not None else tuple(f"scheme{i}" for i in range(S))
-        labels = tuple(groups) if groups is not None else tuple(f"group{i}" for i in range(G))
-        for what, found, size in (("schemes", names, S), ("groups", labels, G)):
-            if len(found) != size or len(set(found)) != size:
-                raise ProblemError(f"{what} must be {size} different names, got {len(set(found))}")
-        mask = _frozen(np.ones((G, S)) if allowed is None else allowed, np.bool_, (G, S), "allowed")
-        bare = np.flatnonzero(~mask.any(axis=1))
-        if bare.size:
-            raise ProblemError(
-                f"each group needs an allowed scheme, but {labels[bare[0]]!r} has none"
-            )
+        mask, names, labels = _axes(objectives, allowed, schemes, groups)
         tables = {name: _table(name, value, mask, labels) for name, value in objectives.items()}
+        links = _edges(edges, len(labels))
+        pairs = _pair_terms(pair_terms or {}, tables, links, len(names))
         deviations = dict(stderr or {})
-        _known("stderr", deviations, tables)
-        links = _frozen(np.zeros((0, 2)) if edges is None else edges, np.int64, (-1, 2), "edges")
-        if links.size and (
-            links.min() < 0 or links.max() >= G or (links[:, 0] == links[:, 1]).any()
-        ):
-            raise ProblemError(f"edges must join two different groups of 0..{G - 1}")
-        terms = dict(pair_terms or {})
-        _known("pair_terms", terms, tables)
-        shift = dict(constants or {})
-        pairs = {
-            name: _frozen(value, np.float64, (len(links), S, S), f"pair_terms[{name!r}]")
-            for name, value in terms.items()
-        }
-        for name, value in pairs.items():
-            if not np.isfinite(value).all():
-                raise ProblemError(f"pair_terms[{name!r}] must be finite; forbid pairs in words")
+        _check_names("stderr", deviations, tables)
         if confidence is not None and not 0.5 <= confidence < 1:
             raise ProblemError(f"`0.5 <= confidence < 1` must hold, got {confidence}")
         if not 0 <= correlation <= 1:
             raise ProblemError(f"`0 <= correlation <= 1` must hold, got {correlation}")
-        weights = np.zeros(G) if parameters is None else parameters
-        values: dict[str, object] = {
-            "objectives": MappingProxyType(tables),
-            "allowed": mask,
-            "stderr": MappingProxyType(
-                {
-                    name: _table(name, deviations.get(name, np.zeros((G, S))), mask, labels)
-                    for name in tables
-                }
+        nothing = np.zeros(mask.shape)
+        said = Described(
+            objectives=MappingProxyType(tables),
+            stderr=MappingProxyType(
+                {name: _table(name, deviations.get(name, nothing), mask, labels) for name in tables}
             ),
-            "edges": links,
-            "pair_terms": MappingProxyType(pairs),
-            "parameters": _frozen(weights, np.float64, (G,), "parameters"),
-            "schemes": names,
-            "groups": labels,
-            "constraints": tuple(constraints),
-            "constants": MappingProxyType(
-                {name: float(value) for name, value in shift.items() if name in tables}
+            pair_terms=MappingProxyType(pairs),
+            constants=MappingProxyType(
+                {name: float(v) for name, v in (constants or {}).items() if name in tables}
             ),
-            "confidence": confidence,
-            "correlation": correlation,
-        }
-        for field, content in values.items():
-            object.__setattr__(self, field, content)
-        read = [read_constraint(self, text) for text in constraints if isinstance(text, str)]
-        object.__setattr__(
-            self, "linear", tuple(c for c in read if isinstance(c, LinearConstraint))
+            parameters=_frozen(
+                np.zeros(len(labels)) if parameters is None else parameters,
+                np.float64,
+                (len(labels),),
+                "parameters",
+            ),
+            schemes=names,
+            groups=labels,
+            z=_quantile(confidence),
         )
-        object.__setattr__(self, "forbidden", tuple(c for c in read if isinstance(c, Forbidden)))
-        object.__setattr__(self, "ties", tuple(c for c in read if isinstance(c, Tie)))
-        object.__setattr__(self, "checks", tuple(c for c in constraints if not isinstance(c, str)))
+        read = [read_constraint(said, text) for text in constraints if isinstance(text, str)]
+        self.objectives, self.stderr, self.allowed = said.objectives, said.stderr, mask
+        self.edges, self.pair_terms = links, said.pair_terms
+        self.parameters, self.constants = said.parameters, said.constants
+        self.schemes, self.groups = names, labels
+        self.constraints = tuple(constraints)
+        self.confidence, self.correlation = confidence, correlation
+        self.linear = tuple(c for c in read if isinstance(c, LinearConstraint))
+        self.forbidden = tuple(c for c in read if isinstance(c, Forbidden))
+        self.ties = tuple(c for c in read if isinstance(c, Tie))
+        self.checks = tuple(c for c in constraints if not isinstance(c, str))
 
     @property
     def n_groups(self) -> int:
@@ -194,7 +185,7 @@ class Problem:
     @property
     def z(self) -> float:
         """Standard errors between mean and bound at the problem's confidence; 0 without one."""
-        return 0.0 if self.confidence is None else NormalDist().inv_cdf(self.confidence)
+        return _quantile(self.confidence)
 
     def changed(
         self,
@@ -289,16 +280,64 @@ class Problem:
             good &= np.asarray(check(rows), np.bool_)
         return good
 
-    def linear_constraints(self) -> tuple[LinearConstraint, ...]:
-        """Return the constraints that limit a sum, as arrays."""
-        return self.linear
-
     def _rows(self, assignments: ArrayLike) -> Ints:
         rows = np.asarray(assignments, np.int64)
         rows = rows.reshape(-1, self.n_groups) if rows.ndim < 2 else rows
         if rows.shape[1] != self.n_groups:
             raise ProblemError(f"assignments must be [P, {self.n_groups}], got {list(rows.shape)}")
         return rows
+
+
+def _axes(
+    objectives: Mapping[str, ArrayLike],
+    allowed: ArrayLike | None,
+    schemes: Sequence[str] | None,
+    groups: Sequence[str] | None,
+) -> tuple[Bools, tuple[str, ...], tuple[str, ...]]:
+    """Return what is allowed [G, S], the S schemes' and the G groups' names."""
+    if not objectives:
+        raise ProblemError("a problem needs at least one objective, got none")
+    shape = np.shape(next(iter(objectives.values())))
+    if len(shape) != 2 or 0 in shape:
+        raise ProblemError(f"objectives must be [groups, schemes], got shape {list(shape)}")
+    G, S = shape
+    names = tuple(schemes) if schemes is not None else tuple(f"scheme{i}" for i in range(S))
+    labels = tuple(groups) if groups is not None else tuple(f"group{i}" for i in range(G))
+    for what, found, size in (("schemes", names, S), ("groups", labels, G)):
+        if len(found) != size or len(set(found)) != size:
+            raise ProblemError(f"{what} must be {size} different names, got {len(set(found))}")
+    mask = _frozen(np.ones((G, S)) if allowed is None else allowed, np.bool_, (G, S), "allowed")
+    bare = np.flatnonzero(~mask.any(axis=1))
+    if bare.size:
+        raise ProblemError(f"each group needs an allowed scheme, but {labels[bare[0]]!r} has none")
+    return mask, names, labels
+
+
+def _edges(edges: ArrayLike | None, n_groups: int) -> Ints:
+    links = _frozen(np.zeros((0, 2)) if edges is None else edges, np.int64, (-1, 2), "edges")
+    out = links.size and (links.min() < 0 or links.max() >= n_groups)
+    if out or (links[:, 0] == links[:, 1]).any():
+        raise ProblemError(f"edges must join two different groups of 0..{n_groups - 1}")
+    return links
+
+
+def _pair_terms(
+    given: Mapping[str, ArrayLike], objectives: Mapping[str, Floats], edges: Ints, n_schemes: int
+) -> dict[str, Floats]:
+    _check_names("pair_terms", given, objectives)
+    shape = (len(edges), n_schemes, n_schemes)
+    pairs = {
+        name: _frozen(value, np.float64, shape, f"pair_terms[{name!r}]")
+        for name, value in given.items()
+    }
+    for name, value in pairs.items():
+        if not np.isfinite(value).all():
+            raise ProblemError(f"pair_terms[{name!r}] must be finite; forbid pairs in words")
+    return pairs
+
+
+def _quantile(confidence: float | None) -> float:
+    return 0.0 if confidence is None else NormalDist().inv_cdf(confidence)
 
 
 def _frozen(
@@ -332,7 +371,7 @@ def _table(name: str, value: ArrayLike, allowed: Bools, groups: tuple[str, ...])
     return array
 
 
-def _known(what: str, given: Mapping[str, object], objectives: Mapping[str, object]) -> None:
+def _check_names(what: str, given: Mapping[str, object], objectives: Mapping[str, object]) -> None:
     for name in given:
         if name not in objectives:
             raise ProblemError(

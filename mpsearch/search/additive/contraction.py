@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsearch.errors import InfeasibleError
-from mpsearch.problem.problem import LinearConstraint, Problem
+from mpsearch.problem.constraints import LinearConstraint
+from mpsearch.problem.problem import Problem
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 
