@@ -10,6 +10,7 @@ import numpy as np
 
 import mpsearch as mp
 from mpsearch.problem.pareto import non_dominated
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 _TIMED = 8  # plans that say what one plan takes, before a search and after it
@@ -100,7 +101,7 @@ def time_plans(simulator: mp.Simulator, seed: int) -> float:
 
 
 def run_search(
-    search: Any,
+    searcher: Searcher,
     problem: mp.Problem,
     simulator: mp.Simulator,
     *,
@@ -109,14 +110,14 @@ def run_search(
     table_plans: float,
     settings: dict[str, Any],
 ) -> Run:
-    """Run ``search`` on a simulator that has measured nothing yet.
+    """Run ``searcher`` on a simulator that has measured nothing yet.
 
     ``table_plans`` is what the sensitivity table that it reads took, in plans.
     """
     before = time_plans(simulator.on_data(simulator.batches), seed)
     meter = Meter(simulator)
     start = time.process_time()
-    search(problem, evaluator=meter, budget=budget, seed=seed, **settings)
+    searcher.search(Task(problem, evaluator=meter, budget=budget, seed=seed), **settings)
     total = time.process_time() - start
     plan_s = (before + time_plans(simulator.on_data(simulator.batches), seed + 1)) / 2
     spent, rows, losses = zip(*meter.rows, strict=True)

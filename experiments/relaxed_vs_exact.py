@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 import mpsearch as mp
-from mpsearch import registry
 from mpsearch.stats.estimates import Estimate, Ints
 
 
@@ -27,8 +26,14 @@ def blind_problem(problem: mp.Problem, limit: float) -> mp.Problem:
 
 def relax(problem: mp.Problem, simulator: mp.Simulator, budget: int, seed: int) -> Ints:
     """Return the plan [G] with the least loss that relaxed measured."""
-    search = registry.find("searchers", "relaxed")
-    front = search(problem, evaluator=simulator, budget=budget, seed=seed, targets=1)
+    front = mp.find_front(
+        problem,
+        method="relaxed",
+        evaluator=simulator,
+        budget=budget,
+        settings={"targets": 1},
+        seed=seed,
+    )
     plan: Ints = front.assignments[int(front.objectives[:, 1].argmin())]
     return plan
 

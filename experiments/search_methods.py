@@ -99,7 +99,7 @@ class Bench:
         base = np.full((1, len(self.simulator.groups)), space.index(space.base))
         fisher, _ = self.table("fisher")
         problem = mp.build_problem(fisher, self.costs)
-        front = registry.find("searchers", "exact")(problem)
+        front = mp.find_front(problem, method="exact")
         fastest = front.assignments[:1]
         self.low = float(front.objectives[0, 0])
         high = float(problem.evaluate(base)["latency_us"][0])

@@ -9,6 +9,8 @@ MpsearchError
 ├── DeviceError (ValueError)             a device file that is wrong
 ├── UnknownNameError (LookupError)       a name that nothing is registered under
 ├── DuplicateNameError (ValueError)      a second owner of a registered name
+├── PluginError (TypeError)              a plug-in that is not declared as its kind
+├── SettingError (ValueError)            a plug-in's own setting that is unknown or of a wrong kind
 ├── ProblemError (ValueError)            a search problem that is malformed, or beyond a method
 ├── MetricError (ValueError)             a sensitivity metric that cannot do what was asked of it
 ├── InfeasibleError (ValueError)         limits that no assignment meets
@@ -56,6 +58,14 @@ class UnknownNameError(MpsearchError, LookupError):
 
 class DuplicateNameError(MpsearchError, ValueError):
     """A registered name would get a second owner."""
+
+
+class PluginError(MpsearchError, TypeError):
+    """What is registered is not declared as the kind that it is registered under."""
+
+
+class SettingError(MpsearchError, ValueError):
+    """A setting of a plug-in's own is unknown or has a value of a wrong kind."""
 
 
 class ProblemError(MpsearchError, ValueError):

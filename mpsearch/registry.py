@@ -9,9 +9,14 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from mpsearch.errors import DuplicateNameError, MissingExtraError, UnknownNameError
+from mpsearch.errors import DuplicateNameError, MissingExtraError, PluginError, UnknownNameError
+
+if TYPE_CHECKING:  # what plug-ins are, for those who read types: nothing here needs them to run
+    from mpsearch.cost.estimate_costs import CostModel
+    from mpsearch.search.task import Searcher
+    from mpsearch.sensitivity.task import Metric
 
 DataFolder = Literal["search_spaces", "search_spaces/targets", "cost_models"]
 Kind = Literal["metrics", "cost_models", "searchers", "recoveries", "exporters", "runtimes"]
@@ -19,39 +24,39 @@ Kind = Literal["metrics", "cost_models", "searchers", "recoveries", "exporters",
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
         "metrics": {
-            "sqnr": "mpsearch.sensitivity.sqnr:score",
-            "perturbation": "mpsearch.sensitivity.perturbation:score",
-            "fisher": "mpsearch.sensitivity.fisher:score",
-            "calibrated": "mpsearch.sensitivity.calibrated:score",
-            "output_perturbation": "mpsearch.sensitivity.output_perturbation:score",
-            "model_output_perturbation": "mpsearch.sensitivity.output_perturbation:score_model",
-            "gradient": "mpsearch.sensitivity.gradient:score",
-            "hessian": "mpsearch.sensitivity.hessian:score",
-            "gauss_newton": "mpsearch.sensitivity.hessian:score_gauss_newton",
-            "eigenvalue": "mpsearch.sensitivity.hessian:score_eigenvalue",
-            "information": "mpsearch.sensitivity.information:score",
-            "interactions": "mpsearch.sensitivity.interactions:score",
-            "cross_terms": "mpsearch.sensitivity.cross_terms:score",
-            "kl": "mpsearch.sensitivity.kl:score",
-            "weight_only": "mpsearch.sensitivity.weight_only:score",
+            "sqnr": "mpsearch.sensitivity.sqnr:METRIC",
+            "perturbation": "mpsearch.sensitivity.perturbation:METRIC",
+            "fisher": "mpsearch.sensitivity.fisher:METRIC",
+            "calibrated": "mpsearch.sensitivity.calibrated:METRIC",
+            "output_perturbation": "mpsearch.sensitivity.output_perturbation:METRIC",
+            "model_output_perturbation": "mpsearch.sensitivity.output_perturbation:MODEL_OUTPUT",
+            "gradient": "mpsearch.sensitivity.gradient:METRIC",
+            "hessian": "mpsearch.sensitivity.hessian:METRIC",
+            "gauss_newton": "mpsearch.sensitivity.hessian:GAUSS_NEWTON",
+            "eigenvalue": "mpsearch.sensitivity.hessian:EIGENVALUE",
+            "information": "mpsearch.sensitivity.information:METRIC",
+            "interactions": "mpsearch.sensitivity.interactions:METRIC",
+            "cross_terms": "mpsearch.sensitivity.cross_terms:METRIC",
+            "kl": "mpsearch.sensitivity.kl:METRIC",
+            "weight_only": "mpsearch.sensitivity.weight_only:METRIC",
         },
         "cost_models": {
             "roofline": "mpsearch.cost.roofline:estimate",
             "npu": "mpsearch.cost.npu:estimate",
         },
         "searchers": {
-            "exact": "mpsearch.search.exact:search",
-            "milp": "mpsearch.search.milp:search",
-            "hull": "mpsearch.search.hull:search",
-            "refine": "mpsearch.search.refine:search",
-            "nsga2": "mpsearch.search.nsga2:search",
-            "nsga3": "mpsearch.search.nsga2:search_by_directions",
-            "de": "mpsearch.search.de:search",
-            "optuna": "mpsearch.search.optuna:search",
-            "relaxed": "mpsearch.search.relaxed:search",
-            "policy": "mpsearch.search.policy:search",
-            "greedy": "mpsearch.search.greedy:search",
-            "random": "mpsearch.search.random:search",
+            "exact": "mpsearch.search.exact:SEARCHER",
+            "milp": "mpsearch.search.milp:SEARCHER",
+            "hull": "mpsearch.search.hull:SEARCHER",
+            "refine": "mpsearch.search.refine:SEARCHER",
+            "nsga2": "mpsearch.search.nsga2:SEARCHER",
+            "nsga3": "mpsearch.search.nsga2:BY_DIRECTIONS",
+            "de": "mpsearch.search.de:SEARCHER",
+            "optuna": "mpsearch.search.optuna:SEARCHER",
+            "relaxed": "mpsearch.search.relaxed:SEARCHER",
+            "policy": "mpsearch.search.policy:SEARCHER",
+            "greedy": "mpsearch.search.greedy:SEARCHER",
+            "random": "mpsearch.search.random:SEARCHER",
         },
         "recoveries": {
             "obs": "mpsearch.recovery.gram:Recovery",
@@ -66,6 +71,11 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
+_DECLARED: Mapping[Kind, str] = {
+    "metrics": "mpsearch.sensitivity.task:Metric",
+    "searchers": "mpsearch.search.task:Searcher",
+}
+"""What a plug-in must be an instance of; of the other kinds it is a function."""
 _NOUNS: Mapping[Kind, str] = {
     "metrics": "metric",
     "cost_models": "cost model",
@@ -100,6 +110,14 @@ def list_names(kind: Kind) -> list[str]:
     return list(_targets(kind))
 
 
+@overload
+def find(kind: Literal["metrics"], name: str) -> "Metric": ...
+@overload
+def find(kind: Literal["searchers"], name: str) -> "Searcher": ...
+@overload
+def find(kind: Literal["cost_models"], name: str) -> "CostModel": ...
+@overload
+def find(kind: Literal["recoveries", "exporters", "runtimes"], name: str) -> Any: ...
 def find(kind: Kind, name: str) -> Any:
     """Import and return the plug-in ``name`` of ``kind``.
 
@@ -107,13 +125,13 @@ def find(kind: Kind, name: str) -> Any:
         UnknownNameError: Nothing is registered under ``name``; the message lists the choices.
         MissingExtraError: The plug-in needs a package that is not installed.
         DuplicateNameError: Two packages register one name.
+        PluginError: What is registered is not declared as the kind; the message says how it must be.
     """
     targets = _targets(kind)
     if name not in targets:
         raise UnknownNameError(f"{_NOUNS[kind]} must be one of {', '.join(targets)}; got {name!r}")
-    module, _, attribute = targets[name].partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = _import(targets[name])
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("mpsearch"):
             raise
@@ -121,6 +139,18 @@ def find(kind: Kind, name: str) -> Any:
             f"{_NOUNS[kind]} {name!r} needs the package {error.name!r}; "
             f"install it with: pip install 'mpsearch[{name}]' or pip install {error.name}"
         ) from error
+    declared = _DECLARED.get(kind)
+    if declared is not None and not isinstance(found, _import(declared)):
+        raise PluginError(
+            f"{_NOUNS[kind]} {name!r} must be declared as a {declared.replace(':', '.')}, such as "
+            f"{declared.partition(':')[2]}(function), but {targets[name]} is a {type(found).__name__}"
+        )
+    return found
+
+
+def _import(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def data_folder(name: DataFolder) -> Path:

@@ -19,6 +19,7 @@ from mpsearch.problem.front import Front
 from mpsearch.problem.pareto import hypervolume
 from mpsearch.problem.problem import Problem
 from mpsearch.search.choose_point import choose_point
+from mpsearch.search.task import Task
 
 HAWQ = Path(__file__).parents[2] / "tests" / "data" / "hawq_v3.json"
 
@@ -68,7 +69,22 @@ def timed(run: Callable[[], Front]) -> tuple[float, Front]:
     return time.process_time() - start, front
 
 
-def show_optima(problem: Problem, exact: Callable[..., Front], milp: Callable[..., Front]) -> None:
+def exact(problem: Problem, eps: float = 0.0) -> Front:
+    """Return the exact front."""
+    return registry.find("searchers", "exact").search(Task(problem), eps=eps)
+
+
+def milp(problem: Problem) -> Front:
+    """Return the least loss of ``problem`` by an integer program."""
+    return registry.find("searchers", "milp").search(Task(problem, ("loss",)))
+
+
+def hull(problem: Problem) -> Front:
+    """Return the hull of the front."""
+    return registry.find("searchers", "hull").search(Task(problem))
+
+
+def show_optima(problem: Problem) -> None:
     """Print the least loss of ``problem`` within three latencies: off the front, and by integer programs."""
     low, high = problem.objectives["latency_us"].sum(axis=0)
     limits = [float(low + share * (high - low)) for share in (0.25, 0.5, 0.75)]
@@ -85,7 +101,7 @@ def show_optima(problem: Problem, exact: Callable[..., Front], milp: Callable[..
     )
     for limit, point in zip(limits, points, strict=True):
         limited = problem.changed(constraints=[*problem.constraints, f"latency_us <= {limit!r}"])
-        seconds, front = timed(partial(milp, limited, objectives=("loss",)))
+        seconds, front = timed(partial(milp, limited))
         same = front.points[0].assignment == point.assignment
         print(f"{'milp, one of them':40s} {1e3 * seconds:10.1f} ms  the same: {same}")
 
@@ -104,7 +120,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the integer programs")
     options = parser.parse_args()
-    exact, hull, milp = (registry.find("searchers", name) for name in ("exact", "hull", "milp"))
     warm = random_problem(6, 3, chain=True)
     exact(warm)
     hull(random_problem(6, 3))
@@ -117,7 +132,7 @@ def main() -> None:
     for network in ("resnet18", "resnet50"):
         problem = hawq_problem(network)
         show(f"exact, HAWQ-V3 {network}", *timed(partial(exact, problem)))
-    show_optima(problem, exact, milp)
+    show_optima(problem)
     show("exact, 54 x 5", *timed(lambda: exact(random_problem(54, 5))))
     long = random_problem(54, 5, spread=1.5)
     show("exact, 54 x 5, sizes far apart", *timed(lambda: exact(long)))
@@ -138,7 +153,7 @@ def main() -> None:
     for share in (0.25, 0.5, 0.75):
         limit = costs.min(axis=1).sum() * (1 - share) + costs.max(axis=1).sum() * share
         limited = graph.changed(constraints=[f"latency_us <= {limit}"])
-        seconds, front = timed(partial(milp, limited, objectives=("loss",)))
+        seconds, front = timed(partial(milp, limited))
         show(f"milp, 1 000 x 6, 1 250 edges, {share:.2f}", seconds, front)
 
 

@@ -1,11 +1,11 @@
 """Choosing plans by measured losses, with few measurements."""
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mpsearch.choose.measured import cheapest_within, least_loss, measure_point, with_points
+from mpsearch.deadline import Deadline
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point
@@ -171,7 +171,7 @@ def refine_front(
     *,
     budget: int,
     rules: Rules = Rules(),
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Front:
@@ -180,7 +180,7 @@ def refine_front(
     Half of the budget goes to a search for latency, half to one for size, at up to four times the rival's
     loss: the table is corrected by what is measured, so that these points are better than predicted ones.
     Beyond the budget the best predictions for each rule are measured, about 20 at most. After
-    ``deadline`` (of ``time.monotonic``) both searches stop with what they have.
+    ``deadline`` both searches stop with what they have.
     """
     half, limit = budget // 2, rival.measured["loss"].mean
     if half < 1 or limit <= 0:
@@ -224,11 +224,11 @@ def refine_front(
     return replace(joined, certificate=f"{front.certificate}; {added} measured points added")
 
 
-def _half_of_what_is_left(deadline: float | None, *, last: bool) -> float | None:
+def _half_of_what_is_left(deadline: Deadline | None, *, last: bool) -> float | None:
     """Seconds for the first of two searches, or all for the last one."""
     if deadline is None:
         return None
-    return max(0.0, deadline - time.monotonic()) * (1.0 if last else 0.5)
+    return deadline.left_s * (1.0 if last else 0.5)
 
 
 def _best_predicted(

@@ -63,6 +63,14 @@ Loss = Annotated[
 Metric = Annotated[
     str | None, typer.Option("--metric", help="Sensitivity; see `mpsearch list metrics`.")
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="search|sensitivity.NAME=VALUE",
+        help="A setting of the search method's or the metric's own; repeatable.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Same seed, same result.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=0, help="Simulator's threads; 0: the machine's.")
@@ -135,6 +143,9 @@ def make_job(
         values["limits"] = limits
     if "schemes" in values:
         values["schemes"] = tuple(name.strip() for name in values["schemes"].split(",") if name)
+    for text in values.pop("set", ()):
+        key, name, value = parse_setting(text)
+        values.setdefault(key, {"settings": {}})["settings"][name] = value
     if "shapes" in values:
         values["shapes"] = dict(map(parse_shape, values["shapes"]))
     for key, path in (("data", data), ("eval", evaluation)):
@@ -161,6 +172,29 @@ def make_job(
         own_device=Path() if "device" in values else folder,
         own_space=Path() if "space" in values else folder,
     )
+
+
+def parse_setting(text: str) -> tuple[str, str, bool | int | float | str]:
+    """Return ``search`` or ``sensitivity``, name and value of ``search.size=40``; numbers and true as in TOML.
+
+    Raises:
+        JobError: The text does not read like that.
+    """
+    import tomllib
+
+    from mpsearch.errors import JobError
+
+    path, equals, said = text.partition("=")
+    key, dot, name = path.strip().partition(".")
+    if not equals or not dot or not name or key not in ("search", "sensitivity"):
+        raise JobError(
+            f"a setting must read like search.NAME=VALUE or sensitivity.NAME=VALUE; got {text!r}"
+        )
+    try:
+        value = tomllib.loads(f"value = {said}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = said
+    return key, name, value if isinstance(value, bool | int | float | str) else said
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

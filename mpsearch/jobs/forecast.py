@@ -12,6 +12,7 @@ from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.stage_inputs import Watch, unwatched
 from mpsearch.problem.tables import FULL
+from mpsearch.registry import find
 from mpsearch.runs.job import Job
 from mpsearch.sensitivity.score_sensitivity import full_budget
 from mpsearch.space.allowed import uniform
@@ -55,7 +56,7 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     simulator = calibrated_simulator(prepared, prepared.batches, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups
-    searching = job.measure if job.method == "exact" else job.measurements or 100
+    searching = job.measure if find("searchers", job.method).predicts else job.measurements or 100
     choosing = ceil(log2(_FRONT_POINTS)) if job.limits.given() else job.refine
     evaluations = _scoring(job, entries, n_schemes) + searching + choosing + n_schemes
     narrow = [name for name in prepared.space.names if name != prepared.space.base]
@@ -84,5 +85,7 @@ def _scoring(job: Job, entries: int, n_schemes: int) -> int:
     """Evaluations that the metric takes at most."""
     if job.budget == FULL:
         return full_budget(entries)
-    usual = entries + 1 if job.metric == "perturbation" else min(entries, 6 * (n_schemes + 6))
+    usual = (
+        entries + 1 if find("metrics", job.metric).measures else min(entries, 6 * (n_schemes + 6))
+    )
     return job.measurements or usual

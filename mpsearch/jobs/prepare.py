@@ -13,8 +13,9 @@ from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
 from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
-from mpsearch.registry import DataFolder, data_file, data_folder, list_names
+from mpsearch.registry import DataFolder, data_file, data_folder, find, list_names
 from mpsearch.runs.job import Job, Sources
+from mpsearch.settings import check_settings
 from mpsearch.space.allowed import tie_groups
 from mpsearch.space.files import read_space
 from mpsearch.space.space import Rule, SearchSpace
@@ -108,6 +109,7 @@ def check_names(job: Job) -> None:
 
     Raises:
         UnknownNameError: One is unknown; the message lists the choices.
+        SettingError: A setting of the method's or the metric's own is unknown or of another kind.
         JobError: The confidence is out of range, or only one of quality and max_drop is given.
     """
     for kind, noun, name in (
@@ -117,6 +119,12 @@ def check_names(job: Job) -> None:
         names = list_names(kind)  # type: ignore[arg-type]  # both are kinds
         if name and name not in names:
             raise UnknownNameError(f"{noun} must be one of {', '.join(names)}; got {name!r}")
+    if job.search.settings:
+        settings = find("searchers", job.method).settings
+        check_settings(f"search method {job.method}", settings, job.search.settings)
+    if job.metric_settings:
+        settings = find("metrics", job.metric).settings
+        check_settings(f"metric {job.metric}", settings, job.metric_settings)
     if job.confidence and job.confidence < 0.5:
         raise JobError(f"`0.5 <= confidence < 1` must hold, got {job.confidence}")
     if bool(job.quality) != (job.max_drop is not None):

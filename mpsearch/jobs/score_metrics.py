@@ -60,7 +60,7 @@ def score_metrics(
     *,
     n_plans: int = 0,
     along_front: bool = False,
-    seconds: float | None = None,
+    time_limit_s: float | None = None,
     store: Path | None = None,
     watch: Watch = unwatched,
 ) -> Scoring:
@@ -71,7 +71,7 @@ def score_metrics(
         metrics: Names of metrics.
         n_plans: Random plans to measure and to rank by each table; 0 measures none.
         along_front: Whether plans along each table's own predicted front are measured as well.
-        seconds: Time of each metric, after which it returns what it has.
+        time_limit_s: Seconds of each metric, after which it returns what it has.
         store: File that keeps losses by batch: what is in it is not measured again. Ranges and recovered
             weights come from the first samples that it was begun with, so that more samples
             leave what was measured as it is.
@@ -116,9 +116,9 @@ def score_metrics(
                     metric=metric,
                     costs=costs,
                     budget=job.budget or None,
+                    settings=job.metric_settings,
                     seed=job.seed,
-                    seconds=seconds,
-                    tolerance=job.tolerance or None,
+                    time_limit_s=time_limit_s,
                     progress=watch(metric),
                 )
             )

@@ -1,12 +1,13 @@
 """The stages of a run, each with all that it reads: graph, costs, sensitivities, front, self-test."""
 
-import time
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mpsearch.choose.rules import Rules, least_lossy, refine_front
+from mpsearch.deadline import deadline_in
 from mpsearch.errors import ProblemError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.jobs.prepare import Prepared
@@ -22,8 +23,9 @@ from mpsearch.problem.tables import (
     write_costs,
     write_table,
 )
+from mpsearch.registry import find
 from mpsearch.runs.graph_file import read_graph, write_graph
-from mpsearch.runs.job import Job
+from mpsearch.runs.job import Job, OwnSettings
 from mpsearch.runs.run_folder import Stage, parameters
 from mpsearch.search.find_front import find_front
 from mpsearch.search.measured.measure import measure_points
@@ -78,14 +80,15 @@ def sensitivity_stage(bench: Bench) -> Stage[Table]:
             "space": job.digests["space"],
             "costs": bench.folder.digest("costs"),
             **parameters(job, "metric", "budget", "tolerance", "seed", "keep", "target"),
+            **_own("sensitivity", job.sensitivity),
         },
         compute=lambda: score_sensitivity(
             bench.simulator,
             metric=job.metric,
             costs=bench.costs,
             budget=job.budget or None,
+            settings=job.metric_settings,
             seed=job.seed,
-            tolerance=job.tolerance or None,
             progress=bench.watch("sensitivity"),
         ),
         write=write_table,
@@ -113,6 +116,7 @@ def front_stage(
             "costs": bench.folder.digest("costs"),
             **parameters(job, "method", "budget", "measure", "refine", "seed", "limits"),
             **parameters(job, "confidence", "faster", "smaller", "time_budget_s"),
+            **_own("search", job.search),
         },
         compute=lambda: _search(bench, table, problem, rivals),
         write=write_front,
@@ -159,6 +163,11 @@ def self_test_stage(bench: Bench, table: Table, front: Front) -> Stage[SelfTest]
     )
 
 
+def _own(key: str, told: OwnSettings) -> dict[str, str]:
+    """Return a plug-in's own settings as one more input; none where none are told."""
+    return {key: json.dumps(told.settings, sort_keys=True)} if told.settings else {}
+
+
 def job_rules(job: Job) -> Rules:
     """Return how the job's plans are chosen."""
     return Rules(job.faster, job.smaller, job.confidence or None)
@@ -169,18 +178,19 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
     job, simulator = bench.prepared.job, bench.simulator
     told = bench.watch("search")
     seconds = job.time_budget_s or None
-    deadline = None if seconds is None else time.monotonic() + seconds
-    if job.method != "exact":
+    deadline = deadline_in(seconds)
+    if not find("searchers", job.method).predicts:
         return find_front(
             problem,
             method=job.method,
             evaluator=simulator,
             budget=job.measurements,
+            settings=job.search.settings,
             seed=job.seed,
             progress=told,
             time_limit_s=seconds,
         )
-    front = _predict(problem, told, seconds)
+    front = _predict(problem, job, told)
     front = measure_points(
         front, simulator, count=job.measure, progress=bench.watch("measure"), deadline=deadline
     )
@@ -201,10 +211,17 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
     )
 
 
-def _predict(problem: Problem, told: Progress, time_limit_s: float | None) -> Front:
+def _predict(problem: Problem, job: Job, told: Progress) -> Front:
     """The whole front; where edges are too entangled for that, points that are each proven optimal."""
+    time_limit_s = job.time_budget_s or None
     try:
-        return find_front(problem, method="exact", progress=told, time_limit_s=time_limit_s)
+        return find_front(
+            problem,
+            method=job.method,
+            settings=job.search.settings,
+            progress=told,
+            time_limit_s=time_limit_s,
+        )
     except ProblemError:
         return find_front(
             problem,

@@ -69,6 +69,16 @@ class Limits(Content):
         return {name: value for name, value in values.items() if value is not None}
 
 
+class OwnSettings(Content):
+    """What is told to a plug-in alone.
+
+    Attributes:
+        settings: Its own settings by name; ``mpsearch.registry.find(kind, name).settings`` says which there are.
+    """
+
+    settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
 class Job(Content):
     """One search.
 
@@ -108,6 +118,8 @@ class Job(Content):
         threads: Threads of the simulator; 0 takes what the machine has.
         max_memory: Anonymous memory that the process may hold, such as ``2GB``; "" takes what is free.
         limits: What the chosen plan must keep to.
+        search: Settings of the search method's own.
+        sensitivity: Settings of the metric's own.
         digests: What the files held, by ``model``, ``weights``, ``data``, ``eval``, ``device``, ``space``.
     """
 
@@ -143,12 +155,20 @@ class Job(Content):
     threads: Annotated[int, Field(ge=0)] = 0
     max_memory: Annotated[str, AfterValidator(_size)] = ""
     limits: Limits = Limits()
+    search: OwnSettings = OwnSettings()
+    sensitivity: OwnSettings = OwnSettings()
     digests: dict[str, str] = Field(default_factory=dict)
 
     @property
     def measurements(self) -> int | None:
         """Whole-plan measurements that a search may spend; None leaves it to the method."""
         return self.budget if isinstance(self.budget, int) and self.budget else None
+
+    @property
+    def metric_settings(self) -> dict[str, bool | int | float | str]:
+        """Settings of the metric's own, ``tolerance`` among them where it is given."""
+        told = {"tolerance": self.tolerance} if self.tolerance else {}
+        return {**told, **self.sensitivity.settings}
 
 
 def new_job(values: Mapping[str, Any]) -> Job:
@@ -187,14 +207,18 @@ def check_trust(job: Job, name: str, *, told: Container[str] = ()) -> None:
 
 
 def change_job(job: Job, values: Mapping[str, Any]) -> Job:
-    """Return ``job`` with ``values`` put over it; limits are put over one by one.
+    """Return ``job`` with ``values`` put over it; limits and settings are put over one by one.
 
     Raises:
         JobError: A key is unknown or its value is wrong; the message names it.
     """
     old = job.model_dump()
     limits = {**old["limits"], **values.get("limits", {})}
-    return new_job({**old, **values, "limits": limits})
+    own = {
+        key: {"settings": {**old[key]["settings"], **values.get(key, {}).get("settings", {})}}
+        for key in ("search", "sensitivity")
+    }
+    return new_job({**old, **values, "limits": limits, **own})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ from contextlib import suppress
 import numpy as np
 
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.measured.archive import Exhausted
 from mpsearch.search.measured.begin import begin
 from mpsearch.search.measured.evolution import first_rows, population_size
 from mpsearch.search.measured.survival import survive_by_crowding
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 _SCALE = 0.5
@@ -18,14 +17,8 @@ _CROSSOVER = 0.5
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     seeded: bool = True,
     size: int | None = None,
 ) -> Front:
@@ -36,29 +29,15 @@ def search(
     stays beside one that it does not, and ranks and crowding cut the population back.
 
     Args:
-        problem: The tables; every assignment tried is repaired to meet its constraints.
-        objectives: What to minimise.
-        evaluator: Measures losses; None: the tables' sums are searched.
-        budget: Evaluations; 200 measured or 10 000 predicted if None.
-        seed: Of all chance.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search; every assignment tried is repaired to meet the constraints. 200 measured or
+            10 000 predicted evaluations if the budget is None.
         seeded: Begin with plans of the predicted front, a third of the budget (at most 100).
         size: Population; a twentieth of the budget, 8 to 60, if None.
 
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=5,
-    )
+    start = begin(task, stream=5)
     archive, repairer, rng = start.archive, start.repairer, start.rng
     population = max(3, size or population_size(archive, most=60))  # three plans make a mutant
     rows = first_rows(start, population, seeded=seeded)
@@ -84,6 +63,9 @@ def search(
                 order = survive_by_crowding(values, population, rng)
             rows, values = rows[order[:population]], values[order[:population]]
     return archive.front(method="de")
+
+
+SEARCHER = Searcher(search)
 
 
 class _Places:

@@ -1,13 +1,10 @@
 """The whole Pareto front of an additive problem, with a proof."""
 
-import time
-
 import numpy as np
 
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
+from mpsearch.problem.problem import Problem
 from mpsearch.search.additive.contraction import Reduced, reduce_problem
 from mpsearch.search.additive.convex_hull import sweep_hull
 from mpsearch.search.additive.elimination import Additive, Eliminated, additive, eliminate
@@ -20,19 +17,14 @@ from mpsearch.search.measured.points import (
     make_front,
     make_points,
 )
+from mpsearch.search.task import Searcher, Task
 
 _ENUMERATED = 2_000_000  # assignments that may be tried one by one where a constraint is code
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     eps: float = 0.0,
 ) -> Front:
     """Return every non-dominated assignment, by dynamic programming with dominance pruning.
@@ -42,14 +34,9 @@ def search(
     ``certificate`` says whether it is complete, and else to which eps.
 
     Args:
-        problem: The tables.
-        objectives: What to minimise.
-        evaluator: If given, up to ``budget`` points spread over the front are measured, and the front
-            of what was measured is returned.
-        budget: Measurements; 50 if None. Without evaluator unused: the front needs no evaluations.
-        seed: Unused: nothing is random.
-        progress: Called after every group.
-        time_limit_s: From then on the front is thinned, and no more points are measured.
+        task: What to search. With an evaluator up to ``budget`` points (50 if None) spread over the front are
+            measured, and the front of what was measured is returned; without one the budget is unused.
+            From the deadline on the front is thinned, and no more points are measured.
         eps: What may be thinned away, as a share of each objective's range over the front.
 
     Raises:
@@ -57,10 +44,10 @@ def search(
             many assignments to try them all.
         InfeasibleError: No assignment meets the constraints.
     """
-    names = check_objectives(problem, objectives)
+    problem = task.problem
+    names = check_objectives(problem, task.objectives)
     reduced = reduce_problem(problem, names)
     quantities = additive(reduced)
-    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     quick = _hull_within(reduced, eps) if eps > 0 and not problem.checks else None
     if quick is not None:
         found = quick
@@ -68,7 +55,7 @@ def search(
         found = _enumerate(quantities, problem)
     else:
         whole = _padded(quantities)
-        found = eliminate(whole, eps=eps, deadline=deadline, progress=progress)
+        found = eliminate(whole, eps=eps, deadline=task.deadline, progress=task.progress)
     assignments = reduced.expand(found.rows)
     assignments = assignments[problem.feasible(assignments)]
     if not len(assignments):
@@ -80,9 +67,10 @@ def search(
         method="exact",
         certificate=_certify(found, quantities.n_objectives),
     )
-    return as_measured(
-        problem, front, evaluator, budget=budget, progress=progress, deadline=deadline
-    )
+    return as_measured(task, front)
+
+
+SEARCHER = Searcher(search, predicts=True)
 
 
 def _hull_within(reduced: Reduced, eps: float) -> Eliminated | None:

@@ -6,24 +6,14 @@ import numpy as np
 
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.contraction import Reduced
 from mpsearch.search.measured.archive import Exhausted
 from mpsearch.search.measured.begin import begin
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Floats, Ints
 
 
-def search(
-    problem: Problem,
-    *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
-) -> Front:
+def search(task: Task) -> Front:
     """Return the front along greedy paths from the least last objective down to the least first one.
 
     Every step takes the single change with the largest fall of the first objective for the rise of the
@@ -31,30 +21,16 @@ def search(
     spread over it are measured.
 
     Args:
-        problem: The tables; plans that miss its constraints are repaired.
-        objectives: Two or more to minimise; the path trades the last one for the first.
-        evaluator: Measures losses; None: the tables' sums are used.
-        budget: Evaluations; 200 measured or 10 000 predicted if None.
-        seed: Of repairs; else nothing is random.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search; the path trades the last objective for the first. 200 measured or 10 000
+            predicted evaluations if the budget is None.
 
     Raises:
         ProblemError: There is one objective only.
         InfeasibleError: No assignment meets the constraints.
     """
-    if len(objectives) < 2:
+    if len(task.objectives) < 2:
         raise ProblemError("greedy trades one objective for another, so it needs two")
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=4,
-    )
+    start = begin(task, stream=4)
     archive = start.archive
     path = start.repairer.repair(_walk(archive.reduced), start.rng)
     chosen = np.unique(
@@ -64,6 +40,9 @@ def search(
         archive.evaluate(path[chosen])
         archive.evaluate(path)
     return archive.front(method="greedy")
+
+
+SEARCHER = Searcher(search)
 
 
 def _walk(reduced: Reduced) -> Ints:

@@ -1,12 +1,10 @@
 """The convex hull of the front by Lagrangian prices: milliseconds, for interactive use."""
 
-import time
-
 import numpy as np
 
+from mpsearch.deadline import Deadline, has_passed
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
 from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.contraction import Reduced, add_up, reduce_problem
 from mpsearch.search.additive.convex_hull import sweep_hull
@@ -20,6 +18,7 @@ from mpsearch.search.measured.points import (
     make_front,
     make_points,
 )
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Floats, Ints
 
 _POINTS = 1_000
@@ -28,42 +27,27 @@ _PRICES = 60  # prices tried where each one is a search of its own
 _SECONDS = 20.0  # for each integer program
 
 
-def search(
-    problem: Problem,
-    *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
-) -> Front:
+def search(task: Task) -> Front:
     """Return supported points: those that are best for some price of the first objective in the second.
 
     A separable problem takes one sweep over sorted slopes. With edges every price is a dynamic program,
     with limits, or with edges too dense for that, an integer program.
 
     Args:
-        problem: The tables.
-        objectives: Two to minimise.
-        evaluator: If given, up to ``budget`` points are measured and the front of those is returned.
-        budget: Measurements, 50 if None; without evaluator the points returned, at most 1 000 if None.
-        seed: Unused: nothing is random.
-        progress: Called with the measurements, or the prices tried.
-        time_limit_s: Stop then.
+        task: What to search, by two objectives. ``budget`` is the points to measure (50 if None), or without
+            evaluator those returned, at most 1 000 if None.
 
     Raises:
         ProblemError: There are not two objectives, or a constraint is code.
         InfeasibleError: No assignment meets the constraints.
     """
-    names = check_objectives(problem, objectives)
+    problem = task.problem
+    names = check_objectives(problem, task.objectives)
     if len(names) != 2:
         raise ProblemError(f"hull needs two objectives, got {', '.join(names)}; use method='exact'")
     reduced = reduce_problem(problem, names)
-    count = max(
-        2, (budget if evaluator is None else None) or min(_POINTS, _ROW_ENTRIES // problem.n_groups)
-    )
-    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    most = min(_POINTS, _ROW_ENTRIES // problem.n_groups)
+    count = max(2, (task.budget if task.evaluator is None else None) or most)
     certificate = ""
     if not len(reduced.edges) and not reduced.limits and not problem.checks:
         x, y = np.ascontiguousarray(np.moveaxis(reduced.values, 2, 0))
@@ -73,7 +57,7 @@ def search(
     else:
         if problem.checks:
             raise ProblemError("hull takes constraints in words only; use method='nsga2'")
-        rows = _by_price(reduced, min(count, _PRICES), deadline, progress)
+        rows = _by_price(reduced, min(count, _PRICES), task.deadline, task.progress)
     assignments = reduced.expand(rows)
     assignments = assignments[problem.feasible(assignments)]
     if not len(assignments):
@@ -85,13 +69,14 @@ def search(
         method="hull",
         certificate=certificate,
     )
-    return as_measured(
-        problem, front, evaluator, budget=budget, progress=progress, deadline=deadline
-    )
+    return as_measured(task, front)
+
+
+SEARCHER = Searcher(search)
 
 
 def _by_price(
-    reduced: Reduced, count: int, deadline: float | None, progress: Progress | None
+    reduced: Reduced, count: int, deadline: Deadline | None, progress: Progress | None
 ) -> Ints:
     """Return supported assignments, refining prices between neighbours, the widest first."""
     solver = _Prices(reduced, deadline)
@@ -101,7 +86,7 @@ def _by_price(
     open_pairs = [(rows[0], rows[-1])] if len(rows) == 2 else []
     tried = len(ends)
     while open_pairs and tried < count:
-        if deadline is not None and time.monotonic() > deadline:
+        if has_passed(deadline):
             break
         open_pairs.sort(key=lambda pair: solver.area(*pair))
         left, right = open_pairs.pop()
@@ -125,7 +110,7 @@ def _by_price(
 class _Prices:
     """Solves the weighted problem; objectives scaled to comparable size."""
 
-    def __init__(self, reduced: Reduced, deadline: float | None) -> None:
+    def __init__(self, reduced: Reduced, deadline: Deadline | None) -> None:
         self._reduced = reduced
         spread = np.ptp(np.where(reduced.allowed[:, :, None], reduced.values, np.nan), axis=1)
         size = np.nansum(spread, axis=0) + np.abs(reduced.pair_values).max(
@@ -168,7 +153,7 @@ class _Prices:
             except ProblemError:
                 self._use_program = True
         cost = self._program.column(values, pairs)
-        left = np.inf if self._deadline is None else self._deadline - time.monotonic()
+        left = np.inf if self._deadline is None else self._deadline.left_s
         seconds = min(_SECONDS, max(left, 0.1))
         solution = solve(self._program, cost, self._bounds, gap=1e-4, time_limit_s=seconds)
         return None if solution is None else solution.row

@@ -1,15 +1,13 @@
 """Integer programming by HiGHS: any linear constraint, boundary and pair terms, with a proven gap."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from mpsearch.deadline import has_passed
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.contraction import reduce_problem
 from mpsearch.search.additive.infeasible import infeasible_error
 from mpsearch.search.additive.linear_program import (
@@ -22,6 +20,7 @@ from mpsearch.search.additive.linear_program import (
 )
 from mpsearch.search.measured.measure import as_measured
 from mpsearch.search.measured.points import COMPLETE, check_objectives, make_front, make_points
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Floats, Ints
 
 _SMALL = 500  # columns up to which every point is found and proven by default
@@ -32,14 +31,8 @@ Minimise = Callable[[Floats, list[Bound], list[Ints]], Solution | None]
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     gap: float | None = None,
 ) -> Front:
     """Return the front point by point: the least last objective under ever tighter limits of the others.
@@ -47,49 +40,48 @@ def search(
     Each point carries a proven ``bound`` of the last objective under its limits, and the ``gap``.
 
     Args:
-        problem: The tables.
-        objectives: What to minimise; the last one is the integer programs' own.
-        evaluator: If given, the points found are measured and the front of those is returned.
-        budget: Points to find, spread evenly over the first objective. None: every point of problems
-            of up to 500 columns, 20 points of larger ones.
-        seed: Unused: nothing is random.
-        progress: Called after every point.
-        time_limit_s: Stop then.
+        task: What to search; the last objective is the integer programs' own. ``budget`` is the points to
+            find, spread evenly over the first objective; None: every point of problems of up to 500
+            columns, 20 points of larger ones. With an evaluator they are measured too.
         gap: Relative gap at which a point is good enough; None: 0 up to 500 columns, else 0.001.
 
     Raises:
         ProblemError: A constraint is code.
         InfeasibleError: No assignment meets the constraints.
     """
-    names = check_objectives(problem, objectives)
+    problem = task.problem
+    names = check_objectives(problem, task.objectives)
     if problem.checks:
         raise ProblemError("milp takes constraints in words only; use method='nsga2'")
     reduced = reduce_problem(problem, names)
     program = make_program(reduced)
     small = len(program.upper) <= _SMALL
     wanted_gap = (0.0 if small else 1e-3) if gap is None else gap
-    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     limits = limit_bounds(program, reduced.limits)
     costs = [
         program.column(reduced.values[:, :, k], reduced.pair_values[..., k])
         for k in range(len(names))
     ]
     found: dict[bytes, Solution] = {}
-    goal = budget or (0 if small else _POINTS)  # 0: all of them
+    goal = task.budget or (0 if small else _POINTS)  # 0: all of them
 
     def minimise(cost: Floats, bounds: list[Bound], exclude: list[Ints]) -> Solution | None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+        if has_passed(task.deadline):
             return None
         solution = solve(
-            program, cost, [*limits, *bounds], exclude=exclude, gap=wanted_gap, time_limit_s=left
+            program,
+            cost,
+            [*limits, *bounds],
+            exclude=exclude,
+            gap=wanted_gap,
+            time_limit_s=None if task.deadline is None else task.deadline.left_s,
         )
         if solution is not None:
             known = found.get(solution.row.tobytes())
             if known is None or known.gap > solution.gap:
                 found[solution.row.tobytes()] = solution
-            if progress:
-                progress(len(found), goal or len(found), f"gap {solution.gap:.1e}")
+            if task.progress:
+                task.progress(len(found), goal or len(found), f"gap {solution.gap:.1e}")
         return solution
 
     _solve_front(program, costs, minimise, goal)
@@ -108,17 +100,17 @@ def search(
     if not made:
         raise infeasible_error(problem)
     worst = max((distance for _, distance in proofs), default=0.0)
-    out_of_time = deadline is not None and time.monotonic() > deadline
-    whole = not goal and not out_of_time and worst <= 1e-8
+    whole = not goal and not has_passed(task.deadline) and worst <= 1e-8
     certificate = (
         f"{COMPLETE} ({names[0]} to 1e-7 of its largest sum)"
         if whole
         else f"each of the integer programs solved to a gap of {worst:.2g}"
     )
     front = make_front(problem, made, names, method="milp", certificate=certificate)
-    return as_measured(
-        problem, front, evaluator, budget=goal or None, progress=progress, deadline=deadline
-    )
+    return as_measured(replace(task, budget=goal or None), front)
+
+
+SEARCHER = Searcher(search)
 
 
 def _solve_front(program: Program, costs: list[Floats], minimise: Minimise, goal: int) -> None:

@@ -1,22 +1,15 @@
 """NSGA-II, and NSGA-III for three objectives and more, with an archive and seeded by exact plans."""
 
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.measured.begin import begin
 from mpsearch.search.measured.evolution import evolve, population_size
 from mpsearch.search.measured.survival import survive_by_crowding, survive_by_directions
+from mpsearch.search.task import Searcher, Task
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     seeded: bool = True,
     size: int | None = None,
 ) -> Front:
@@ -26,43 +19,26 @@ def search(
     the plans it started from.
 
     Args:
-        problem: The tables; every assignment tried is repaired to meet its constraints.
-        objectives: What to minimise.
-        evaluator: Measures losses; None: the tables' sums are searched.
-        budget: Evaluations; 200 measured or 10 000 predicted if None.
-        seed: Of all chance.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search; every assignment tried is repaired to meet the constraints. 200 measured or
+            10 000 predicted evaluations if the budget is None.
         seeded: Begin with plans of the predicted front, a third of the budget (at most 100).
         size: Population; a twentieth of the budget, 8 to 100, if None.
 
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=2,
-    )
+    start = begin(task, stream=2)
     population = size or population_size(start.archive, most=100)
     evolve(start, population, survive_by_crowding, seeded=seeded)
     return start.archive.front(method="nsga2")
 
 
+SEARCHER = Searcher(search)
+
+
 def search_by_directions(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     seeded: bool = True,
     size: int | None = None,
 ) -> Front:
@@ -72,30 +48,19 @@ def search_by_directions(
     better; the archive keeps what they forget.
 
     Args:
-        problem: The tables; every assignment tried is repaired to meet its constraints.
-        objectives: What to minimise.
-        evaluator: Measures losses; None: the tables' sums are searched.
-        budget: Evaluations; 200 measured or 10 000 predicted if None.
-        seed: Of all chance.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search; every assignment tried is repaired to meet the constraints. 200 measured or
+            10 000 predicted evaluations if the budget is None.
         seeded: Begin with plans of the predicted front, a third of the budget (at most 100).
         size: Population; a twentieth of the budget, 8 to 100, if None.
 
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=3,
-    )
+    start = begin(task, stream=3)
     population = size or population_size(start.archive, most=100)
-    directions = survive_by_directions(len(objectives), population)
+    directions = survive_by_directions(len(task.objectives), population)
     evolve(start, population, directions, seeded=seeded)
     return start.archive.front(method="nsga3")
+
+
+BY_DIRECTIONS = Searcher(search_by_directions)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,12 +14,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.measured.archive import Archive, Exhausted
 from mpsearch.search.measured.begin import begin
 from mpsearch.search.measured.evolution import renew
 from mpsearch.search.measured.predicted_start import predicted_plans
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 SAMPLERS = ("tpe", "nsgaii", "gp")
@@ -27,14 +27,8 @@ _STDERR = "loss_stderr"
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     seeded: bool = True,
     sampler: Literal["tpe", "nsgaii", "gp"] = "tpe",
     storage: str | None = None,
@@ -46,13 +40,7 @@ def search(
     changed form enters instead, so that the sampler learns from feasible plans only.
 
     Args:
-        problem: The tables.
-        objectives: What to minimise.
-        evaluator: Measures losses; None: the tables' sums are searched.
-        budget: Evaluations; 200 if None.
-        seed: Of the sampler.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search. 200 evaluations if the budget is None.
         seeded: Begin with a tenth of the budget in plans of the predicted front.
         sampler: ``tpe``, ``nsgaii`` or ``gp``.
         storage: ``sqlite:///study.db`` or ``postgresql://...``; None: memory only. A study that is
@@ -63,23 +51,14 @@ def search(
         ProblemError: No such sampler, or the study in the storage is of another problem.
         InfeasibleError: No assignment meets the constraints.
     """
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget or 200,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=6,
-    )
+    start = begin(replace(task, budget=task.budget or 200), stream=6)
     archive, repairer = start.archive, start.repairer
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # samplers announce that parts are experimental
-            trials = _Trials(archive, _open(sampler, storage, study, len(archive.names), seed))
+            trials = _Trials(archive, _open(sampler, storage, study, len(archive.names), task.seed))
             with suppress(Exhausted):
                 trials.adopt()
                 plans = predicted_plans(archive, max(1, archive.budget // 10) if seeded else 0)
@@ -91,6 +70,9 @@ def search(
     finally:
         optuna.logging.set_verbosity(verbosity)
     return archive.front(method="optuna")
+
+
+SEARCHER = Searcher(search)
 
 
 def _open(

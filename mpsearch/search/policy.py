@@ -6,11 +6,10 @@ import numpy as np
 
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.contraction import Reduced
 from mpsearch.search.measured.archive import Exhausted
 from mpsearch.search.measured.begin import begin
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 _EPISODES = 8  # per update
@@ -18,16 +17,7 @@ _RATE = 0.05
 _FEATURES = 9
 
 
-def search(
-    problem: Problem,
-    *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
-) -> Front:
+def search(task: Task) -> Front:
     """Return the front of plans that a learning policy drew (Williams 1992; He et al. 2019 for the setting).
 
     Variables are decided in order. The state is the variable's own row of the tables and the slack: what
@@ -36,30 +26,16 @@ def search(
     reward is the negative loss against a running mean of like budgets.
 
     Args:
-        problem: The tables; plans that miss a constraint are repaired.
-        objectives: Two or more to minimise; the last one is the reward's, the first one the budget's.
-        evaluator: Measures losses; None: the tables' sums.
-        budget: Evaluations; 200 measured or 10 000 predicted if None.
-        seed: Of all chance.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search; the last of two objectives or more is the reward's, the first one the budget's.
+            200 measured or 10 000 predicted evaluations if the budget is None.
 
     Raises:
         ProblemError: There is one objective only.
         InfeasibleError: No assignment meets the constraints.
     """
-    if len(objectives) < 2:
+    if len(task.objectives) < 2:
         raise ProblemError("policy trades one objective against a budget of another: it needs two")
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=9,
-    )
+    start = begin(task, stream=9)
     archive, repairer, rng = start.archive, start.repairer, start.rng
     scene = _Scene(archive.reduced)
     weights = np.zeros(_FEATURES)
@@ -79,6 +55,9 @@ def search(
             norm = float(np.linalg.norm(update))
             weights += _RATE * update / max(1.0, norm / 5.0)
     return archive.front(method="policy")
+
+
+SEARCHER = Searcher(search)
 
 
 class _Scene:

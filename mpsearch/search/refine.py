@@ -7,8 +7,6 @@ import numpy as np
 from mpsearch import registry
 from mpsearch.problem.front import Front
 from mpsearch.problem.pareto import thin
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.price_sweep import PricedFronts
 from mpsearch.search.measured.archive import Archive, Exhausted
 from mpsearch.search.measured.begin import Start, begin
@@ -16,6 +14,7 @@ from mpsearch.search.measured.improvement import expected_improvement
 from mpsearch.search.measured.racing import Race
 from mpsearch.search.measured.repair import draw_allowed, draw_segments
 from mpsearch.search.measured.table_regression import correct_objective
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Floats, Ints
 
 _FIRST = 12  # plans measured before the first refit
@@ -32,14 +31,8 @@ _SHARE = 25  # of what was measured, one in so many is measured between refits, 
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     fraction: float = 1.0,
 ) -> Front:
     """Return the measured front of plans that a corrected table proposes.
@@ -50,39 +43,18 @@ def search(
     with the largest expected hypervolume improvement are measured.
 
     Args:
-        problem: The tables.
-        objectives: What to minimise; improvement is judged on ``loss`` and the first other one.
-        evaluator: Measures losses. None, or ``loss`` not among the objectives: ``exact``'s front.
-        budget: Measurements; 200 if None.
-        seed: Of all chance.
-        progress: Called after every measurement.
-        time_limit_s: Stop then.
+        task: What to search; improvement is judged on ``loss`` and the first other objective. Without an
+            evaluator, or with ``loss`` not among the objectives, the front is ``exact``'s. 200
+            measurements if the budget is None.
         fraction: Below 1, twice as many plans race on this part of the data, which counts towards the
             budget, and those that still promise most are measured on all of it.
 
     Raises:
         InfeasibleError: No assignment meets the constraints.
     """
-    if evaluator is None or "loss" not in objectives or len(objectives) < 2:
-        front: Front = registry.find("searchers", "exact")(
-            problem,
-            objectives=objectives,
-            evaluator=evaluator,
-            budget=budget,
-            progress=progress,
-            time_limit_s=time_limit_s,
-        )
-        return front
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=7,
-    )
+    if task.evaluator is None or "loss" not in task.objectives or len(task.objectives) < 2:
+        return registry.find("searchers", "exact").search(task)
+    start = begin(task, stream=7)
     archive, repairer, rng = start.archive, start.repairer, start.rng
     race = Race(fraction) if fraction < 1 else None
     loss, known = _columns(archive.names)
@@ -100,6 +72,9 @@ def search(
             if race is not None:
                 race.learn(rows, losses)
     return archive.front(method="refine")
+
+
+SEARCHER = Searcher(search)
 
 
 def _propose(start: Start, fronts: PricedFronts, race: Race | None) -> Ints:

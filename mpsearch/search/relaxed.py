@@ -8,8 +8,7 @@ import numpy as np
 
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
+from mpsearch.problem.problem import Evaluator
 from mpsearch.search.additive.contraction import Reduced
 from mpsearch.search.additive.linear_program import (
     Bound,
@@ -22,6 +21,7 @@ from mpsearch.search.measured.archive import Exhausted
 from mpsearch.search.measured.begin import Start, begin
 from mpsearch.search.measured.predicted_start import predicted_plans
 from mpsearch.search.measured.table_regression import Correction, correct_objective
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Floats, Ints
 
 _GRADIENT_COST = 9.0  # of a plan's measurement: all schemes forward, and back (5 to 12)
@@ -41,14 +41,8 @@ Gradient = Callable[[Floats], tuple[float, Floats]]
 
 
 def search(
-    problem: Problem,
+    task: Task,
     *,
-    objectives: tuple[str, ...] = ("latency_us", "loss"),
-    evaluator: Evaluator | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    time_limit_s: float | None = None,
     seeded: bool = False,
     targets: int = 4,
 ) -> Front:
@@ -62,13 +56,9 @@ def search(
     measured; they correct what the probabilities say of each choice. The sensitivity table is not read.
 
     Args:
-        problem: The tables of costs; constraints that are sums.
-        objectives: Two to minimise; the last one must be ``loss``.
-        evaluator: Gives losses and gradients; None: the table's expected loss.
-        budget: Evaluations, one gradient counting as 9; 1 000 if None.
-        seed: Of the starting weights.
-        progress: Called after evaluations.
-        time_limit_s: Stop then.
+        task: What to search: the tables of costs, constraints that are sums, and two objectives of which the
+            last one is ``loss``. The evaluator gives losses and gradients, each of which counts as 9
+            evaluations; without one the table's expected loss is used. 1 000 if the budget is None.
         seeded: Measure as many plans of the predicted front as there are targets too.
         targets: How many.
 
@@ -76,28 +66,23 @@ def search(
         ProblemError: The objectives are not one cost and ``loss``, or a constraint is code.
         InfeasibleError: No assignment meets the constraints.
     """
-    if len(objectives) != 2 or objectives[-1] != "loss":
+    if len(task.objectives) != 2 or task.objectives[-1] != "loss":
         raise ProblemError(
-            f"relaxed needs one cost and then 'loss' as objectives, got {', '.join(objectives)}"
+            "relaxed needs one cost and then 'loss' as objectives, got "
+            + ", ".join(task.objectives)
         )
-    if problem.checks:
+    if task.problem.checks:
         raise ProblemError("relaxed takes constraints in words only; use method='nsga2'")
-    start = begin(
-        problem,
-        objectives,
-        evaluator=evaluator,
-        budget=budget or 1000,
-        seed=seed,
-        progress=progress,
-        time_limit_s=time_limit_s,
-        stream=8,
-    )
+    start = begin(replace(task, budget=task.budget or 1000), stream=8)
     archive = start.archive
     with suppress(Exhausted):
         if seeded:
             archive.evaluate(start.repairer.repair(predicted_plans(archive, targets), start.rng))
-        _descend(start, _gradient(archive.reduced, evaluator), targets)
+        _descend(start, _gradient(archive.reduced, task.evaluator), targets)
     return archive.front(method="relaxed")
+
+
+SEARCHER = Searcher(search, needs_gradients=True)
 
 
 def _descend(start: Start, gradient: Gradient, targets: int) -> None:

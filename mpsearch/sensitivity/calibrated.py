@@ -14,16 +14,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from mpsearch.deadline import Deadline, deadline_in, has_passed
 from mpsearch.errors import NumericsError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.tables import Costs, Progress, Table
 from mpsearch.registry import find
+from mpsearch.search.task import Task
 from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
 from mpsearch.sensitivity.shared.corrected_table import correct_by_plans, correct_entries
 from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import predict, single_changes
 from mpsearch.sensitivity.shared.error_responses import responses_effort
-from mpsearch.sensitivity.shared.sampling import Clock, Measured, measure_entries
+from mpsearch.sensitivity.shared.sampling import Measured, measure_entries
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
 
@@ -35,34 +38,23 @@ _HOPELESS = 1.5  # times the loss that is of use, on the first batch
 _DRAWN = 20  # random plans for one that is to be measured
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Measure some entries, and plans if the budget reaches them, and correct the prior by them.
 
     Where the effort reaches all entries no prior is computed. ``details`` holds it, and 1 where an entry
     was ``measured``.
 
     Args:
-        simulator: The model and its data.
-        costs: If given, half of the plans are from the predicted front of latency and loss.
-        budget: What may be spent beside the prior, in evaluations of the whole model; one entry costs
-            what it executes again. None spends less than three times what ``fisher`` takes, that
-            included, and measures no plans. As many evaluations as there are entries always measure all of them, and what is
-            left goes to plans.
-        seed: Seed of the prior and of the plans.
-        progress: Told the measurements that are done.
-        seconds: Time after the prior at which no further entry or plan is begun; None has no end.
+        task: What to score. With costs half of the plans are from the predicted front of latency and
+            loss. The budget is what may be spent beside the prior, in evaluations of the whole model; one
+            entry costs what it executes again. None spends less than three times what ``fisher`` takes,
+            that included, and measures no plans. As many evaluations as there are entries always measure
+            all of them, and what is left goes to plans. The deadline's time begins after the prior.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
+    simulator, costs, budget, progress = task.simulator, task.costs, task.budget, task.progress
     shares = suffix_shares(simulator.graph)
     start = _choose_prior(simulator)
     price = responses_effort(simulator) if start == "fisher" else 1.0
@@ -79,13 +71,13 @@ def score(
             progress(len(every) * done // max(of, 1), steps, text)
 
     prior: Table | None = None
-    if whole > at_most or seconds is not None:  # else it has nothing to add
-        prior = find("metrics", start)(simulator, seed=seed)
-    clock = Clock(seconds)
+    if whole > at_most or task.deadline is not None:  # else it has nothing to add
+        prior = find("metrics", start).score(MetricTask(simulator, seed=task.seed))
+    deadline = None if task.deadline is None else deadline_in(task.deadline.given_s)
     if prior is None:
         table, limit = _measure_all(simulator, watch)
     else:
-        table, limit = _measure_some(simulator, prior, shares, total, seconds, watch)
+        table, limit = _measure_some(simulator, prior, shares, total, deadline, watch)
     if left < 1 or table.notes:
         if progress is not None:
             progress(steps, steps, "entries measured")
@@ -95,23 +87,31 @@ def score(
         if progress is not None:
             progress(min(steps, len(every) + int(done)), steps, "measuring plans")
 
-    drawn = draw_useful_plans(table, costs, int(left), limit, seed)
-    plans, losses, cost = _measure_plans(simulator, drawn, left, limit, clock, watch_plans)
+    drawn = draw_useful_plans(table, costs, int(left), limit, task.seed)
+    plans, losses, cost = _measure_plans(simulator, drawn, left, limit, deadline, watch_plans)
     moved = correct_by_plans(table.values, table.allowed, plans, losses)
-    note = f"stopped by the time budget of {seconds} s after {len(plans)} plans"
     return replace(
         table,
         values=moved,
         # what an entry does alone and what it adds to a plan differ: that too is unknown
         stderr=np.hypot(table.stderr, moved - table.values),
         cost_plans=table.cost_plans + cost,
-        notes=(note,) if clock.over else (),
+        notes=_late_notes(deadline, len(plans)),
     )
+
+
+METRIC = Metric(score, stops_early=True)
+
+
+def _late_notes(deadline: Deadline | None, n_plans: int) -> tuple[str, ...]:
+    if deadline is None or not deadline.passed:
+        return ()
+    return (f"stopped by the time budget of {deadline.given_s} s after {n_plans} plans",)
 
 
 def _measure_all(simulator: Simulator, progress: Progress) -> tuple[Table, float]:
     """Every entry measured, as ``perturbation`` does, and the loss above which plans are of no use."""
-    table: Table = find("metrics", "perturbation")(simulator, progress=progress)
+    table = find("metrics", "perturbation").score(MetricTask(simulator, progress=progress))
     known = table.allowed.astype(np.float64)
     known[:, simulator.space.index(simulator.space.base)] = 0
     limit = _USEFUL * _worst_loss(simulator, table)
@@ -125,14 +125,14 @@ def _measure_some(
     prior: Table,
     shares: Floats,
     effort: float,
-    seconds: float | None,
+    deadline: Deadline | None,
     progress: Progress,
 ) -> tuple[Table, float]:
     """The prior corrected by the entries that an effort reaches, and the loss above which plans are of no use."""
     limit = _USEFUL * _worst_loss(simulator, prior)
     told = limit if prior.unit == simulator.unit else float("inf")
     chosen = choose_entries(prior, single_changes(simulator), shares, effort - 2, told)
-    found = measure_entries(simulator, chosen, seconds=seconds, progress=progress)
+    found = measure_entries(simulator, chosen, deadline=deadline, progress=progress)
     cost = prior.cost_plans + 2 + float(sum(shares[g] for g, _ in chosen))
     return _cap(replace(_correct(simulator, prior, found), cost_plans=cost), limit), limit
 
@@ -176,7 +176,7 @@ def _measure_plans(
     drawn: Ints,
     effort: float,
     limit: float,
-    clock: Clock,
+    deadline: Deadline | None,
     progress: Callable[[float], None],
 ) -> tuple[Ints, Floats, float]:
     """Measure [P, G] plans until the effort is spent: those of use, their losses, what that cost.
@@ -186,7 +186,7 @@ def _measure_plans(
     plans, losses, spent = [], [], 0.0
     first = 1 / simulator.n_batches
     for plan in drawn:
-        if spent + 1 > effort or clock.over:
+        if spent + 1 > effort or has_passed(deadline):
             break
         progress(spent)
         with suppress(NumericsError):
@@ -276,7 +276,7 @@ def draw_useful_plans(
     drawn = draw_plans(table.allowed, _DRAWN * count, seed=seed + 1)
     plans = [drawn[predict(lenient, drawn) <= limit]]
     if costs is not None:
-        front = find("searchers", "hull")(build_problem(table, costs)).assignments
+        front = find("searchers", "hull").search(Task(build_problem(table, costs))).assignments
         useful = front[predict(table, front) <= limit]
         steps = np.linspace(0, len(useful) - 1, min(len(useful), int(_SHARE_OF_FRONT * count)))
         plans.insert(0, useful[steps.round().astype(np.int64)])

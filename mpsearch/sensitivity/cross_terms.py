@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.registry import find
 from mpsearch.sensitivity.selftest import ceiling, draw_plans
 from mpsearch.sensitivity.shared.entries import finite_loss, predict, single_changes
 from mpsearch.sensitivity.shared.error_responses import enough_draws, responses, responses_effort
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
 from mpsearch.stats.rank_correlation import saturated
@@ -23,34 +24,24 @@ PLANS = 24
 MAX_EDGES = 2000
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Measure each group at each scheme, and predict the pair terms of all groups.
 
     The table has an edge for each of the 2000 pairs with the largest terms, so that searches that need a
     narrow graph of edges (``exact``) refuse it; those that evaluate plans take it.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Evaluations in all; None measures every entry and 24 plans.
-        seed: Seed of the drawn labels and the plans.
-        progress: Told the entries that are done.
+        task: What to score; no budget measures every entry and 24 plans.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    single: Table = find("metrics", "perturbation")(
-        simulator, costs=costs, budget=budget, seed=seed, progress=progress
+    simulator, seed = task.simulator, task.seed
+    single = find("metrics", "perturbation").score(task)
+    n_plans = (
+        PLANS if task.budget is None else max(0, task.budget - len(single_changes(simulator)) - 1)
     )
-    n_plans = PLANS if budget is None else max(0, budget - len(single_changes(simulator)) - 1)
     edges, terms = predicted_pairs(simulator, seed=seed)
     plans = draw_plans(single.allowed, n_plans, seed=seed + 1)
     measured = [finite_loss(simulator, plan) for plan in plans]
@@ -63,6 +54,9 @@ def score(
     )
     spent = responses_effort(simulator) + n_plans
     return replace(coupled, pair_terms=factor * terms, cost_plans=single.cost_plans + spent)
+
+
+METRIC = Metric(score, measures=True, needs_gradients=True)
 
 
 def predicted_pairs(simulator: Simulator, *, seed: int = 0) -> tuple[Ints, Floats]:

@@ -9,51 +9,40 @@ product ranks better and costs the same, so it is the value and the sum is among
 
 import numpy as np
 
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.deadline import has_passed
+from mpsearch.problem.tables import Table
 from mpsearch.sensitivity.shared.entries import refuse_infinite
 from mpsearch.sensitivity.shared.error_responses import enough_draws, responses, responses_effort
-from mpsearch.sensitivity.shared.sampling import Clock
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.sensitivity.shared.sampling import late_notes
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.stats.estimates import Floats
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Predict the loss of every entry from gradients at the layers' outputs and local errors.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Not needed: about two evaluations are spent for each scheme, and two for each drawn label
-            a sample, of which there are 4, and fewer from 128 samples on.
-        seed: Seed of the drawn labels.
-        progress: Told the batches that are done.
-        seconds: Time after which no further batch is begun; None takes all.
+        task: What to score. About two evaluations are spent for each scheme, and two for each drawn label a
+            sample, of which there are 4, and fewer from 128 samples on; the budget is not needed. From the
+            deadline on no further batch is begun.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    clock, n_batches = Clock(seconds), simulator.n_batches
+    simulator, progress, n_batches = task.simulator, task.progress, task.simulator.n_batches
     n_draws = enough_draws(simulator)
     parts: list[Floats] = []
     independent = np.zeros(simulator.allowed.shape)
-    for b, (changes, squares) in enumerate(responses(simulator, n_draws=n_draws, seed=seed)):
+    for b, (changes, squares) in enumerate(responses(simulator, n_draws=n_draws, seed=task.seed)):
         with np.errstate(invalid="ignore", over="ignore"):
             parts.append(0.5 * np.square(changes).mean(axis=1))
             independent += 0.5 * squares.sum(axis=0)
         if progress is not None:
             progress(b + 1, n_batches, "gradients and local errors")
-        if clock.over:
+        if has_passed(task.deadline):
             break
     samples = np.concatenate(parts)  # [n, G, S]
-    notes = clock.notes(len(samples), simulator.n_samples)
+    notes = late_notes(task.deadline, len(samples), simulator.n_samples)
     if notes and progress is not None:
         progress(n_batches, n_batches, notes[0])
     values, stderr = np.zeros(simulator.allowed.shape), np.zeros(simulator.allowed.shape)
@@ -74,3 +63,6 @@ def score(
         notes=notes,
     )
     return refuse_infinite(table)
+
+
+METRIC = Metric(score, needs_gradients=True, stops_early=True)

@@ -10,42 +10,33 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.sensitivity.shared.backward import Pass, draw_losses, iterate_passes, layer_gradients
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import simulated_weight
 from mpsearch.simulate.scheme_run import quantize_input, read_operands, weight_inputs
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, estimate_mean
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Sum |gradient × rounding error| over the elements of every group's operands.
 
     Activations are summed for each sample; weights for each batch, with the batch's mean gradient.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Not needed: about three evaluations are spent.
-        seed: Seed of the drawn labels.
-        progress: Told the batches that are done.
+        task: What to score; about three evaluations are spent, whatever the budget.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
+    simulator, progress = task.simulator, task.progress
     shape = simulator.allowed.shape
     group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
     samples: list[Floats] = []
     n_batches = simulator.n_batches
     for b, done in enumerate(iterate_passes(simulator)):
-        rng = torch.Generator().manual_seed(seed * 1_000_003 + b)
+        rng = torch.Generator().manual_seed(task.seed * 1_000_003 + b)
         losses = draw_losses(simulator, done, rng)
         gradients = layer_gradients(simulator, done, losses, keep=False)
         part = np.zeros((done.n, *shape))
@@ -69,6 +60,9 @@ def score(
         reasons=simulator.reasons,
         cost_plans=3.0,
     )
+
+
+METRIC = Metric(score, needs_gradients=True)
 
 
 def _add_layer(simulator: Simulator, done: Pass, index: int, gradient: Tensor, out: Floats) -> None:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from mpsearch.losses.losses import sample_losses
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.sensitivity.shared.backward import Pass, draw_losses, iterate_passes
 from mpsearch.sensitivity.shared.curvature import (
     gauss_newton_samples,
     hessian_samples,
     largest_eigenvalues,
 )
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import plain_weight, simulated_weight
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, estimate_mean
@@ -28,85 +29,67 @@ PROBES = 8
 LANCZOS_STEPS = 8
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Score by the Hessian's trace over the number of weights.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Probes a batch times four, since a product with the Hessian takes about as long as four
-            evaluations; None takes 8 probes.
-        seed: Seed of the probes.
-        progress: Told the batches that are done.
+        task: What to score. The budget is the probes a batch times four, since a product with the Hessian
+            takes about as long as four evaluations; None takes 8 probes.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the weight.
     """
-    n_probes = PROBES if budget is None else max(2, budget // 4)
+    n_probes = PROBES if task.budget is None else max(2, task.budget // 4)
 
     def measure(done: Pass, batch_seed: int) -> Floats:
-        loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
+        loss = sample_losses("kl", task.simulator.heads, done.heads, done.target).mean()
         return hessian_samples(loss, done.weights, n_probes=n_probes, seed=batch_seed)
 
-    return _score(simulator, "hessian", measure, True, 4.0 * n_probes, seed, progress)
+    return _score(task, "hessian", measure, True, 4.0 * n_probes)
 
 
-def score_gauss_newton(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+METRIC = Metric(score, needs_gradients=True)
+
+
+def score_gauss_newton(task: MetricTask) -> Table:
     """Score by the Gauss-Newton matrix's trace over the number of weights; see :func:`score`."""
-    n_probes = PROBES if budget is None else max(2, budget // 2)
+    n_probes = PROBES if task.budget is None else max(2, task.budget // 2)
 
     def measure(done: Pass, batch_seed: int) -> Floats:
         def draw(rng: torch.Generator) -> Tensor:
-            losses = draw_losses(simulator, done, rng)
+            losses = draw_losses(task.simulator, done, rng)
             signs = (torch.randint(0, 2, losses.shape, generator=rng) * 2 - 1).to(losses)
             return (signs * losses).sum() / len(losses) ** 0.5
 
         return gauss_newton_samples(draw, done.weights, n_probes=n_probes, seed=batch_seed)
 
-    return _score(simulator, "gauss_newton", measure, True, 2.0 * n_probes, seed, progress)
+    return _score(task, "gauss_newton", measure, True, 2.0 * n_probes)
 
 
-def score_eigenvalue(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+GAUSS_NEWTON = Metric(score_gauss_newton, needs_gradients=True)
+
+
+def score_eigenvalue(task: MetricTask) -> Table:
     """Score by the largest eigenvalue of each weight's block of the Hessian; see :func:`score`."""
 
     def measure(done: Pass, batch_seed: int) -> Floats:
-        loss = sample_losses("kl", simulator.heads, done.heads, done.target).mean()
+        loss = sample_losses("kl", task.simulator.heads, done.heads, done.target).mean()
         found = largest_eigenvalues(loss, done.weights, n_steps=LANCZOS_STEPS, seed=batch_seed)
         return np.array(list(found.values())).T
 
-    spent = 4.0 * LANCZOS_STEPS * len(simulator.graph.layers)
-    return _score(simulator, "eigenvalue", measure, False, spent, seed, progress)
+    spent = 4.0 * LANCZOS_STEPS * len(task.simulator.graph.layers)
+    return _score(task, "eigenvalue", measure, False, spent)
+
+
+EIGENVALUE = Metric(score_eigenvalue, needs_gradients=True)
 
 
 def _score(
-    simulator: Simulator,
+    task: MetricTask,
     metric: str,
     measure: Callable[[Pass, int], Floats],
     per_weight: bool,
     spent: float,
-    seed: int,
-    progress: Progress | None,
 ) -> Table:
     """Average what ``measure`` gives, [probes, weights], over batches; multiply by the schemes' errors.
 
@@ -114,14 +97,15 @@ def _score(
     as many independent sums as there are probes. Of eigenvalues, ``measure`` gives the value and how
     far it may be off, and the errors add up.
     """
+    simulator = task.simulator
     weights = _weights(simulator)
     samples: Floats | None = None
     n_batches = simulator.n_batches
     for b, done in enumerate(iterate_passes(simulator, outputs=False, weights=list(weights))):
-        part = done.n / simulator.n_samples * measure(done, seed * 1_000_003 + b)
+        part = done.n / simulator.n_samples * measure(done, task.seed * 1_000_003 + b)
         samples = part if samples is None else samples + part
-        if progress is not None:
-            progress(b + 1, n_batches, "curvature of weights")
+        if task.progress is not None:
+            task.progress(b + 1, n_batches, "curvature of weights")
     assert samples is not None
     shape = simulator.allowed.shape
     base = simulator.space.index(simulator.space.base)

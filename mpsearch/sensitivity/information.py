@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import DataError
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Progress, Table
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import capture, replay
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
@@ -25,39 +26,30 @@ _DRAWS = 20
 _RIDGE = 1e-6
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Estimate the information about the model's answer that each entry destroys, in nats.
 
     ``details`` holds I(X; T) of the noisy layer, I(T; Y) of the clean one and its bias.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Not needed: about one evaluation is spent for each scheme.
-        seed: Seed of the bootstrap that gives standard errors.
-        progress: Told the batches that are done.
+        task: What to score; about one evaluation is spent for each scheme, whatever the budget. Only the
+            bootstrap that gives standard errors draws.
 
     Raises:
         DataError: There are fewer than 4 samples: then nothing can be estimated.
     """
+    simulator = task.simulator
     if simulator.n_samples < 4:
         raise DataError(
             f"`samples >= 4` must hold for metric information, got {simulator.n_samples}"
         )
     base = simulator.space.index(simulator.space.base)
     shape = simulator.allowed.shape
-    clean, noise, answers = _collect(simulator, base, progress)
+    clean, noise, answers = _collect(simulator, base, task.progress)
     n = simulator.n_samples
     values, variance = np.zeros(shape), np.zeros(shape)
     kept, relevant, bias = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    rng = np.random.default_rng([seed, n])
+    rng = np.random.default_rng([task.seed, n])
     draws = [rng.integers(0, n, n) for _ in range(_DRAWS)]
     size = max(1, min(DIMENSIONS, n // 4))
     y = _leading(answers, size)
@@ -83,6 +75,9 @@ def score(
         details={"input_information": kept, "answer_information": relevant, "bias": bias},
         cost_plans=float(len(simulator.space.schemes)),
     )
+
+
+METRIC = Metric(score)
 
 
 def _collect(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.registry import find
 from mpsearch.sensitivity.shared.additivity import say_residual, unexplained
 from mpsearch.sensitivity.shared.entries import (
@@ -17,39 +17,30 @@ from mpsearch.sensitivity.shared.entries import (
     finite_loss,
     single_changes,
 )
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
 
 DEFAULT_PAIRS = 100
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Measure each group at each scheme, then pairs of neighbours at the entries that hurt most.
 
     The pair term of (g, s) and (h, t) is loss(both) − loss(g, s) − loss(h, t) + loss(neither); what was
     not measured has none. A note says how much of the measured pairs' loss is not the sum of the two.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Evaluations in all; None measures every entry and 100 pairs.
-        seed: Nothing is drawn.
-        progress: Told the measurements that are done.
+        task: What to score; no budget measures every entry and 100 pairs. Nothing is drawn.
 
     Raises:
         InfeasibleError: The budget does not reach all single entries.
     """
-    single: Table = find("metrics", "perturbation")(
-        simulator, costs=costs, budget=budget, seed=seed, progress=None
+    simulator, progress = task.simulator, task.progress
+    single = find("metrics", "perturbation").score(replace(task, progress=None))
+    left = (
+        DEFAULT_PAIRS if task.budget is None else task.budget - len(single_changes(simulator)) - 1
     )
-    left = DEFAULT_PAIRS if budget is None else budget - len(single_changes(simulator)) - 1
     pairs = _choose_pairs(simulator, single, left)
     edges = np.array(sorted({(g, h) for g, _, h, _ in pairs}), np.int64).reshape(-1, 2)
     place = {(int(g), int(h)): e for e, (g, h) in enumerate(edges)}
@@ -77,6 +68,9 @@ def score(
         cost_plans=single.cost_plans + len(pairs),
         notes=(*single.notes, *_pair_notes(np.array(sums), np.array(together))),
     )
+
+
+METRIC = Metric(score, measures=True)
 
 
 def _pair_notes(sums: Floats, together: Floats) -> tuple[str, ...]:

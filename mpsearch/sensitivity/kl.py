@@ -7,40 +7,28 @@ and may be negative; a divergence is neither.
 from dataclasses import replace
 
 from mpsearch.losses.outputs import LABELLED
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.registry import find
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.sensitivity.task import Metric, MetricTask
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-    tolerance: float | None = None,
-) -> Table:
+def score(task: MetricTask, *, tolerance: float | None = None) -> Table:
     """Measure the divergence with one group lowered and all others in the base format.
 
     Args:
-        simulator: The model and its data; labels are not read.
-        costs: Not needed.
-        budget: Evaluations that may be spent; fewer than there are entries is refused.
-        seed: Nothing is drawn.
-        progress: Told the entries that are done.
-        seconds: Time after which what was measured is returned.
+        task: What to score, whose labels are not read; a budget of fewer evaluations than there are entries
+            is refused. Nothing is drawn.
         tolerance: Expected share of discordant pairs of entries at which to stop.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
-    own = simulator
-    if simulator.loss_kind in (*LABELLED, "quality"):
-        own = simulator.by_loss("kl")
-    measure = find("metrics", "perturbation")
-    table: Table = measure(
-        own, costs=costs, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance
-    )
+    own = task.simulator
+    if own.loss_kind in (*LABELLED, "quality"):
+        own = own.by_loss("kl")
+    measure = find("metrics", "perturbation").score
+    table = measure(replace(task, simulator=own), tolerance=tolerance)
     return replace(table, metric="kl")
+
+
+METRIC = Metric(score, measures=True, stops_early=True)

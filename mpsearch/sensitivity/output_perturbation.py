@@ -10,32 +10,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.registry import find
 from mpsearch.sensitivity.shared.entries import RatioSum
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import capture, replay
-from mpsearch.simulate.simulator import Simulator
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Compare every layer's output with itself, the layer in each scheme and in fp32.
 
     The value of a group is the sum over its layers of |Y − Y_s|² / |Y|²; an output of zeros has no error.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Not needed: about one evaluation is spent for each scheme.
-        seed: Nothing is drawn.
-        progress: Told the batches that are done.
+        task: What to score; about one evaluation is spent for each scheme, whatever the budget. Nothing is
+            drawn.
     """
+    simulator, progress = task.simulator, task.progress
     base = simulator.space.index(simulator.space.base)
     shape = simulator.allowed.shape
     layers = simulator.graph.layers
@@ -75,41 +66,32 @@ def score(
     )
 
 
-def score_model(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-    tolerance: float | None = None,
-) -> Table:
+METRIC = Metric(score)
+
+
+def score_model(task: MetricTask, *, tolerance: float | None = None) -> Table:
     """Compare the model's outputs with the fp32 model's, one group in each scheme.
 
     The value is what the group adds to |Y − Y_s|² / |Y|², summed over the model's outputs. ``details`` holds
     ``layer_output``, what :func:`score` gives.
 
     Args:
-        simulator: The model and its data; its own loss is not read.
-        costs: Not needed.
-        budget: Evaluations that may be spent; fewer than there are entries is refused.
-        seed: Nothing is drawn.
-        progress: Told the entries that are done.
-        seconds: Time after which what was measured is returned; None takes all data.
+        task: What to score, whose own loss is not read; a budget of fewer evaluations than there are entries
+            is refused. Nothing is drawn.
         tolerance: Expected share of discordant pairs of entries at which to stop.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
-    own = simulator.by_loss("mse")
-    at_layers = score(simulator)
-    table: Table = find("metrics", "perturbation")(
-        own, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance
-    )
+    at_layers = score(MetricTask(task.simulator))
+    own = replace(task, simulator=task.simulator.by_loss("mse"))
+    table = find("metrics", "perturbation").score(own, tolerance=tolerance)
     return replace(
         table,
         metric="model_output_perturbation",
         details={**table.details, "layer_output": at_layers.values},
         cost_plans=table.cost_plans + at_layers.cost_plans,
     )
+
+
+MODEL_OUTPUT = Metric(score_model, measures=True, stops_early=True)

@@ -7,23 +7,14 @@ to each other.
 import numpy as np
 
 from mpsearch.errors import InfeasibleError
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import single_changes
 from mpsearch.sensitivity.shared.sampling import measure_entries
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.sensitivity.task import Metric, MetricTask
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-    tolerance: float | None = None,
-) -> Table:
+def score(task: MetricTask, *, tolerance: float | None = None) -> Table:
     """Measure each group at each scheme, paired per sample with the model all in the base format.
 
     The value is loss(one group lowered) − loss(all base) on the same samples; its standard error is
@@ -32,18 +23,15 @@ def score(
     ``details`` holds the ``samples`` that each entry saw.
 
     Args:
-        simulator: The model; it keeps what it has measured, so that an interrupted scoring goes on.
-        costs: Not needed.
-        budget: Evaluations that may be spent; fewer than there are entries is refused.
-        seed: Nothing is drawn.
-        progress: Told the entries that are done.
-        seconds: Time after which what was measured is returned; None takes all data.
+        task: What to score. The simulator keeps what it has measured, so that an interrupted scoring goes
+            on. A budget of fewer evaluations than there are entries is refused; nothing is drawn.
         tolerance: Expected share of discordant pairs of entries at which to stop
             (:func:`mpsearch.sensitivity.shared.sampling.misordered_share`); None takes all data.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
+    simulator, budget = task.simulator, task.budget
     entries = single_changes(simulator)
     needed = len(entries) + 1
     if budget is not None and budget < needed:
@@ -52,7 +40,7 @@ def score(
             "raise it, search fewer schemes, or take a metric that needs fewer"
         )
     found = measure_entries(
-        simulator, entries, seconds=seconds, tolerance=tolerance, progress=progress
+        simulator, entries, deadline=task.deadline, tolerance=tolerance, progress=task.progress
     )
     shape = simulator.allowed.shape
     values, stderr, samples = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -79,3 +67,6 @@ def score(
         + float(suffix_shares(simulator.graph) @ samples.sum(axis=1)) / simulator.n_samples,
         notes=found.notes,
     )
+
+
+METRIC = Metric(score, measures=True, stops_early=True)

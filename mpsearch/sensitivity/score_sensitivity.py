@@ -1,35 +1,19 @@
 """Sensitivities by the name of their metric."""
 
-import inspect
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from mpsearch.errors import MetricError
+from mpsearch.deadline import deadline_in
+from mpsearch.errors import DataError, MetricError
 from mpsearch.problem.tables import FULL, Costs, Progress, Table
 from mpsearch.registry import find
 from mpsearch.sensitivity.shared.entries import refuse_infinite
+from mpsearch.sensitivity.task import Metric, MetricTask
+from mpsearch.settings import check_settings
 from mpsearch.simulate.simulator import Simulator
-
-
-class Metric(Protocol):
-    """Scores every group at every scheme."""
-
-    def __call__(
-        self,
-        simulator: Simulator,
-        *,
-        costs: Costs | None = None,
-        budget: int | None = None,
-        seed: int = 0,
-        progress: Progress | None = None,
-        **more: Any,
-    ) -> Table:
-        """Return an additive, minimised table with standard errors.
-
-        A metric that can stop early takes ``seconds``, ``tolerance`` or both as well.
-        """
 
 
 def score_sensitivity(
@@ -38,10 +22,10 @@ def score_sensitivity(
     metric: str = "calibrated",
     costs: Costs | None = None,
     budget: int | str | None = None,
+    settings: Mapping[str, object] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    seconds: float | None = None,
-    tolerance: float | None = None,
+    time_limit_s: float | None = None,
 ) -> Table:
     """Score every group of the simulator's model at every scheme of its space.
 
@@ -51,18 +35,18 @@ def score_sensitivity(
         costs: Costs of the same groups, for metrics that measure where the front will run.
         budget: Evaluations of whole plans that may be spent; None is the metric's own choice,
             ``full`` two for each entry.
+        settings: The metric's own settings by name, such as ``{"tolerance": 0.05}``.
         seed: Seed of whatever the metric draws.
         progress: Told how many steps are done, of how many.
-        seconds: Time after which what was measured is returned; the table's notes say how much that
+        time_limit_s: Seconds after which what was measured is returned; the table's notes say how much that
             is. None takes all data.
-        tolerance: Expected share of pairs of entries in the wrong order at which enough samples were
-            seen; None takes all data.
 
     Returns:
         [G, S] values, 0 for the base and where nothing is allowed, with standard errors.
 
     Raises:
         UnknownNameError: No metric has this name.
+        SettingError: The metric has no such setting, or it is of another kind.
         MetricError: The metric cannot stop early, or ``budget`` is neither a number nor ``full``.
     """
     if budget == FULL:
@@ -70,30 +54,36 @@ def score_sensitivity(
         budget = full_budget(int(np.delete(simulator.allowed, base, axis=1).sum()))
     if isinstance(budget, str):
         raise MetricError(f"`budget` must be a number of evaluations or {FULL!r}, got {budget!r}")
-    score: Metric = find("metrics", metric)
-    more = {"seconds": seconds, "tolerance": tolerance}
-    given = {name: value for name, value in more.items() if value is not None}
-    refused = [name for name in given if name not in inspect.signature(score).parameters]
-    if refused:
+    found = find("metrics", metric)
+    given = check_settings(f"metric {metric}", found.settings, settings or {})
+    if time_limit_s is not None and not found.stops_early:
         raise MetricError(
-            f"metric {metric} cannot stop early ({', '.join(refused)}); leave it out, or take one that "
-            f"measures entry by entry, such as perturbation"
+            f"metric {metric} cannot stop early; leave the time limit out, or take one that measures "
+            "entry by entry, such as perturbation"
         )
-    return run_metric(
-        score, simulator, costs=costs, budget=budget, seed=seed, progress=progress, **given
-    )
+    task = MetricTask(simulator, costs, budget, seed, progress, deadline_in(time_limit_s))
+    return run_metric(found, task, **given)
 
 
-def run_metric(score: Metric, simulator: Simulator, **arguments: Any) -> Table:
-    """Return the table of a metric's ``score``: entries that overflow refused, one sample noted.
+def run_metric(metric: Metric, task: MetricTask, **settings: Any) -> Table:
+    """Return the table of a metric: entries that overflow refused, one sample noted.
 
     Args:
-        score: The metric.
-        simulator: The model, its space and its calibration data.
-        arguments: What else ``score`` takes.
+        metric: The metric.
+        task: What to score.
+        settings: The metric's own.
+
+    Raises:
+        DataError: The metric needs gradients, and the loss is a measure of quality, which has none.
     """
+    simulator = task.simulator
+    if metric.needs_gradients and simulator.loss_kind == "quality":
+        raise DataError(
+            f"the loss {simulator.loss_given!r} has no gradient; take a metric that measures, such as "
+            "perturbation, or a loss such as kl"
+        )
     with np.errstate(invalid="ignore", over="ignore"):  # what overflows is refused, not warned of
-        table = refuse_infinite(score(simulator, **arguments))
+        table = refuse_infinite(metric.score(task, **settings))
     if simulator.n_samples == 1:
         note = "one sample: standard errors are not known, each is said to be as large as its value"
         table = replace(table, stderr=np.abs(table.values), notes=(*table.notes, note))

@@ -9,35 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.schemes import Scheme
 from mpsearch.sensitivity.shared.entries import RatioSum
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import capture, plain_weight, simulated_weight
 from mpsearch.simulate.scheme_run import Read, quantize_input, read_operands
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Table:
+def score(task: MetricTask) -> Table:
     """Compare every operand with itself quantised.
 
     The value of a group is the sum over its layers of |w − Q(w)|² / |w|² and |x − Q(x)|² / |x|²; the
     standard error is that of the activations over samples. A tensor of zeros has no noise. ``details`` holds both parts.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Not needed: less than one evaluation is spent for each scheme.
-        seed: Nothing is drawn.
-        progress: Told the batches that are done.
+        task: What to score; less than one evaluation is spent for each scheme, whatever the budget. Nothing
+            is drawn.
     """
+    simulator, progress = task.simulator, task.progress
     schemes, base = simulator.space.schemes, simulator.space.index(simulator.space.base)
     layers = simulator.graph.layers
     group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
@@ -83,6 +75,9 @@ def score(
         details={"weight_noise": weight, "activation_noise": activation},
         cost_plans=1.0,
     )
+
+
+METRIC = Metric(score)
 
 
 def decibels(noise: Floats) -> Floats:

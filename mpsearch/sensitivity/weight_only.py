@@ -4,42 +4,28 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Table
 from mpsearch.registry import find
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.simulator import Simulator
 
 
-def score(
-    simulator: Simulator,
-    *,
-    costs: Costs | None = None,
-    budget: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-    tolerance: float | None = None,
-) -> Table:
+def score(task: MetricTask, *, tolerance: float | None = None) -> Table:
     """Measure each group with its weights in each scheme and its activations in the base format.
 
     What this misses of ``perturbation`` is what quantised activations do; products of two activations count nothing.
 
     Args:
-        simulator: The model and its data.
-        costs: Not needed.
-        budget: Evaluations that may be spent; fewer than there are entries is refused.
-        seed: Nothing is drawn.
-        progress: Told the entries that are done.
-        seconds: Time after which what was measured is returned.
+        task: What to score; a budget of fewer evaluations than there are entries is refused. Nothing is
+            drawn.
         tolerance: Expected share of discordant pairs of entries at which to stop.
 
     Raises:
         InfeasibleError: The budget does not reach all entries.
     """
-    control = control_simulator(simulator)
-    measure = find("metrics", "perturbation")
-    table: Table = measure(
-        control, costs=costs, budget=budget, progress=progress, seconds=seconds, tolerance=tolerance
-    )
+    simulator = task.simulator
+    measure = find("metrics", "perturbation").score
+    table = measure(replace(task, simulator=control_simulator(simulator)), tolerance=tolerance)
     keep = simulator.allowed & table.allowed
     return replace(
         table,
@@ -49,6 +35,9 @@ def score(
         allowed=keep,
         reasons=dict(table.reasons) | dict(simulator.reasons),
     )
+
+
+METRIC = Metric(score, measures=True, stops_early=True)
 
 
 def control_simulator(simulator: Simulator) -> Simulator:

@@ -2,16 +2,16 @@
 
     import pytest
     from mpsearch.testing.searchers import CHECKS
-    from my_package import search
+    from my_package import SEARCHER  # Searcher(search), as the entry point mpsearch.searchers names it
 
     @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
     def test_my_searcher(check):
-        check(search)
+        check(SEARCHER)
 
-Each check raises AssertionError, which says what is promised and was not kept.
+A searcher is ``search(task: Task, *, own settings with defaults) -> Front`` and what it declares of itself
+(:class:`mpsearch.search.task.Searcher`). Each check raises AssertionError, which says what is promised and was not kept.
 """
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,16 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from mpsearch.errors import InfeasibleError, ProblemError
+from mpsearch.deadline import deadline_in
+from mpsearch.errors import InfeasibleError, ProblemError, SettingError
 from mpsearch.problem.front import Front
 from mpsearch.problem.pareto import non_dominated
 from mpsearch.problem.problem import Problem
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Bools, Estimate, Floats, Ints
 
-Search = Callable[..., Front]
-Check = Callable[[Search], None]
-
-ARGUMENTS = ("objectives", "evaluator", "budget", "seed", "progress", "time_limit_s")
+Check = Callable[[Searcher], None]
 
 
 class Interacting:
@@ -120,24 +119,44 @@ def _check_front(problem: Problem, front: Front) -> None:
     )
 
 
-def check_arguments(search: Search) -> None:
-    """It takes the arguments that all take."""
-    missing = set(ARGUMENTS) - set(inspect.signature(search).parameters)
-    _must(not missing, f"it takes {', '.join(ARGUMENTS)}; missing: {', '.join(sorted(missing))}")
+def run(searcher: Searcher, problem: Problem, **more: Any) -> Front:
+    """Return the front of ``problem``; a searcher that needs an evaluator gets one.
+
+    Args:
+        searcher: The searcher.
+        problem: The problem.
+        more: Other fields of :class:`mpsearch.search.task.Task`.
+    """
+    if searcher.needs_evaluator and more.get("evaluator") is None:
+        more = {**more, "evaluator": _evaluator(problem)}
+    return searcher.search(Task(problem, **more))
 
 
-def check_predicted_front(search: Search) -> None:
+def check_declaration(searcher: Searcher) -> None:
+    """Its own settings are keyword-only and have defaults of their own kind."""
+    try:
+        settings = searcher.settings
+    except SettingError as error:
+        _must(False, str(error))
+    for setting in settings.values():
+        fine = setting.default is None or setting.takes(setting.default)
+        _must(fine, f"the default of {setting.name} is {setting.wanted}")
+
+
+def check_predicted_front(searcher: Searcher) -> None:
     """Its front is feasible, non-dominated, in order, and predicted as the problem predicts."""
     problem = example_problem()
-    front = search(problem, budget=150)
+    front = run(searcher, problem, budget=150)
     _check_front(problem, front)
     _must(front.names == ("latency_us", "loss"), "latency_us and loss are the default objectives")
+    if searcher.needs_evaluator:
+        return
     for name, values in problem.evaluate(front.assignments).items():
         told = [point.predicted[name].mean for point in front.points]
         _must(told == values.tolist(), f"predicted {name} is the problem's own total")
 
 
-def check_hard_problems(search: Search) -> None:
+def check_hard_problems(searcher: Searcher) -> None:
     """Tiny and huge scales, equal sums, negative losses, dense edges, pair terms of losses, one scheme only."""
     rng = np.random.default_rng(5)
     G, S = 6, 3
@@ -155,13 +174,13 @@ def check_hard_problems(search: Search) -> None:
         Problem({"latency_us": cost, "loss": loss}, allowed=only),
     )
     for problem in problems:
-        _check_front(problem, search(problem, budget=60))
+        _check_front(problem, run(searcher, problem, budget=60))
 
 
-def check_measured_front(search: Search) -> None:
+def check_measured_front(searcher: Searcher) -> None:
     """With an evaluator every point is measured, and the history says when it came."""
     problem = example_problem()
-    front = search(problem, evaluator=_evaluator(problem), budget=30)
+    front = run(searcher, problem, evaluator=_evaluator(problem), budget=30)
     _check_front(problem, front)
     again = _evaluator(problem)
     for point in front.points:
@@ -176,36 +195,36 @@ def check_measured_front(search: Search) -> None:
     )
 
 
-def check_budget(search: Search) -> None:
+def check_budget(searcher: Searcher) -> None:
     """No assignment is measured twice, and no more than the budget."""
     problem = example_problem()
     evaluator = _evaluator(problem)
-    search(problem, evaluator=evaluator, budget=17)
+    run(searcher, problem, evaluator=evaluator, budget=17)
     _must(len(evaluator.measured) <= 17, "measurements are within the budget")
 
 
-def check_time_limit(search: Search) -> None:
-    """A time limit ends the search with what it has."""
+def check_deadline(searcher: Searcher) -> None:
+    """A deadline ends the search with what it has."""
     problem = example_problem()
     evaluator = _evaluator(problem, seconds=0.01)
-    front = search(problem, evaluator=evaluator, budget=200, time_limit_s=0.1)
+    front = run(searcher, problem, evaluator=evaluator, budget=200, deadline=deadline_in(0.1))
     _check_front(problem, front)
-    _must(len(evaluator.measured) <= 50, "a time limit ends the measuring")
+    _must(len(evaluator.measured) <= 50, "a deadline ends the measuring")
 
 
-def check_repeatability(search: Search) -> None:
+def check_repeatability(searcher: Searcher) -> None:
     """The same seed gives the same front, by the same way."""
     problem = example_problem()
     first, second = (
-        search(problem, evaluator=_evaluator(problem), budget=25, seed=3) for _ in range(2)
+        run(searcher, problem, evaluator=_evaluator(problem), budget=25, seed=3) for _ in range(2)
     )
     _must(first == second, "the same seed gives the same front and history")
 
 
-def check_resuming(search: Search) -> None:
+def check_resuming(searcher: Searcher) -> None:
     """Run again with an evaluator that remembers, a stopped search goes on, to the same front."""
     problem = example_problem()
-    whole = search(problem, evaluator=_evaluator(problem), budget=25, seed=1)
+    whole = run(searcher, problem, evaluator=_evaluator(problem), budget=25, seed=1)
     known: dict[bytes, Estimate] = {}
 
     def stop(done: int, total: int, text: str) -> None:
@@ -213,21 +232,27 @@ def check_resuming(search: Search) -> None:
             raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt):
-        search(
-            problem, evaluator=_evaluator(problem, known=known), budget=25, seed=1, progress=stop
+        run(
+            searcher,
+            problem,
+            evaluator=_evaluator(problem, known=known),
+            budget=25,
+            seed=1,
+            progress=stop,
         )
     before = set(known)
     second = _evaluator(problem, known=known)
-    resumed = search(problem, evaluator=second, budget=25, seed=1)
+    resumed = run(searcher, problem, evaluator=second, budget=25, seed=1)
     _must(resumed == whole, "a resumed search ends where an uninterrupted one does")
     _must(not before & set(second.measured), "a resumed search measures nothing again")
 
 
-def check_progress(search: Search) -> None:
+def check_progress(searcher: Searcher) -> None:
     """Progress says how far it is and the best so far."""
     problem = example_problem()
     calls: list[tuple[int, int, str]] = []
-    search(
+    run(
+        searcher,
         problem,
         evaluator=_evaluator(problem),
         budget=20,
@@ -238,38 +263,38 @@ def check_progress(search: Search) -> None:
     _must(any(text for _, _, text in calls), "progress says the best so far")
 
 
-def check_limits(search: Search) -> None:
+def check_limits(searcher: Searcher) -> None:
     """Counts and sums are limited; a limit on the loss holds as measured, with confidence if asked for."""
     words = ("count(nvfp4) >= 3", "latency_us <= 9")
     problem = example_problem(constraints=words)
-    front = search(problem, budget=60)
+    front = run(searcher, problem, budget=60)
     _check_front(problem, front)
     for confidence in (None, 0.95):
         problem = example_problem(constraints=("loss <= 0.3",), confidence=confidence)
-        front = search(problem, evaluator=_evaluator(problem), budget=60)
+        front = run(searcher, problem, evaluator=_evaluator(problem), budget=60)
         _check_front(problem, front)
 
 
-def check_infeasible(search: Search) -> None:
+def check_infeasible(searcher: Searcher) -> None:
     """What cannot be met is an InfeasibleError that names the limit."""
     try:
-        search(example_problem(constraints=("latency_us <= 0.1",)), budget=20)
+        run(searcher, example_problem(constraints=("latency_us <= 0.1",)), budget=20)
     except InfeasibleError as error:
         _must("latency_us <= " in str(error), "an InfeasibleError names the limit")
     else:
         _must(False, "limits that cannot be met raise InfeasibleError")
 
 
-def check_unknown_objective(search: Search) -> None:
+def check_unknown_objective(searcher: Searcher) -> None:
     """An objective that the problem has not is a ProblemError."""
     try:
-        search(example_problem(), objectives=("speed", "loss"))
+        run(searcher, example_problem(), objectives=("speed", "loss"))
     except ProblemError:
         return
     _must(False, "an unknown objective raises ProblemError")
 
 
-def check_code(search: Search) -> None:
+def check_code(searcher: Searcher) -> None:
     """A constraint that is code is kept, or refused with a ProblemError."""
 
     def even(rows: Ints) -> Bools:
@@ -277,19 +302,19 @@ def check_code(search: Search) -> None:
 
     problem = example_problem(constraints=(even,))
     try:
-        front = search(problem, budget=60)
+        front = run(searcher, problem, budget=60)
     except ProblemError:
         return
     _check_front(problem, front)
 
 
-def check_three_objectives(search: Search) -> None:
+def check_three_objectives(searcher: Searcher) -> None:
     """Three objectives give a front of three, or are refused with a ProblemError."""
     problem = example_problem()
     size = np.exp(-problem.objectives["latency_us"])
     wider = Problem({**problem.objectives, "weight_bytes": size}, allowed=problem.allowed)
     try:
-        front = search(wider, objectives=("latency_us", "loss", "weight_bytes"), budget=60)
+        front = run(searcher, wider, objectives=("latency_us", "loss", "weight_bytes"), budget=60)
     except ProblemError:
         return
     _check_front(wider, front)
@@ -300,12 +325,12 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         check.__name__.removeprefix("check_"): check
         for check in (
-            check_arguments,
+            check_declaration,
             check_predicted_front,
             check_hard_problems,
             check_measured_front,
             check_budget,
-            check_time_limit,
+            check_deadline,
             check_repeatability,
             check_resuming,
             check_progress,

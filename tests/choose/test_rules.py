@@ -10,9 +10,11 @@ from mpsearch.errors import InfeasibleError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
-from mpsearch.search.exact import search
 from mpsearch.search.measured.points import make_points
 from mpsearch.stats.estimates import Estimate, Floats, Ints
+from tests.support.own_calls import searching
+
+search = searching("exact")
 
 G, SCHEMES = 7, ("fp16", "fp8", "nvfp4")
 RNG = np.random.default_rng(3)

@@ -15,6 +15,7 @@ ELSEWHERE = {  # name of a key to the input that stands for it
     "digests": "context",
     "measurements": "budget",
 }
+OPTIONAL = {"search", "sensitivity"}  # inputs of the stage that reads them, where they are told
 
 
 @pytest.mark.parametrize("method", ["exact", "random"])
@@ -47,4 +48,25 @@ def test_every_key_of_the_job_that_a_stage_reads_is_among_its_inputs(
     assert read.keys() == {"sensitivity", "front", "self_test"}
     for name, found in read.items():
         assert found
-        assert found <= inputs[name], name
+        assert found <= inputs[name] | OPTIONAL, name
+
+
+def test_settings_of_a_plug_in_are_inputs_where_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: dict[str, dict[str, str]] = {}
+    whole = RunFolder.run
+
+    def noted(self: RunFolder, stage: Stage[object]) -> object:
+        inputs[stage.name] = dict(stage.inputs)
+        return whole(self, stage)
+
+    monkeypatch.setattr(RunFolder, "run", noted)
+    told = {
+        "metric": "perturbation",
+        "search": {"settings": {"eps": 0.5}},
+        "sensitivity": {"settings": {"tolerance": 0.4}},
+    }
+    run_job(prepared(write_job(tmp_path), refine=0, **told), tmp_path / "run")
+    assert inputs["front"]["search"] == '{"eps": 0.5}'
+    assert inputs["sensitivity"]["sensitivity"] == '{"tolerance": 0.4}'

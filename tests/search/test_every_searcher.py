@@ -1,6 +1,7 @@
 """Every searcher, third parties' included, passes the conformance suite; on random problems brute force agrees."""
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
 from mpsearch.problem.pareto import non_dominated
 from mpsearch.problem.problem import Problem
-from mpsearch.search.random import search as search_randomly
+from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Ints
 from mpsearch.testing.searchers import CHECKS, Interacting, example_problem
+from tests.support.own_calls import searching
 from tests.support.random_problems import random_problem
 
+RANDOM = registry.find("searchers", "random")
 METHODS = registry.list_names("searchers")
 INEXACT = [name for name in METHODS if name not in ("exact", "milp")]
 QUICK = range(0, 200, 20)
@@ -29,7 +32,7 @@ def test_every_searcher_conforms(check: str, method: str) -> None:
 def assert_valid(method: str, seed: int) -> None:
     """The front of ``method`` on random problem ``seed`` is valid, and no better than brute force."""
     problem, oracle = random_problem(seed)
-    front = registry.find("searchers", method)(problem, budget=40)
+    front = searching(method)(problem, budget=40)
     assert front.points
     assert problem.feasible(front.assignments).all()
     assert non_dominated(front.objectives).all()
@@ -80,7 +83,7 @@ def test_random_problems_hold_everything_that_may_occur() -> None:
 @pytest.mark.parametrize("method", ["nsga2", "nsga3", "de", "random", "policy", "greedy", "exact"])
 def test_constraints_as_code_are_kept(method: str) -> None:
     problem = example_problem(constraints=(lambda rows: rows.sum(axis=1) % 2 == 0,))
-    front = registry.find("searchers", method)(problem, budget=60)
+    front = searching(method)(problem, budget=60)
     assert (front.assignments.sum(axis=1) % 2 == 0).all()
 
 
@@ -89,7 +92,7 @@ def test_three_objectives(method: str) -> None:
     problem = Problem(
         {name: np.random.default_rng(k).random((5, 3)) for k, name in enumerate("abc")}
     )
-    front = registry.find("searchers", method)(problem, objectives=("a", "b", "c"), budget=60)
+    front = searching(method)(problem, objectives=("a", "b", "c"), budget=60)
     assert front.objectives.shape[1] == 3
 
 
@@ -98,35 +101,16 @@ def test_a_seeded_search_never_ends_below_its_seeds(method: str) -> None:
     problem = example_problem()
     more = {"seeded": True} if method not in ("refine",) else {}
     evaluator = Interacting(problem.objectives["loss"])
-    front = registry.find("searchers", method)(problem, evaluator=evaluator, budget=40, **more)
+    front = searching(method)(problem, evaluator=evaluator, budget=40, **more)
     reference = [problem.objectives["latency_us"].max(axis=1).sum() * 2, 2.0]
     curve = [volume for _, volume in front.hypervolume_history(reference)]
     assert curve == sorted(curve)
     assert front.hypervolume(reference) == pytest.approx(curve[-1])
 
 
-def _worse(search: Callable[..., Front], **wrong: object) -> Callable[..., Front]:
-    def changed(
-        problem: Problem,
-        *,
-        objectives: tuple[str, ...] = ("latency_us", "loss"),
-        evaluator: object = None,
-        budget: int | None = None,
-        seed: int = 0,
-        progress: object = None,
-        time_limit_s: float | None = None,
-    ) -> Front:
-        given = {
-            "objectives": objectives,
-            "evaluator": evaluator,
-            "budget": budget,
-            "seed": seed,
-            "progress": progress,
-            "time_limit_s": time_limit_s,
-        }
-        return search(problem, **{**given, **wrong})
-
-    return changed
+def _worse(**wrong: Any) -> Searcher:
+    """A random searcher that overrules its task."""
+    return Searcher(lambda task: RANDOM.search(replace(task, **wrong)))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +118,7 @@ def _worse(search: Callable[..., Front], **wrong: object) -> Callable[..., Front
     [
         ("measured_front", {"evaluator": None}),
         ("budget", {"budget": 100}),
-        ("time_limit", {"time_limit_s": None}),
+        ("deadline", {"deadline": None}),
         ("progress", {"progress": None}),
         ("unknown_objective", {"objectives": ("latency_us", "loss")}),
     ],
@@ -142,27 +126,44 @@ def _worse(search: Callable[..., Front], **wrong: object) -> Callable[..., Front
 def test_the_suite_finds_a_searcher_that_breaks_a_promise(
     check: str, wrong: dict[str, object]
 ) -> None:
-    CHECKS[check](search_randomly)
+    CHECKS[check](RANDOM)
     with pytest.raises(AssertionError, match="a searcher must keep"):
-        CHECKS[check](_worse(search_randomly, **wrong))
+        CHECKS[check](_worse(**wrong))
 
 
 def test_the_suite_finds_a_front_that_is_not_repeatable() -> None:
     calls = iter(range(100))
 
-    def drifting(problem: Problem, **more: object) -> Front:
-        return search_randomly(problem, **{**more, "seed": next(calls)})
+    def drifting(task: Task) -> Front:
+        return RANDOM.search(replace(task, seed=next(calls)))
 
     with pytest.raises(AssertionError, match="same seed"):
-        CHECKS["repeatability"](drifting)
+        CHECKS["repeatability"](Searcher(drifting))
 
 
 def test_the_suite_finds_an_infeasible_front() -> None:
-    def loose(problem: Problem, **more: object) -> Front:
-        return search_randomly(problem.changed(constraints=()), **more)
+    def loose(task: Task) -> Front:
+        return RANDOM.search(replace(task, problem=task.problem.changed(constraints=())))
 
     with pytest.raises(AssertionError, match="feasible"):
-        CHECKS["limits"](loose)
+        CHECKS["limits"](Searcher(loose))
+
+
+def test_the_suite_finds_a_setting_without_a_default() -> None:
+    def search(task: Task, *, size: int) -> Front:
+        return RANDOM.search(task)
+
+    with pytest.raises(AssertionError, match=r"setting .size. .* must have a default"):
+        CHECKS["declaration"](Searcher(search))
+
+
+def test_the_suite_gives_an_evaluator_to_a_searcher_that_needs_one() -> None:
+    def search(task: Task) -> Front:
+        assert task.evaluator is not None
+        return RANDOM.search(task)
+
+    for check in CHECKS.values():
+        check(Searcher(search, needs_evaluator=True))
 
 
 def test_relaxed_refuses_what_is_not_one_cost_and_the_loss() -> None:
@@ -170,4 +171,4 @@ def test_relaxed_refuses_what_is_not_one_cost_and_the_loss() -> None:
         return rows.sum(axis=1) > 0
 
     with pytest.raises(ProblemError, match="words only"):
-        registry.find("searchers", "relaxed")(example_problem(constraints=(rows_sum,)))
+        searching("relaxed")(example_problem(constraints=(rows_sum,)))

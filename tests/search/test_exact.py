@@ -5,8 +5,10 @@ from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.problem.problem import Problem
 from mpsearch.search.additive.elimination import MAX_ARCS
 from mpsearch.search.additive.ordering import find_order
-from mpsearch.search.exact import search
+from tests.support.own_calls import searching
 from tests.support.random_problems import assert_same_front, random_problem
+
+search = searching("exact")
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -4,8 +4,10 @@ import pytest
 from mpsearch.errors import UnknownNameError
 from mpsearch.problem.problem import Problem
 from mpsearch.search.find_front import find_front
-from mpsearch.search.hull import search as search_hull
 from mpsearch.testing.searchers import Interacting, example_problem
+from tests.support.own_calls import searching
+
+search_hull = searching("hull")
 
 
 def test_exact_is_the_default_without_an_evaluator_and_refine_with_one() -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from mpsearch.problem.problem import Problem
-from mpsearch.search.exact import search
+from tests.support.own_calls import searching
+
+search = searching("exact")
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "hawq_v3.json").read_text())
 
@@ -42,13 +44,12 @@ def test_the_front_has_the_known_number_of_points(network: str, points: int) -> 
 def test_the_published_optima_are_found(
     share: float, loss: float, latency_ms: float, method: str
 ) -> None:
-    from mpsearch import registry
 
     problem = hawq_problem("resnet50")
     low, high = problem.objectives["latency_us"].sum(axis=0)
     limit = low + share * (high - low)
     limited = hawq_problem("resnet50", constraints=(f"latency_us <= {limit}",))
-    front = registry.find("searchers", method)(limited, objectives=("loss",))
+    front = searching(method)(limited, objectives=("loss",))
     best = front.points[0].predicted
     assert round(best["loss"].mean, 6) == loss
     assert round(best["latency_us"].mean / 1e3, 4) == latency_ms

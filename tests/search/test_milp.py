@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from mpsearch.problem.problem import Problem
-from mpsearch.search.exact import search as search_exactly
-from mpsearch.search.milp import search
+from tests.support.own_calls import searching
 from tests.support.random_problems import assert_same_front, random_problem
+
+search_exactly = searching("exact")
+search = searching("milp")
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from mpsearch.errors import ProblemError
-from mpsearch.search.optuna import search
 from mpsearch.testing.searchers import Interacting, example_problem
+from tests.support.own_calls import searching
+
+search = searching("optuna")
 
 
 def test_a_study_in_a_storage_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import pytest
 from mpsearch.problem.pareto import hypervolume
 from mpsearch.problem.problem import Problem
 from mpsearch.search.additive.contraction import reduce_problem
-from mpsearch.search.exact import search as search_exactly
 from mpsearch.search.measured.improvement import expected_improvement
 from mpsearch.search.measured.table_regression import correct_objective
-from mpsearch.search.refine import search
 from mpsearch.stats.estimates import Estimate
 from mpsearch.stats.saturation import Link, fit_link
+from tests.support.own_calls import searching
+
+search_exactly = searching("exact")
+search = searching("refine")
 
 NAMES = ("latency_us", "loss")
 

@@ -5,9 +5,12 @@ import pytest
 
 from mpsearch.problem.problem import Problem
 from mpsearch.search.additive.contraction import reduce_problem
-from mpsearch.search.relaxed import expected_cost, search
+from mpsearch.search.relaxed import expected_cost
 from mpsearch.stats.estimates import Estimate
+from tests.support.own_calls import searching
 from tests.support.random_problems import random_problem
+
+search = searching("relaxed")
 
 
 class Errors:

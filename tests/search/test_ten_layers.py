@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from mpsearch.problem.problem import Problem
-from mpsearch.search.exact import search
+from tests.support.own_calls import searching
+
+search = searching("exact")
 
 FLOPS = np.array([2, 4, 8, 8, 16, 16, 8, 4, 2, 1], float)
 SPEED = np.array([1.0, 2.0, 4.0])

@@ -3,17 +3,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mpsearch.deadline import deadline_in
 from mpsearch.errors import MetricError
 from mpsearch.problem.tables import Table
-from mpsearch.sensitivity import fisher, perturbation
-from mpsearch.sensitivity.calibrated import choose_entries, draw_useful_plans, score
+from mpsearch.sensitivity.calibrated import choose_entries, draw_useful_plans
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.shared.corrected_table import correct_by_plans, correct_entries
 from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import predict
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.rank_correlation import rank_agreement
+from tests.support.own_calls import scoring
 from tests.support.small_models import SPARSE, mlp_simulator, random_weights
+
+score = scoring("calibrated")
+perturb = scoring("perturbation")
+by_fisher = scoring("fisher")
 
 KINDS = np.zeros(3, np.int64)
 
@@ -145,7 +150,7 @@ def test_an_entry_costs_what_it_executes_again(simulator: Simulator) -> None:
 
 
 def test_plans_to_measure_are_of_use_and_no_two_the_same(simulator: Simulator) -> None:
-    table = perturbation.score(simulator)
+    table = perturb(simulator)
     limit = float(np.median(table.values)) * 5
     plans = draw_useful_plans(table, None, 30, limit, 0)
     lenient = replace(table, values=np.minimum(table.values, limit / 2))
@@ -160,17 +165,17 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
 
 
 def test_a_budget_is_kept_and_a_full_one_measures_every_entry(simulator: Simulator) -> None:
-    prior = fisher.score(simulator).cost_plans
+    prior = by_fisher(simulator).cost_plans
     some, full = score(simulator, budget=12), score(simulator, budget=60)
     assert some.cost_plans <= prior + 12
     assert 4 <= some.details["measured"].sum() < (simulator.allowed[:, 1:]).sum()
     assert full.details["measured"].sum() == (simulator.allowed[:, 1:]).sum()
-    np.testing.assert_array_equal(some.details["prior"], fisher.score(simulator).values)
+    np.testing.assert_array_equal(some.details["prior"], by_fisher(simulator).values)
 
 
 def test_a_full_budget_stays_near_what_was_measured(simulator: Simulator) -> None:
     entries = int(simulator.allowed[:, 1:].sum())
-    truth = perturbation.score(simulator).values
+    truth = perturb(simulator).values
     found = score(simulator, budget=entries + 1).values
     kept = truth > 0
     assert np.abs(np.log(found[kept] / truth[kept])).mean() < 0.3
@@ -194,13 +199,15 @@ def test_a_full_budget_measures_all_entries_and_plans(simulator: Simulator) -> N
 
 
 def test_a_time_budget_ends_plans_too(simulator: Simulator) -> None:
-    table = score(simulator, budget=2 * int(simulator.allowed[:, 1:].sum()), seconds=1e-9)
+    table = score(
+        simulator, budget=2 * int(simulator.allowed[:, 1:].sum()), deadline=deadline_in(1e-9)
+    )
     assert any("time budget" in note for note in table.notes)
 
 
 def test_where_all_entries_can_be_measured_no_prior_is_computed(simulator: Simulator) -> None:
     every = score(simulator)
-    measured = perturbation.score(simulator).values
+    measured = perturb(simulator).values
     np.testing.assert_allclose(every.values, np.minimum(measured, every.values.max()))
     assert "prior" not in every.details
-    assert every.cost_plans < fisher.score(simulator).cost_plans
+    assert every.cost_plans < by_fisher(simulator).cost_plans

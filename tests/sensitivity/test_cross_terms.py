@@ -7,10 +7,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mpsearch.data.batches import make_batches
 from mpsearch.graph.importer import import_onnx
-from mpsearch.sensitivity.cross_terms import fit_factor, predicted_pairs, score
+from mpsearch.sensitivity.cross_terms import fit_factor, predicted_pairs
 from mpsearch.sensitivity.shared.entries import base_assignment, change_one
 from mpsearch.simulate.simulator import Simulator
+from tests.support.own_calls import scoring
 from tests.support.small_models import DENSE, mlp_simulator, random_weights, space_of
+
+score = scoring("cross_terms")
 
 
 def two_branches(folder: Path) -> Simulator:

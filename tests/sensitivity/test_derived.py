@@ -11,12 +11,12 @@ import pytest
 from mpsearch.artifacts import digest_json
 from mpsearch.data.batches import make_batches
 from mpsearch.graph.importer import import_onnx
-from mpsearch.sensitivity import interactions, kl, output_perturbation, perturbation, weight_only
 from mpsearch.sensitivity.self_test_file import read_self_test, write_self_test
 from mpsearch.sensitivity.selftest import ceiling, draw_plans, self_test
 from mpsearch.sensitivity.shared.additivity import additive_residual, say_residual
 from mpsearch.sensitivity.shared.entries import predict
 from mpsearch.simulate.simulator import Simulator
+from tests.support.own_calls import scoring
 from tests.support.small_models import mlp_simulator, random_weights, space_of, write_mlp
 
 
@@ -33,28 +33,32 @@ def labelled(folder: Path, loss: str | None) -> Simulator:
 
 def test_kl_is_perturbation_where_there_are_no_labels(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
-    np.testing.assert_array_equal(kl.score(simulator).values, perturbation.score(simulator).values)
+    np.testing.assert_array_equal(
+        scoring("kl")(simulator).values, scoring("perturbation")(simulator).values
+    )
 
 
 def test_kl_reads_no_labels_and_is_never_negative(tmp_path: Path) -> None:
     with_labels = labelled(tmp_path, None)
     assert with_labels.loss_kind == "nll"
-    table = kl.score(with_labels)
-    np.testing.assert_array_equal(table.values, perturbation.score(labelled(tmp_path, "kl")).values)
-    assert not np.array_equal(table.values, perturbation.score(with_labels).values)
+    table = scoring("kl")(with_labels)
+    np.testing.assert_array_equal(
+        table.values, scoring("perturbation")(labelled(tmp_path, "kl")).values
+    )
+    assert not np.array_equal(table.values, scoring("perturbation")(with_labels).values)
     assert (table.values[:, 1:] > 0).all()
 
 
 def test_the_control_hurts_less_than_weights_and_activations_do(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(32, 32, 32, 4), n=100)
-    control, both = weight_only.score(simulator), perturbation.score(simulator)
+    control, both = scoring("weight_only")(simulator), scoring("perturbation")(simulator)
     assert control.schemes == both.schemes
     assert control.values.sum() < both.values.sum()
 
 
 def test_pair_terms_are_what_measuring_both_groups_adds(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    table = interactions.score(simulator)
+    table = scoring("interactions")(simulator)
     assert table.edges.tolist() == [[0, 1], [1, 2]]
     assert table.pair_terms is not None
     base = simulator.loss(np.zeros(3, np.int64)).mean
@@ -66,7 +70,7 @@ def test_pair_terms_are_what_measuring_both_groups_adds(tmp_path: Path) -> None:
 
 def test_a_budget_of_pairs_goes_to_the_entries_that_hurt_most(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    table = interactions.score(simulator, budget=7 + 2)
+    table = scoring("interactions")(simulator, budget=7 + 2)
     assert table.pair_terms is not None
     assert np.count_nonzero(table.pair_terms) == 2
     assert 2 < table.cost_plans < 9  # six single entries cost what they execute again
@@ -77,7 +81,7 @@ def test_the_residual_of_additivity_is_that_of_random_plans_below_saturation(
     tmp_path: Path,
 ) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    table = perturbation.score(simulator)
+    table = scoring("perturbation")(simulator)
     found = self_test(simulator, table, n_plans=30, front=np.full((1, 3), 2))
     residual = additive_residual(table, found, simulator.unit)
     some = [i for i in range(30) if not found.saturated[i]]
@@ -89,7 +93,7 @@ def test_the_residual_of_additivity_is_that_of_random_plans_below_saturation(
 
 def test_a_table_in_another_unit_has_no_residual(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    table = perturbation.score(simulator)
+    table = scoring("perturbation")(simulator)
     found = self_test(simulator, table, n_plans=12)
     assert additive_residual(table, found, "drop of accuracy") is None
     few = self_test(simulator, table, n_plans=2)
@@ -109,7 +113,7 @@ def test_the_residual_is_one_plain_sentence(residual: float, said: str) -> None:
 
 def test_interactions_say_what_pairs_add_to_their_sums(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    table = interactions.score(simulator)
+    table = scoring("interactions")(simulator)
     assert table.pair_terms is not None
     base = simulator.loss(np.zeros(3, np.int64)).mean
     excess, power = 0.0, 0.0
@@ -125,7 +129,7 @@ def test_interactions_say_what_pairs_add_to_their_sums(tmp_path: Path) -> None:
 
 def test_the_self_test_compares_with_what_the_simulator_measures(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 16, 4))
-    table = perturbation.score(simulator)
+    table = scoring("perturbation")(simulator)
     found = self_test(simulator, table, n_plans=20)
     expected = [simulator.loss(plan).mean for plan in found.assignments]
     np.testing.assert_array_equal(found.measured, expected)
@@ -139,7 +143,7 @@ def test_the_self_test_compares_with_what_the_simulator_measures(tmp_path: Path)
 def test_plans_along_a_front_are_scored_apart_from_random_ones(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
     plans = np.array([[0, 0], [1, 1], [2, 1], [2, 2]])
-    table = perturbation.score(simulator)
+    table = scoring("perturbation")(simulator)
     found = self_test(simulator, table, n_plans=10, front=plans)
     np.testing.assert_array_equal(found.assignments[found.along_front], plans)
     assert found.overall.spearman.n == 10
@@ -153,7 +157,7 @@ def test_plans_along_a_front_are_scored_apart_from_random_ones(tmp_path: Path) -
 def test_a_self_test_can_be_written_and_read(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
     plans = np.array([[0, 1], [1, 1], [2, 1]])
-    found = self_test(simulator, perturbation.score(simulator), n_plans=12, front=plans)
+    found = self_test(simulator, scoring("perturbation")(simulator), n_plans=12, front=plans)
     write_self_test(found, tmp_path / "self_test.json")
     again = read_self_test(tmp_path / "self_test.json")
     for field in fields(found):
@@ -163,7 +167,7 @@ def test_a_self_test_can_be_written_and_read(tmp_path: Path) -> None:
 def test_a_self_test_of_before_the_residual_can_be_read(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4))
     path = tmp_path / "self_test.json"
-    found = self_test(simulator, perturbation.score(simulator), n_plans=12)
+    found = self_test(simulator, scoring("perturbation")(simulator), n_plans=12)
     write_self_test(found, path, residual=0.5)
     file = json.loads(path.read_text())
     assert file["content"].pop("additive_residual") == 0.5
@@ -173,8 +177,8 @@ def test_a_self_test_of_before_the_residual_can_be_read(tmp_path: Path) -> None:
 
 def test_the_models_output_error_is_measured_beside_the_layers(tmp_path: Path) -> None:
     simulator = mlp_simulator(tmp_path, random_weights(16, 16, 4), classify=False)
-    table = output_perturbation.score_model(simulator)
-    layer = output_perturbation.score(simulator)
+    table = scoring("model_output_perturbation")(simulator)
+    layer = scoring("output_perturbation")(simulator)
     np.testing.assert_array_equal(table.details["layer_output"], layer.values)
     x = simulator.batches.arrays["x"]
     full = simulator.run({"x": x})["y"].double()

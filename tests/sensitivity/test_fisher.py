@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mpsearch.sensitivity.fisher import score
-from mpsearch.sensitivity.perturbation import score as perturb
 from mpsearch.sensitivity.shared.error_responses import responses
 from mpsearch.simulate.probe import capture, replay
+from tests.support.own_calls import scoring
 from tests.support.small_models import mlp_simulator, random_weights
+
+score = scoring("fisher")
+perturb = scoring("perturbation")
 
 
 def test_a_linear_model_with_one_output_is_exact(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ import pytest
 from mpsearch.errors import UnknownNameError
 from mpsearch.problem.tables import Table
 from mpsearch.registry import find, list_names
-from mpsearch.sensitivity import perturbation
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
-from mpsearch.simulate.simulator import Simulator
+from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.testing.metrics import CHECKS, example_simulator
 
 
@@ -21,24 +20,35 @@ def test_every_metric_keeps_its_promises(name: str, check: Any) -> None:
     check(find("metrics", name))
 
 
-def negated(simulator: Simulator, **more: Any) -> Table:
-    table = perturbation.score(simulator, **more)
+PERTURBATION = find("metrics", "perturbation")
+
+
+def negated(task: MetricTask) -> Table:
+    table = PERTURBATION.score(task)
     return replace(table, values=-table.values)
 
 
-def unseeded(simulator: Simulator, **more: Any) -> Table:
-    table = perturbation.score(simulator, **more)
+def unseeded(task: MetricTask) -> Table:
+    table = PERTURBATION.score(task)
     noise = np.random.default_rng().random(table.values.shape)
     return replace(table, values=table.values * noise)
 
 
-def silent(simulator: Simulator, *, progress: Any = None, **more: Any) -> Table:
-    return perturbation.score(simulator, **more)
+def silent(task: MetricTask) -> Table:
+    return PERTURBATION.score(replace(task, progress=None))
 
 
-def base_is_not_zero(simulator: Simulator, **more: Any) -> Table:
-    table = perturbation.score(simulator, **more)
+def endless(task: MetricTask) -> Table:
+    return PERTURBATION.score(replace(task, deadline=None))
+
+
+def base_is_not_zero(task: MetricTask) -> Table:
+    table = PERTURBATION.score(task)
     return replace(table, values=table.values + 1)
+
+
+def odd(task: MetricTask, *, size: int = 0.5) -> Table:  # type: ignore[assignment]  # that is what is odd
+    return PERTURBATION.score(task)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +59,13 @@ def base_is_not_zero(simulator: Simulator, **more: Any) -> Table:
         (silent, "progress", "must be told"),
         (base_is_not_zero, "forbidden_entries", "base format must be 0"),
         (base_is_not_zero, "dead_layers", "zero sensitivity"),
-        (lambda simulator: perturbation.score(simulator), "arguments", "must take costs"),
+        (endless, "deadline", "cut short"),
+        (odd, "declaration", "default of size must be int"),
     ],
 )
 def test_a_metric_that_breaks_a_promise_is_found_out(score: Any, check: str, why: str) -> None:
     with pytest.raises(AssertionError, match=why):
-        CHECKS[check](score)
+        CHECKS[check](Metric(score, stops_early=True))
 
 
 def test_a_table_says_its_metric() -> None:
@@ -64,7 +75,7 @@ def test_a_table_says_its_metric() -> None:
 
 
 def test_what_cannot_be_pruned_says_why() -> None:
-    table = perturbation.score(example_simulator())
+    table = PERTURBATION.score(MetricTask(example_simulator()))
     assert not table.allowed[0, 3]  # 18 channels do not divide by 4
     assert "channels" in table.reasons["fc0", "fp8_2of4"]
 

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from mpsearch.errors import InfeasibleError
-from mpsearch.sensitivity.perturbation import score
 from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import single_changes
 from mpsearch.sensitivity.shared.sampling import measure_entries
 from mpsearch.stats.estimates import estimate_mean
 from tests.support.counting import CountingLosses
+from tests.support.own_calls import scoring
 from tests.support.small_models import mlp_simulator, random_weights
+
+score = scoring("perturbation")
 
 
 def test_values_are_paired_differences_from_the_base(tmp_path: Path) -> None:

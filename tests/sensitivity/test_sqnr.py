@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from mpsearch.numerics.quantize import fake_quantize
-from mpsearch.sensitivity.sqnr import decibels, score
+from mpsearch.sensitivity.sqnr import decibels
+from tests.support.own_calls import scoring
 from tests.support.small_models import mlp_simulator, random_weights
+
+score = scoring("sqnr")
 
 
 def test_noise_is_the_power_of_the_rounding_error_over_that_of_the_signal(tmp_path: Path) -> None:

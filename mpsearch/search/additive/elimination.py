@@ -5,7 +5,6 @@ yet decided. On a chain that is Viterbi's algorithm with fronts in place of scor
 is one state; any graph works as long as its frontiers stay narrow (its pathwidth).
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsearch.deadline import Deadline, has_passed
 from mpsearch.errors import ProblemError
 from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.compiled import filter_sorted, filter_three, merge_fronts, thin_fronts
@@ -137,7 +137,7 @@ def eliminate(
     problem: Additive,
     *,
     eps: float = 0.0,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Eliminated:
     """Return all non-dominated assignments within the limits, or a front whose ``width`` is stated.
@@ -148,7 +148,7 @@ def eliminate(
     Args:
         problem: The quantities.
         eps: Width that may be thinned away, as a share of each objective's range over the front.
-        deadline: `time.monotonic()` from which on sets are thinned to a few hundred points.
+        deadline: From then on sets are thinned to a few hundred points.
         progress: Called after every variable.
 
     Raises:
@@ -176,7 +176,7 @@ def eliminate(
             cap = max(len(step.arc_start), _SET_SIZES[D > 3])
         if t == len(steps) - 1:
             cap = min(cap, max(1000, _ROW_ENTRIES // len(order)))
-        if deadline is not None and time.monotonic() > deadline:
+        if has_passed(deadline):
             cap = max(len(step.arc_start), 400)
         work -= len(sets.values) * fan_out
         if D == 2:

@@ -1,15 +1,11 @@
 """What a search has evaluated: budget, cache, history, and the front so far."""
 
-import time
-from collections.abc import Sequence
-
 import numpy as np
 
+from mpsearch.deadline import has_passed
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem.front import Front, Step
 from mpsearch.problem.pareto import non_dominated
-from mpsearch.problem.problem import Evaluator, Problem
-from mpsearch.problem.tables import Progress
 from mpsearch.search.additive.contraction import Reduced, reduce_problem
 from mpsearch.search.measured.measure import measure
 from mpsearch.search.measured.points import (
@@ -19,6 +15,7 @@ from mpsearch.search.measured.points import (
     make_front,
     make_points,
 )
+from mpsearch.search.task import Task
 from mpsearch.stats.estimates import Bools, Estimate, Floats, Ints
 
 DEFAULT_MEASUREMENTS = 200
@@ -46,25 +43,17 @@ class Archive:
         spent: Evaluations spent; a fraction of the data counts as such.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        objectives: Sequence[str],
-        *,
-        evaluator: Evaluator | None,
-        budget: int | None,
-        progress: Progress | None,
-        time_limit_s: float | None = None,
-    ) -> None:
-        self.problem = problem
-        self.names = check_objectives(problem, objectives)
-        self.reduced: Reduced = reduce_problem(problem, self.names)
-        self.measures = evaluator is not None and "loss" in problem.objectives
-        self.budget = budget or (DEFAULT_MEASUREMENTS if self.measures else DEFAULT_EVALUATIONS)
+    def __init__(self, task: Task) -> None:
+        self.problem = task.problem
+        self.names = check_objectives(task.problem, task.objectives)
+        self.reduced: Reduced = reduce_problem(task.problem, self.names)
+        self.measures = task.evaluator is not None and "loss" in task.problem.objectives
+        usual = DEFAULT_MEASUREMENTS if self.measures else DEFAULT_EVALUATIONS
+        self.budget = task.budget or usual
         self.spent = 0.0
-        self._evaluator = evaluator if self.measures else None
-        self._progress = progress
-        self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self._evaluator = task.evaluator if self.measures else None
+        self._progress = task.progress
+        self._deadline = task.deadline
         self._index: dict[bytes, int] = {}
         self._rows: list[Ints] = []
         self._values: list[Floats] = []
@@ -230,8 +219,7 @@ class Archive:
         return float(free.feasible(self.reduced.expand(rows)).sum())
 
     def _check_time(self) -> None:
-        late = self._deadline is not None and time.monotonic() > self._deadline
-        if late and self._rows:  # one is evaluated however little time there is
+        if self._rows and has_passed(self._deadline):  # one is evaluated in however little time
             raise Exhausted
 
     def _record(self, rows: Ints, losses: list[Estimate] | None = None) -> None:

@@ -1,17 +1,18 @@
 """Measuring points of a front, and how well their prediction ranked them."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from mpsearch.deadline import Deadline, has_passed
 from mpsearch.errors import InfeasibleError, NumericsError
 from mpsearch.problem.front import Front, Point, Step
 from mpsearch.problem.pareto import thin
-from mpsearch.problem.problem import Evaluator, Problem
+from mpsearch.problem.problem import Evaluator
 from mpsearch.problem.tables import Progress
 from mpsearch.search.measured.points import describe, judge, make_front
+from mpsearch.search.task import Task
 from mpsearch.stats.estimates import Estimate, Ints
 
 _MEASURED = 50  # points of a predicted front
@@ -22,18 +23,18 @@ def measure(
     assignments: Ints,
     *,
     progress: Progress | None = None,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
 ) -> list[Estimate]:
     """Return the measured loss of each of ``assignments`` [P, G], one by one.
 
-    After ``deadline`` (of ``time.monotonic``) no more are measured but the first: fewer are returned.
+    After ``deadline`` no more are measured but the first: fewer are returned.
 
     Raises:
         NumericsError: A loss is not finite.
     """
     losses: list[Estimate] = []
     for row in assignments:
-        if losses and deadline is not None and time.monotonic() > deadline:
+        if losses and has_passed(deadline):
             break
         (loss,) = evaluator.evaluate(row[None])
         if not (np.isfinite(loss.mean) and np.isfinite(loss.stderr)):
@@ -51,12 +52,12 @@ def measure_points(
     *,
     count: int,
     progress: Progress | None = None,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
 ) -> Front:
     """Return ``front`` with the loss of ``count`` more points measured, spread over its range.
 
     All points stay, the others predicted; measured ones may turn out to dominate each other. After
-    ``deadline`` (of ``time.monotonic``) no more are measured.
+    ``deadline`` no more are measured.
 
     Raises:
         NumericsError: A loss is not finite.
@@ -72,28 +73,25 @@ def measure_points(
     return replace(front, points=tuple(points))
 
 
-def as_measured(
-    problem: Problem,
-    front: Front,
-    evaluator: Evaluator | None,
-    *,
-    budget: int | None,
-    progress: Progress | None = None,
-    deadline: float | None = None,
-) -> Front:
-    """Measure up to ``budget`` points of ``front`` (50 if None) and return the front of those measured.
+def as_measured(task: Task, front: Front) -> Front:
+    """Measure as many points of ``front`` as the budget says (50 if None); return the front of those.
 
-    Without evaluator, or where the loss is no objective, it stays as predicted. After ``deadline`` (of
-    ``time.monotonic``) no more are measured.
+    Without evaluator, or where the loss is no objective, it stays as predicted. After the deadline no
+    more are measured.
 
     Raises:
         InfeasibleError: As measured, none meets the constraints.
         NumericsError: A loss is not finite.
     """
+    problem, evaluator = task.problem, task.evaluator
     if evaluator is None or "loss" not in front.names:
         return front
     measured = measure_points(
-        front, evaluator, count=budget or _MEASURED, progress=progress, deadline=deadline
+        front,
+        evaluator,
+        count=task.budget or _MEASURED,
+        progress=task.progress,
+        deadline=task.deadline,
     )
     points = [point for point in measured.points if "loss" in point.measured]
     rows = np.array([point.assignment for point in points], np.int64)

@@ -6,6 +6,7 @@ from mpsearch import registry
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.problem.pareto import thin
 from mpsearch.search.measured.archive import Archive
+from mpsearch.search.task import Task
 from mpsearch.stats.estimates import Ints
 
 
@@ -16,9 +17,10 @@ def predicted_plans(archive: Archive, count: int) -> Ints:
     """
     if count < 1:
         return np.zeros((0, archive.reduced.n_variables), np.int64)
+    task = Task(archive.problem, archive.names)
     for name in ("exact", "hull"):
         try:
-            front = registry.find("searchers", name)(archive.problem, objectives=archive.names)
+            front = registry.find("searchers", name).search(task)
         except ProblemError:
             continue
         except InfeasibleError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpsearch.errors import DataError, NumericsError
+from mpsearch.errors import NumericsError
 from mpsearch.losses.losses import Target
 from mpsearch.losses.outputs import Head
 from mpsearch.program.program import Step
@@ -51,15 +51,7 @@ def iterate_passes(
         simulator: The model and its data.
         outputs: Whether gradients are wanted at the outputs of layers.
         weights: Names of the weights to be leaves of the graph.
-
-    Raises:
-        DataError: The loss is a measure of quality, which has no gradient.
     """
-    if simulator.loss_kind == "quality":
-        raise DataError(
-            f"the loss {simulator.loss_given!r} has no gradient; take a metric that measures, such as "
-            "perturbation, or a loss such as kl"
-        )
     simulator.warn_lost_gradients()
     for b in range(simulator.n_batches):
         yield _run(simulator, b, outputs, weights)

@@ -8,13 +8,13 @@ samples would not change the ranking much (Kendall's τ with the full data's ran
 1 − 2 · share).
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from mpsearch.deadline import Deadline, has_passed
 from mpsearch.errors import NumericsError
 from mpsearch.problem.tables import Progress
 from mpsearch.sensitivity.shared.entries import base_assignment, change_one
@@ -41,33 +41,18 @@ class Measured:
     notes: tuple[str, ...]
 
 
-class Clock:
-    """Says whether some seconds since its making are over."""
-
-    __slots__ = ("_end", "seconds")
-
-    def __init__(self, seconds: float | None) -> None:
-        """Run for ``seconds``; None never ends."""
-        self.seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    @property
-    def over(self) -> bool:
-        """Whether the time is up."""
-        return self._end is not None and time.monotonic() >= self._end
-
-    def notes(self, seen: int, samples: int) -> tuple[str, ...]:
-        """Return what to say of a table that saw only some of the samples; () if it saw all."""
-        if seen == samples:
-            return ()
-        return (f"stopped by the time budget of {self.seconds:g} s at {seen} of {samples} samples",)
+def late_notes(deadline: Deadline | None, seen: int, samples: int) -> tuple[str, ...]:
+    """Return what to say of a table that saw only some of the samples; () if it saw all."""
+    if deadline is None or seen == samples:
+        return ()
+    return (f"stopped by the time budget of {deadline.given_s:g} s at {seen} of {samples} samples",)
 
 
 def measure_entries(
     simulator: Simulator,
     entries: Sequence[Entry],
     *,
-    seconds: float | None = None,
+    deadline: Deadline | None = None,
     tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> Measured:
@@ -76,25 +61,24 @@ def measure_entries(
     Args:
         simulator: Measures; what it has measured before is not measured again.
         entries: (group, scheme) pairs; the first are measured first.
-        seconds: Time after which no further evaluation is begun; None takes all data.
+        deadline: From then on no further evaluation is begun; None takes all data.
         tolerance: Expected share of discordant pairs at which to stop; None takes all data.
         progress: Told the evaluations that are done, of how many at most.
     """
-    clock = Clock(seconds)
     n = simulator.n_batches
     base = base_assignment(simulator)
-    in_rounds = seconds is not None or tolerance is not None
+    in_rounds = deadline is not None or tolerance is not None
     rounds: list[list[int] | None] = [[b] for b in range(n)] if in_rounds else [None]
     parts: dict[Entry, list[Floats]] = {entry: [] for entry in entries}
     refused: dict[Entry, str] = {}
     notes: list[str] = []
     done, total = 0, len(rounds) * len(entries)
     for number, batches in enumerate(rounds):
-        if clock.over:
+        if has_passed(deadline):
             break
         reference = simulator.losses(base, batches)
         for g, s in entries:
-            if (g, s) in refused or clock.over:
+            if (g, s) in refused or has_passed(deadline):
                 continue
             if progress is not None:
                 progress(done, total, f"{simulator.groups[g]} in {simulator.space.names[s]}")
@@ -116,11 +100,11 @@ def measure_entries(
             )
             break
     changes = {entry: np.concatenate(p) for entry, p in parts.items() if p}
-    if clock.over and done < total and not notes:
+    if deadline is not None and deadline.passed and done < total and not notes:
         seen = [len(x) for x in changes.values()]
         left = len(entries) - len(changes) - len(refused)
         notes.append(
-            f"stopped by the time budget of {seconds:g} s: entries saw {min(seen, default=0)} to "
+            f"stopped by the time budget of {deadline.given_s:g} s: entries saw {min(seen, default=0)} to "
             f"{max(seen, default=0)} of {simulator.n_samples} samples, {left} of {len(entries)} none"
         )
     if progress is not None:

@@ -7,8 +7,10 @@ import pytest
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem.problem import Problem
 from mpsearch.search.additive.infeasible import explain_infeasible
-from mpsearch.search.exact import search
+from tests.support.own_calls import searching
 from tests.support.random_problems import random_problem
+
+search = searching("exact")
 
 
 @dataclass(frozen=True)

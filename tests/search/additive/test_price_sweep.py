@@ -5,8 +5,10 @@ from mpsearch.problem.pareto import hypervolume
 from mpsearch.problem.problem import Problem
 from mpsearch.search.additive.contraction import reduce_problem
 from mpsearch.search.additive.price_sweep import PricedFronts
-from mpsearch.search.exact import search as search_exactly
+from tests.support.own_calls import searching
 from tests.support.random_problems import random_problem
+
+search_exactly = searching("exact")
 
 NAMES = ("latency_us", "loss")
 

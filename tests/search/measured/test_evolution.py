@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from mpsearch import registry
 from mpsearch.problem.front import Front
 from mpsearch.problem.problem import Problem
-from mpsearch.search.exact import search as search_exactly
 from mpsearch.testing.searchers import Interacting
+from tests.support.own_calls import searching
 from tests.support.random_problems import random_problem
+
+search_exactly = searching("exact")
 
 METHODS = ("nsga2", "nsga3", "de")
 
@@ -20,7 +21,7 @@ def layers(seed: int, G: int = 40) -> Problem:
 
 def measured(method: str, problem: Problem, **settings: object) -> Front:
     evaluator = Interacting(problem.objectives["loss"])
-    return registry.find("searchers", method)(problem, evaluator=evaluator, budget=60, **settings)
+    return searching(method)(problem, evaluator=evaluator, budget=60, **settings)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -40,6 +41,6 @@ def test_with_few_measurements_seeds_are_worth_nearly_the_predicted_front(method
 def test_a_population_may_be_of_any_size(method: str, size: int) -> None:
     problem, _ = random_problem(3)
     for seeded in (True, False):
-        search = registry.find("searchers", method)
+        search = searching(method)
         front = search(problem, budget=50, size=size, seeded=seeded)
         assert problem.feasible(front.assignments).all()

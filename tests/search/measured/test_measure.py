@@ -3,9 +3,11 @@ import pytest
 
 from mpsearch.errors import NumericsError
 from mpsearch.problem.problem import Problem
-from mpsearch.search.exact import search
 from mpsearch.search.measured.measure import measure_points, rank_correlation
 from mpsearch.stats.estimates import Estimate
+from tests.support.own_calls import searching
+
+search = searching("exact")
 
 
 class Doubled:

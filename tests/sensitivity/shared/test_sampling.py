@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mpsearch import deadline
 from mpsearch.errors import MetricError, NumericsError
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
-from mpsearch.sensitivity.shared import sampling
 from mpsearch.sensitivity.shared.entries import single_changes
 from mpsearch.sensitivity.shared.sampling import measure_entries, misordered_share
 from mpsearch.simulate.simulator import Simulator
@@ -58,7 +58,7 @@ def test_entries_that_are_equal_are_in_no_wrong_order() -> None:
 
 
 def test_a_loose_tolerance_stops_early_and_says_so(simulator: Simulator) -> None:
-    table = score_sensitivity(simulator, metric="perturbation", tolerance=0.2)
+    table = score_sensitivity(simulator, metric="perturbation", settings={"tolerance": 0.2})
     seen = table.details["samples"][0, 1]
     assert 16 <= seen < 96
     assert (table.details["samples"][:, 1:] == seen).all()
@@ -68,7 +68,7 @@ def test_a_loose_tolerance_stops_early_and_says_so(simulator: Simulator) -> None
 
 
 def test_a_strict_tolerance_takes_all_data(simulator: Simulator) -> None:
-    table = score_sensitivity(simulator, metric="perturbation", tolerance=0.0)
+    table = score_sensitivity(simulator, metric="perturbation", settings={"tolerance": 0.0})
     np.testing.assert_array_equal(
         table.values, score_sensitivity(simulator, metric="perturbation").values
     )
@@ -78,8 +78,8 @@ def test_a_strict_tolerance_takes_all_data(simulator: Simulator) -> None:
 def test_a_time_budget_returns_what_was_measured_and_how_much_that_is(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "time", Ticking())
-    table = score_sensitivity(simulator, metric="perturbation", seconds=12)
+    monkeypatch.setattr(deadline, "time", Ticking())
+    table = score_sensitivity(simulator, metric="perturbation", time_limit_s=12)
     samples = table.details["samples"][:, 1:]
     assert {16.0, 32.0} == set(samples.flatten().tolist())
     assert table.allowed.all()
@@ -89,8 +89,8 @@ def test_a_time_budget_returns_what_was_measured_and_how_much_that_is(
 def test_what_the_time_did_not_reach_is_not_allowed_and_not_zero_loss(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "time", Ticking())
-    table = score_sensitivity(simulator, metric="perturbation", seconds=5)
+    monkeypatch.setattr(deadline, "time", Ticking())
+    table = score_sensitivity(simulator, metric="perturbation", time_limit_s=5)
     reached = table.details["samples"] > 0
     assert 0 < reached.sum() < 6
     np.testing.assert_array_equal(table.allowed[:, 1:], reached[:, 1:])
@@ -106,8 +106,8 @@ def test_scoring_goes_on_where_it_stopped(
     fresh = simulator.on_data(simulator.batches).keep_losses(whole)
     simulator = simulator.keep_losses(store)
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "time", Ticking())
-        score_sensitivity(simulator, metric="perturbation", seconds=12)
+        patch.setattr(deadline, "time", Ticking())
+        score_sensitivity(simulator, metric="perturbation", time_limit_s=12)
     assert store.batches > 0
     table = score_sensitivity(simulator, metric="perturbation")
     np.testing.assert_array_equal(
@@ -135,15 +135,15 @@ def test_an_entry_that_overflows_only_when_it_runs_is_named_and_the_others_are_s
 
 
 def test_fisher_stops_after_a_batch(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "time", Ticking())
-    table = score_sensitivity(simulator, metric="fisher", seconds=2)
+    monkeypatch.setattr(deadline, "time", Ticking())
+    table = score_sensitivity(simulator, metric="fisher", time_limit_s=2)
     assert table.notes == ("stopped by the time budget of 2 s at 32 of 96 samples",)
     assert (table.values[:, 1:] > 0).all()
 
 
 def test_a_metric_that_cannot_stop_says_so(simulator: Simulator) -> None:
     with pytest.raises(MetricError, match="metric sqnr cannot stop early"):
-        score_sensitivity(simulator, metric="sqnr", seconds=1)
+        score_sensitivity(simulator, metric="sqnr", time_limit_s=1)
 
 
 def test_one_sample_is_said_to_have_unknown_errors(tmp_path: Path) -> None:

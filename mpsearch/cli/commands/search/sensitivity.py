@@ -50,6 +50,7 @@ def sensitivity(
         int | None,
         typer.Option("--self-test", min=0, help="Measure so many random plans, and rank."),
     ] = None,
+    own: opt.Set = None,
     seed: opt.Seed = None,
     threads: opt.Threads = None,
     max_memory: opt.MaxMemory = None,
@@ -75,6 +76,7 @@ def sensitivity(
 
     if quality is not None and loss is not None:
         raise JobError("--quality is a loss of its own; give it or --loss, not both")
+    names = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
     given = {
         "device": device if device is not None or target.suffix == ".toml" else "npu_200tops",
         "space": space,
@@ -84,19 +86,19 @@ def sensitivity(
         "recovery": recovery,
         "shapes": shape or None,
         "loss": f"quality:{quality}" if quality is not None else loss,
-        "metric": metric,
+        "metric": names[0] if names else metric,
         "batch_size": batch_size,
         "samples": samples,
         "budget": opt.parse_budget(budget),
         "tolerance": tolerance,
         "self_test": self_test,
+        "set": own or None,
         "seed": seed,
         "threads": threads,
         "max_memory": max_memory,
     }
     job, sources = opt.make_job(target, given, model=model, data=data, trust_code=trust_code)
     prepared = prepare(job, sources)
-    names = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
     metrics = list(dict.fromkeys(names)) or [job.metric]
     if out is not None and len(metrics) > 1:
         raise JobError("-o writes one table; leave it or --compare out")
@@ -106,7 +108,7 @@ def sensitivity(
             metrics,
             n_plans=job.self_test,
             along_front=device is not None or target.suffix == ".toml",
-            seconds=time_budget,
+            time_limit_s=time_budget,
             store=store,
             watch=watch,
         )
