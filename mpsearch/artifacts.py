@@ -143,9 +143,19 @@ def read_toml(path: Path, kind: type[C], error: type[MpsearchError]) -> C:
     try:
         return kind.model_validate(data)
     except ValidationError as trouble:
-        first = trouble.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "content"
-        if first["type"] == "extra_forbidden":
-            fields = ", ".join(kind.model_fields) if len(first["loc"]) == 1 else "see the docs"
-            raise error(f"{path.name}: {where}: no such key; keys are: {fields}") from None
-        raise error(f"{path.name}: {where}: {first['msg']}, got {first['input']!r}") from None
+        raise error(f"{path.name}: {explain(kind, trouble)}") from None
+
+
+def explain(kind: type[Content], error: ValidationError) -> str:
+    """Return in one line which key of ``kind`` is wrong, what came, what must hold, and what the key is."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "content"
+    if first["type"] == "extra_forbidden":
+        fields = ", ".join(kind.model_fields) if len(first["loc"]) == 1 else "see the docs"
+        return f"{where}: no such key; keys are: {fields}"
+    key = str(first["loc"][0]) if first["loc"] else ""
+    said = kind.model_fields[key].description if key in kind.model_fields else None
+    meant = f"; it is: {said[0].lower()}{said[1:].rstrip('.')}" if said else ""
+    if first["type"] == "missing":
+        return f"{where}: must be given{meant}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}{meant}"

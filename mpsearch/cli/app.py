@@ -14,10 +14,13 @@ from mpsearch.cli.commands.prepare.init import init
 from mpsearch.cli.commands.prepare.inspect import inspect
 from mpsearch.cli.commands.prepare.list import list_names
 from mpsearch.cli.commands.run.report import report
+from mpsearch.cli.commands.search.cost import KEYS as COST_KEYS
 from mpsearch.cli.commands.search.cost import cost
 from mpsearch.cli.commands.search.demo import demo
 from mpsearch.cli.commands.search.search import search
+from mpsearch.cli.commands.search.sensitivity import KEYS as SENSITIVITY_KEYS
 from mpsearch.cli.commands.search.sensitivity import sensitivity
+from mpsearch.cli.job_options import add_job_command
 
 app = typer.Typer(
     name="mpsearch",
@@ -47,9 +50,9 @@ def _root(
 app.command("init")(init)
 app.command("data")(data)
 app.command("inspect")(inspect)
-app.command("sensitivity")(sensitivity)
-app.command("cost")(cost)
-app.command("search")(search)
+add_job_command(app, "sensitivity", sensitivity, SENSITIVITY_KEYS)
+add_job_command(app, "cost", cost, COST_KEYS)
+add_job_command(app, "search", search)
 app.add_typer(plan_app, name="plan")
 app.command("export")(export)
 app.command("verify")(verify)

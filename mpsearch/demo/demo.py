@@ -23,8 +23,9 @@ from mpsearch.jobs.prepare import prepare
 from mpsearch.jobs.run import run_job
 from mpsearch.jobs.stage_inputs import Watch, unwatched
 from mpsearch.plan.files import read_plan
-from mpsearch.runs.job import Job, Sources
+from mpsearch.runs.job import Job
 from mpsearch.runs.run import Run
+from mpsearch.runs.sources import Sources
 from mpsearch.verify.verification import Verification
 from mpsearch.verify.verify_plan import verify_plan
 

@@ -12,7 +12,6 @@ from mpsearch.errors import DataError
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.stage_inputs import Watch, unwatched
 from mpsearch.plan.plan import Plan
-from mpsearch.runs.job import parse_bytes
 from mpsearch.simulate.simulator import Simulator
 
 _DIGEST, _SAMPLES = "calibration", "calibration_samples"
@@ -33,7 +32,7 @@ def calibrated_simulator(prepared: Prepared, first: Batches, watch: Watch = unwa
         first,
         loss=job.loss or None,
         seed=job.seed,
-        max_memory=parse_bytes(job.max_memory) if job.max_memory else None,
+        max_memory=job.memory_bytes,
     )
     if prepared.batches is not None and len(first) < len(prepared.batches):
         simulator = simulator.on_data(prepared.batches)

@@ -1,7 +1,7 @@
 """Choosing a plan from a finished or interrupted run."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mpsearch.choose.measured import cheapest_within, measure_point, plan_file
@@ -13,29 +13,36 @@ from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context
 from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
-from mpsearch.problem.front import read_front
+from mpsearch.problem.front import Front, Point, read_front
 from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
-from mpsearch.runs.job import check_trust, locate, read_job
+from mpsearch.runs.job import check_trust, read_job
 from mpsearch.runs.record import read_record
+from mpsearch.runs.sources import locate
 from mpsearch.search.choose_point import choose_point, upper
 
 
-def choose_written(
-    run: Path,
-    out: Path,
-    *,
-    limits: Mapping[str, float],
-    knee: bool = False,
-    confidence: float | None = None,
-) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of a point.
+
+    Attributes:
+        limits: Quantity to its greatest value.
+        knee: Whether the knee of what is within the limits is taken.
+        confidence: Level of the upper bounds that are judged; None: means are.
+    """
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+    knee: bool = False
+    confidence: float | None = None
+
+
+def choose_written(run: Path, out: Path, wanted: Wanted) -> Plan:
     """Choose among the points that the run measured, and write the plan to ``out``.
 
     Args:
         run: The run folder.
         out: The plan file.
-        limits: Quantity to its greatest value.
-        knee: Take the knee of what is within the limits.
-        confidence: Judge by upper bounds at this level; None: by means.
+        wanted: What is wanted of the point.
 
     Raises:
         JobError: The folder is no run, or it measured no point.
@@ -54,9 +61,7 @@ def choose_written(
         raise JobError(
             f"{run.name}: measured no point of its front; give --model and --data to measure one"
         )
-    point = choose_point(
-        replace(front, points=measured), limits=limits, knee=knee, confidence=confidence
-    )
+    point = _choose(replace(front, points=measured), wanted)
     plan = read_plan(run / "plans" / plan_file(point))
     write_plan(replace(plan, fallback=""), out)
     return plan
@@ -65,10 +70,8 @@ def choose_written(
 def choose_measured(
     run: Path,
     out: Path,
+    wanted: Wanted,
     *,
-    limits: Mapping[str, float],
-    knee: bool = False,
-    confidence: float | None = None,
     model: Path,
     data: Path,
     trust_code: bool = False,
@@ -79,9 +82,7 @@ def choose_measured(
     Args:
         run: The run folder.
         out: The plan file.
-        limits: Quantity to its greatest value.
-        knee: Take the knee of what is within the limits.
-        confidence: Judge by upper bounds at this level; None: by means.
+        wanted: What is wanted of the point.
         model: The model of the run.
         data: Its calibration data.
         trust_code: Whether functions that the run's job names may be run.
@@ -109,34 +110,39 @@ def choose_measured(
     with EvaluationStore(run / "evaluations.sqlite") as store:
         batches = batch_contexts(prepared, simulator, first)
         stored = simulator.keep_losses(StoredLosses(store, context, batches))
-        costly = {name: value for name, value in limits.items() if name != "loss"}
+        costly = {name: value for name, value in wanted.limits.items() if name != "loss"}
         predicted = replace(
             front, points=tuple(replace(point, measured={}) for point in front.points)
         )
-        if "loss" in limits and not knee:
+        if "loss" in wanted.limits and not wanted.knee:
             inside = tuple(
                 point
                 for point in front.points
-                if all(upper(point.value(k), confidence) <= limit for k, limit in costly.items())
+                if all(
+                    upper(point.value(k), wanted.confidence) <= limit for k, limit in costly.items()
+                )
             )
             if not inside:
-                choose_point(
-                    predicted, limits=costly, confidence=confidence
+                _choose(
+                    predicted, replace(wanted, limits=costly)
                 )  # says the nearest feasible values
             point, _ = cheapest_within(
                 replace(front, points=inside),
                 front.names[0],
-                limits["loss"],
+                wanted.limits["loss"],
                 stored,
-                confidence=confidence,
+                confidence=wanted.confidence,
                 progress=watch("choose"),
             )
         else:
-            chosen = choose_point(predicted, limits=limits, knee=knee, confidence=confidence)
-            point = measure_point(chosen, stored)
+            point = measure_point(_choose(predicted, wanted), stored)
     plan = note_calibration(make_plan(point, simulator, costs=costs), first)
     write_plan(plan, out)
     return plan
+
+
+def _choose(front: Front, wanted: Wanted) -> Point:
+    return choose_point(front, limits=wanted.limits, knee=wanted.knee, confidence=wanted.confidence)
 
 
 def _check_out(path: Path) -> None:

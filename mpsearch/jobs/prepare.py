@@ -14,7 +14,8 @@ from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.registry import DataFolder, data_file, data_folder, find, list_names
-from mpsearch.runs.job import Job, Sources
+from mpsearch.runs.job import Job
+from mpsearch.runs.sources import Sources
 from mpsearch.settings import check_settings
 from mpsearch.space.allowed import tie_groups
 from mpsearch.space.files import read_space

@@ -2,43 +2,36 @@
 
 In a file that a person writes, ``model``, ``data``, ``eval``, ``device`` and ``space`` may be paths
 relative to that file. The copy in a run folder holds file names and digests only.
+
+The keys below are the one source of the command line's options, of the file that ``init`` writes, of
+the table in ``docs/cli.md`` and of what errors say of a key.
 """
 
-import json
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, ByteSize, Field, TypeAdapter, ValidationError
 
-from mpsearch.artifacts import Content, read_toml, write_text
+from mpsearch.artifacts import Content, explain, read_toml, write_text
 from mpsearch.errors import JobError
 from mpsearch.problem.tables import FULL
-from mpsearch.registry import DataFolder, data_file
+from mpsearch.runs.knob import CHOICE, DEVICE, FILES, MACHINE, SEARCH, TABLE, Knob
 from mpsearch.space.space import RecoveryName
 
-_UNITS = {
-    "": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
 Names = tuple[str, ...]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+_BYTES = TypeAdapter(ByteSize)
 
 
 def _size(text: str) -> str:
-    if text:
-        parse_bytes(text)
+    if text and not re.fullmatch(r"\s*[\d.]+\s*[A-Za-z]*\s*", text):
+        raise ValueError("must read like 2GB, 512MB or 1.5GiB")
+    try:
+        _BYTES.validate_python(text or "0")
+    except ValidationError:
+        raise ValueError("must read like 2GB, 512MB or 1.5GiB") from None
     return text
 
 
@@ -49,19 +42,28 @@ def _budget(value: int | str) -> int | str:
 
 
 class Limits(Content):
-    """What the chosen plan must keep to; None does not limit.
+    """What the chosen plan must keep to; None does not limit."""
 
-    Attributes:
-        latency_us: Latency of one batch on the device.
-        weight_bytes: Stored bytes of all decided weights.
-        effective_bits: Stored bits over decided weights.
-        loss: Increase over the fp32 model.
-    """
-
-    latency_us: float | None = None
-    weight_bytes: float | None = None
-    effective_bits: float | None = None
-    loss: float | None = None
+    latency_us: Annotated[
+        float | None,
+        Knob(CHOICE, "none", example=100.0, option="--max-latency-us"),
+        Field(description="Greatest latency of one batch on the device, in microseconds."),
+    ] = None
+    weight_bytes: Annotated[
+        float | None,
+        Knob(CHOICE, "none", example=1e6, option="--max-weight-bytes"),
+        Field(description="Greatest size: stored bytes of all decided weights."),
+    ] = None
+    effective_bits: Annotated[
+        float | None,
+        Knob(CHOICE, "none", example=6.0, option="--max-effective-bits"),
+        Field(description="Most stored bits a decided weight, scales included."),
+    ] = None
+    loss: Annotated[
+        float | None,
+        Knob(CHOICE, "none", example=0.01, option="--max-loss"),
+        Field(description="Greatest measured loss, that is, increase over the fp32 model."),
+    ] = None
 
     def given(self) -> dict[str, float]:
         """Return name to value of the limits that are set."""
@@ -80,84 +82,228 @@ class OwnSettings(Content):
 
 
 class Job(Content):
-    """One search.
+    """One search; each key says what it is."""
 
-    Attributes:
-        model: The ONNX file.
-        data: Calibration data: ``.npz`` or a folder of them; "" leaves shapes, cost and size.
-        eval: Held-out data, on which plans are scored; "" scores none.
-        device: Name or file of the device that latencies are modelled for.
-        space: Name or file of the search space; "" takes the device's own.
-        schemes: Schemes to search; () takes all of the space.
-        keep: Patterns of layer names that stay in the base format.
-        base: Format of what is not lowered; "" takes the space's own.
-        recovery: How sparse schemes recover what pruning lost: ``none`` or ``obs``; None takes the space's own.
-        target: Runtime whose rules are added; "" adds none.
-        shapes: Input name to sizes, 0 for the batch; needed for dynamic axes where there is no data.
-        loss: What the loss is; "" is read from the graph.
-        metric: How sensitivity is scored.
-        method: Search method; ``exact`` predicts, any other measures whole plans.
-        batch: Samples that one latency is for.
-        batch_size: Rows that the simulator runs together.
-        samples: Calibration samples that are used at most; 0 uses all.
-        budget: Whole-plan measurements that the metric and the search may spend; 0 leaves it to them.
-            ``full`` gives the metric two for each entry, and leaves the search its own.
-        measure: Points of a predicted front that are measured.
-        refine: Measurements that are spent on better points near the uniform plan to beat.
-        self_test: Random plans that are measured to say how far the table can be trusted; 0 measures none.
-        tolerance: Expected share of pairs of entries in the wrong order at which the metric has seen
-            enough samples; 0 takes all.
-        time_budget_s: Seconds after which the search of the front stops with what it has; 0: no end.
-        confidence: Limits and choices are judged by one-sided upper bounds at this level; 0: by means.
-        quality: Score of which a chosen plan may lose ``max_drop`` on held-out data: ``accuracy``,
-            ``nll``, ``loss`` or ``module:function``; "" limits none.
-        max_drop: Greatest mean drop of ``quality`` against the fp32 model, in its own unit.
-        faster: Share of latency that the plan ``fast`` must save against the least lossy uniform plan.
-        smaller: Share of size that the plan ``small`` must save.
-        seed: Seed of everything that draws.
-        threads: Threads of the simulator; 0 takes what the machine has.
-        max_memory: Anonymous memory that the process may hold, such as ``2GB``; "" takes what is free.
-        limits: What the chosen plan must keep to.
-        search: Settings of the search method's own.
-        sensitivity: Settings of the metric's own.
-        digests: What the files held, by ``model``, ``weights``, ``data``, ``eval``, ``device``, ``space``.
-    """
-
-    model: str
-    data: str = ""
-    eval: str = ""
-    device: str
-    space: str = ""
-    schemes: Names = ()
-    keep: Names = ()
-    base: str = ""
-    recovery: RecoveryName | None = None
-    target: str = ""
-    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    loss: str = ""
-    metric: str = "calibrated"
-    method: str = "exact"
-    batch: Positive = 1
-    batch_size: Positive = 32
-    samples: Annotated[int, Field(ge=0)] = 128
-    budget: Annotated[int | str, AfterValidator(_budget)] = 0
-    measure: Annotated[int, Field(ge=0)] = 12
-    refine: Annotated[int, Field(ge=0)] = 60
-    self_test: Annotated[int, Field(ge=0)] = 0
-    tolerance: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    time_budget_s: Annotated[float, Field(ge=0)] = 0.0
-    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    quality: str = ""
-    max_drop: Annotated[float, Field(ge=0)] | None = None
-    faster: Share = 0.16
-    smaller: Share = 0.38
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=0)] = 0
-    max_memory: Annotated[str, AfterValidator(_size)] = ""
-    limits: Limits = Limits()
-    search: OwnSettings = OwnSettings()
-    sensitivity: OwnSettings = OwnSettings()
-    digests: dict[str, str] = Field(default_factory=dict)
+    model: Annotated[
+        str,
+        Knob(FILES),
+        Field(description="The ONNX file."),
+    ]
+    data: Annotated[
+        str,
+        Knob(FILES, "only shapes, cost and size are said", example="calib.npz"),
+        Field(
+            description="Calibration data: .npz with an array for each input, samples first, and labels where there "
+            "are any, or a folder of them."
+        ),
+    ] = ""
+    eval: Annotated[
+        str,
+        Knob(FILES, "none", example="held_out.npz"),
+        Field(description="Held-out data to score plans on: .npz, or a folder of them."),
+    ] = ""
+    device: Annotated[
+        str,
+        Knob(DEVICE),
+        Field(
+            description="Device that latencies are modelled for: name or .toml; see `mpsearch list devices`."
+        ),
+    ]
+    space: Annotated[
+        str,
+        Knob(DEVICE, "the device's own"),
+        Field(description="Search space: name or .toml; see `mpsearch list spaces`."),
+    ] = ""
+    schemes: Annotated[
+        Names,
+        Knob(DEVICE, "all of the space", example=("fp8", "nvfp4"), metavar="A,B,…", joined=True),
+        Field(description="Schemes to search, no others."),
+    ] = ()
+    keep: Annotated[
+        Names,
+        Knob(DEVICE, "none", example=("*head*",), metavar="PATTERN"),
+        Field(description="Patterns of names of layers that stay in the base format."),
+    ] = ()
+    base: Annotated[
+        str,
+        Knob(DEVICE, "the space's own", example="fp16"),
+        Field(description="Format of what is not lowered: fp16, bf16 or fp32."),
+    ] = ""
+    recovery: Annotated[
+        RecoveryName | None,
+        Knob(DEVICE, "the space's own", example="obs"),
+        Field(
+            description="How sparse schemes recover what pruning lost: none, or obs, which updates the kept weights on the data."
+        ),
+    ] = None
+    target: Annotated[
+        str,
+        Knob(DEVICE, "none", example="onnxruntime"),
+        Field(
+            description="Runtime that is to take the plan: what it cannot run is forbidden; see `mpsearch list targets`."
+        ),
+    ] = ""
+    shapes: Annotated[
+        dict[str, tuple[int, ...]],
+        Knob(
+            FILES,
+            "from the data",
+            example={"x": [0, 3, 48, 192]},
+            option="--shape",
+            metavar="x=1,3,48,192",
+        ),
+        Field(description="Sizes of inputs with dynamic axes; 0 leaves an axis to the model."),
+    ] = Field(default_factory=dict)
+    loss: Annotated[
+        str,
+        Knob(TABLE, "from graph and data", example="kl"),
+        Field(
+            description="What the loss is: kl, nll, mse, ctc, ctc_last; kl:OUTPUT chooses outputs, kl:worst_slice the slice that fares worst."
+        ),
+    ] = ""
+    metric: Annotated[
+        str,
+        Knob(TABLE),
+        Field(description="Sensitivity metric; see `mpsearch list metrics`."),
+    ] = "calibrated"
+    method: Annotated[
+        str,
+        Knob(SEARCH),
+        Field(
+            description="Search method: exact predicts, then measures points; any other measures whole plans; see `mpsearch list searchers`."
+        ),
+    ] = "exact"
+    batch: Annotated[
+        int,
+        Knob(DEVICE),
+        Field(ge=1, description="Samples that one latency is for."),
+    ] = 1
+    batch_size: Annotated[
+        int,
+        Knob(MACHINE),
+        Field(
+            ge=1,
+            description="Rows that are simulated together; part of what makes results repeatable.",
+        ),
+    ] = 32
+    samples: Annotated[
+        int,
+        Knob(FILES),
+        Field(ge=0, description="Calibration samples at most; 0 takes all."),
+    ] = 128
+    budget: Annotated[
+        int | str,
+        AfterValidator(_budget),
+        Knob(TABLE, "as the metric and the method choose", example=FULL, metavar="N|full"),
+        Field(
+            description="Whole-plan measurements that the metric and the search may spend; full: two for "
+            "each entry of the table, for the metric."
+        ),
+    ] = 0
+    measure: Annotated[
+        int,
+        Knob(SEARCH),
+        Field(ge=0, description="Points of a predicted front that are measured."),
+    ] = 12
+    refine: Annotated[
+        int,
+        Knob(SEARCH),
+        Field(
+            ge=0,
+            description="Measurements that are spent on better points near the uniform plan to beat.",
+        ),
+    ] = 60
+    self_test: Annotated[
+        int,
+        Knob(TABLE, "none", example=64),
+        Field(
+            ge=0,
+            description="Random plans that are measured to say how far the table can be trusted.",
+        ),
+    ] = 0
+    tolerance: Annotated[
+        float,
+        Knob(TABLE, "all samples are taken", example=0.1),
+        Field(
+            ge=0,
+            lt=0.5,
+            description="Expected share of pairs of entries in the wrong order at which the metric has seen enough samples.",
+        ),
+    ] = 0.0
+    time_budget_s: Annotated[
+        float,
+        Knob(SEARCH, "no end", example=600.0, option="--time-budget"),
+        Field(
+            ge=0, description="Seconds after which the search of the front stops with what it has."
+        ),
+    ] = 0.0
+    confidence: Annotated[
+        float,
+        Knob(CHOICE, "means are judged", example=0.95),
+        Field(
+            ge=0,
+            lt=1,
+            description="Limits and choices are judged by one-sided upper bounds at this level, such as 0.95.",
+        ),
+    ] = 0.0
+    quality: Annotated[
+        str,
+        Knob(CHOICE, "none", example="accuracy"),
+        Field(
+            description="Score of which a plan may lose max_drop on held-out data: accuracy, nll, loss or MODULE:FUNCTION."
+        ),
+    ] = ""
+    max_drop: Annotated[
+        float | None,
+        Knob(CHOICE, "none", example=0.01),
+        Field(
+            ge=0,
+            description="Greatest mean drop of quality against the fp32 model, in its own unit.",
+        ),
+    ] = None
+    faster: Annotated[
+        float,
+        Knob(CHOICE),
+        Field(
+            ge=0,
+            lt=1,
+            description="Share of latency that the plan `fast` must save against the least lossy uniform plan.",
+        ),
+    ] = 0.16
+    smaller: Annotated[
+        float,
+        Knob(CHOICE),
+        Field(ge=0, lt=1, description="Share of size that the plan `small` must save against it."),
+    ] = 0.38
+    seed: Annotated[
+        int,
+        Knob(MACHINE),
+        Field(ge=0, description="Seed of everything that draws: same seed, same result."),
+    ] = 0
+    threads: Annotated[
+        int,
+        Knob(MACHINE, "the machine's", example=2),
+        Field(ge=0, description="Threads of the simulator."),
+    ] = 0
+    max_memory: Annotated[
+        str,
+        AfterValidator(_size),
+        Knob(MACHINE, "a third of what is free", example="2GB"),
+        Field(description="Anonymous memory that the process may hold, such as 2GB or 512MB."),
+    ] = ""
+    limits: Annotated[Limits, Field(description="What the chosen plan must keep to.")] = Limits()
+    search: Annotated[OwnSettings, Field(description="Settings of the search method's own.")] = (
+        OwnSettings()
+    )
+    sensitivity: Annotated[OwnSettings, Field(description="Settings of the metric's own.")] = (
+        OwnSettings()
+    )
+    digests: Annotated[
+        dict[str, str],
+        Field(
+            description="What the files held: model, weights, data, eval, device, space; checked where given."
+        ),
+    ] = Field(default_factory=dict)
 
     @property
     def measurements(self) -> int | None:
@@ -170,6 +316,11 @@ class Job(Content):
         told = {"tolerance": self.tolerance} if self.tolerance else {}
         return {**told, **self.sensitivity.settings}
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """Memory that the process may hold; None where nothing limits it."""
+        return int(_BYTES.validate_python(self.max_memory)) if self.max_memory else None
+
 
 def new_job(values: Mapping[str, Any]) -> Job:
     """Return the job that ``values`` make.
@@ -180,11 +331,7 @@ def new_job(values: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise JobError(
-            f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
-        ) from None
+        raise JobError(explain(Job, error)) from None
 
 
 def check_trust(job: Job, name: str, *, told: Container[str] = ()) -> None:
@@ -221,25 +368,6 @@ def change_job(job: Job, values: Mapping[str, Any]) -> Job:
     return new_job({**old, **values, "limits": limits, **own})
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where the files of a job lie on this machine; never written anywhere.
-
-    Attributes:
-        model: The ONNX file.
-        data: Calibration data.
-        evaluation: Held-out data.
-        device: Name or file of the device.
-        space: Name or file of the search space; "" takes the device's own.
-    """
-
-    model: Path
-    data: Path | None
-    evaluation: Path | None
-    device: str
-    space: str
-
-
 def read_job(path: Path) -> Job:
     """Read a job file.
 
@@ -247,90 +375,6 @@ def read_job(path: Path) -> Job:
         JobError: It cannot be read, or a key is unknown or wrong; the message names file and key.
     """
     return read_toml(path, Job, JobError)
-
-
-def locate(
-    job: Job,
-    folder: Path,
-    *,
-    model: Path | None = None,
-    data: Path | None = None,
-    evaluation: Path | None = None,
-    own_device: Path | None = None,
-    own_space: Path | None = None,
-) -> Sources:
-    """Find the files of ``job``: where the caller says, else relative to ``folder``.
-
-    Args:
-        job: The job.
-        folder: What its paths are relative to.
-        model: Where the model lies; None is where the job says.
-        data: The same of the calibration data.
-        evaluation: The same of the held-out data.
-        own_device: What a device file is relative to; None is ``folder``.
-        own_space: The same of a space file.
-
-    Raises:
-        JobError: A file does not exist; the message says which key or option gives it.
-    """
-
-    def find(key: str, given: Path | None, name: str) -> Path | None:
-        path = given if given is not None else (folder / name if name else None)
-        if path is not None and not path.exists():
-            raise JobError(
-                f"{key} must exist, but {path.name!r} was not found; give it with --{key} PATH"
-            )
-        return path
-
-    found = find("model", model, job.model)
-    if found is None:
-        raise JobError("model must be given: the path of an ONNX file")
-    return Sources(
-        model=found,
-        data=find("data", data, job.data),
-        evaluation=find("eval", evaluation, job.eval),
-        device=_name_or_file("cost_models", job.device, own_device or folder, "device"),
-        space=_name_or_file("search_spaces", job.space, own_space or folder, "space")
-        if job.space
-        else "",
-    )
-
-
-def _name_or_file(kind: DataFolder, text: str, folder: Path, noun: str) -> str:
-    """``text`` where it names a file that ships, else the path of the user's own file."""
-    own = folder / text
-    if text.endswith(".toml") and own.is_file():
-        return str(own)
-    data_file(kind, text, noun)  # raises where it is neither
-    return text
-
-
-def difference(old: Job, new: Job) -> str:
-    """Return the first key in which two jobs differ, with both values; "" if they are the same.
-
-    How much memory they may take decides no result, and is left out; so are their calibration data, of
-    which one may have more than the other (:func:`mpsearch.runs.run_folder.check_run`).
-    """
-    left, right = old.model_dump(mode="json"), new.model_dump(mode="json")
-    for job in (left, right):
-        job["digests"].pop("data", None)
-    for key, value in left.items():
-        if key in ("max_memory", "data", "samples"):
-            continue
-        other = right[key]
-        if isinstance(value, dict) and value != other:
-            inner = next(k for k in {**value, **other} if value.get(k) != other.get(k))
-            return (
-                f"{key}.{inner}: {_short(value.get(inner))} there, {_short(other.get(inner))} here"
-            )
-        if value != other:
-            return f"{key}: {_short(value)} there, {_short(other)} here"
-    return ""
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
 
 
 def write_job(job: Job, path: Path) -> None:
@@ -347,16 +391,3 @@ def job_text(job: Job) -> str:
         if value not in ("", [], None, {}):
             said[key] = value
     return tomli_w.dumps(said)
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes that ``text`` says.
-
-    Raises:
-        JobError: It is no number with a unit of bytes behind it.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)?\s*", text.upper())
-    unit = (found[2] or "").removeprefix("B") if found else ""
-    if found is None or unit not in _UNITS:
-        raise JobError(f"a size of memory must read like 2GB, 512MB or 1.5GiB; got {text!r}")
-    return int(float(found[1]) * _UNITS[unit])

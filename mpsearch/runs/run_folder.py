@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mpsearch.artifacts import read_artifact, read_envelope, write_artifact
 from mpsearch.data.batches import Batches
 from mpsearch.errors import ArtifactError, JobError, OutputExistsError
-from mpsearch.runs.job import Job, difference, read_job, write_job
+from mpsearch.runs.job import Job, read_job, write_job
 from mpsearch.runs.record import RunRecord, StageRecord
 
 T = TypeVar("T")
@@ -195,3 +195,31 @@ def _check_more(name: str, samples: int, digest: str, batches: Batches | None) -
             f"{name}: is the run of other data; to go on they must begin with the samples that it was "
             "measured on; give another folder with -o"
         )
+
+
+def difference(old: Job, new: Job) -> str:
+    """Return the first key in which two jobs differ, with both values; "" if they are the same.
+
+    How much memory they may take decides no result, and is left out; so are their calibration data, of
+    which one may have more than the other (:func:`check_run`).
+    """
+    left, right = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for job in (left, right):
+        job["digests"].pop("data", None)
+    for key, value in left.items():
+        if key in ("max_memory", "data", "samples"):
+            continue
+        other = right[key]
+        if isinstance(value, dict) and value != other:
+            inner = next(k for k in {**value, **other} if value.get(k) != other.get(k))
+            return (
+                f"{key}.{inner}: {_short(value.get(inner))} there, {_short(other.get(inner))} here"
+            )
+        if value != other:
+            return f"{key}: {_short(value)} there, {_short(other)} here"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"

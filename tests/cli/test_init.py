@@ -48,7 +48,7 @@ def test_without_data_the_job_prices_the_model_at_sizes_that_it_states(
     model = save(tmp_path / "m.onnx", shape)
     said = mpsearch("init", model)
     assert ("assumed: x of" in said) == ("h" in shape)
-    assert ("[shapes]" in (tmp_path / "m.job.toml").read_text()) == ("h" in shape)
+    assert ("\n[shapes]" in (tmp_path / "m.job.toml").read_text()) == ("h" in shape)
     mpsearch("search", tmp_path / "m.job.toml", "-o", tmp_path / "run")
     assert (tmp_path / "run/costs.json").exists()
 

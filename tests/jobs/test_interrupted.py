@@ -11,7 +11,8 @@ from mpsearch.jobs.prepare import Prepared, prepare
 from mpsearch.jobs.run import Interrupted, run_job
 from mpsearch.problem.front import read_front
 from mpsearch.problem.tables import Progress
-from mpsearch.runs.job import Job, Sources
+from mpsearch.runs.job import Job
+from mpsearch.runs.sources import Sources
 from tests.support.tiny_job import write_job
 
 

@@ -10,13 +10,14 @@ from mpsearch.runs.job import (
     Job,
     Limits,
     change_job,
-    difference,
     job_text,
-    locate,
     new_job,
     read_job,
     write_job,
 )
+from mpsearch.runs.knob import GROUPS, find_keys
+from mpsearch.runs.run_folder import difference
+from mpsearch.runs.sources import locate
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -99,3 +100,24 @@ def test_a_budget_is_a_number_or_full() -> None:
             JobError, match=r'^budget: must be a number of at least 0, or "full", got'
         ):
             new_job({**files, "budget": wrong})
+
+
+def test_an_error_says_what_the_key_is() -> None:
+    with pytest.raises(
+        JobError, match=r"^batch: .*, got 0; it is: samples that one latency is for$"
+    ):
+        new_job({"model": "m", "device": "d", "batch": 0})
+    with pytest.raises(JobError, match=r"^device: must be given; it is: device that latencies"):
+        new_job({"model": "m"})
+
+
+def test_every_key_that_people_set_is_described_and_stands_under_a_heading() -> None:
+    keys = {key.name: key for key in find_keys(Job)}
+    assert Job.model_fields.keys() - keys.keys() == {
+        *("extensions", "limits", "digests"),
+        *("search", "sensitivity"),  # settings of plug-ins, which know their own
+    }
+    for key in keys.values():
+        assert key.knob.group in GROUPS
+        assert key.description.endswith(".")
+        assert not key.knob.unset or key.knob.example is not None or key.name == "space"

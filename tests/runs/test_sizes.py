@@ -3,7 +3,8 @@
 import pytest
 
 from mpsearch.errors import JobError
-from mpsearch.runs.job import change_job, difference, job_text, new_job, parse_bytes
+from mpsearch.runs.job import change_job, job_text, new_job
+from mpsearch.runs.run_folder import difference
 
 
 @pytest.mark.parametrize(
@@ -18,13 +19,20 @@ from mpsearch.runs.job import change_job, difference, job_text, new_job, parse_b
     ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
+    job = new_job({"model": "m.onnx", "device": "t4", "max_memory": text})
+    assert job.memory_bytes == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "2 gigabytes", "1e9", "2XB"])
+@pytest.mark.parametrize(
+    "text", ["much", "GB", "2,5GB", "2GB or so", "-1GB", "2 gigabytes", "1e9", "2XB"]
+)
 def test_other_words_are_refused_with_examples(text: str) -> None:
-    with pytest.raises(JobError, match=r"must read like 2GB, 512MB.*got"):
-        parse_bytes(text)
+    with pytest.raises(JobError, match=r"^max_memory: must read like 2GB, 512MB.*got"):
+        new_job({"model": "m.onnx", "device": "t4", "max_memory": text})
+
+
+def test_nothing_limits_memory_where_no_size_is_given() -> None:
+    assert new_job({"model": "m.onnx", "device": "t4"}).memory_bytes is None
 
 
 def test_a_job_keeps_the_word_and_refuses_a_wrong_one() -> None:

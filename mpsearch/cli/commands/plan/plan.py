@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli import options as opt
 from mpsearch.cli.console import Json, command, number, print_json, print_table, progress_bars
+from mpsearch.cli.job_options import Asked, add_job_command
 
 if TYPE_CHECKING:
     from mpsearch.plan.plan import Plan
@@ -18,20 +18,18 @@ app = typer.Typer(
 )
 
 
-@app.command("choose")
-@command
+KEYS = (
+    *("model", "data"),
+    *("limits.latency_us", "limits.weight_bytes", "limits.effective_bits", "limits.loss"),
+    "confidence",
+)
+"""Keys of a job that are options of ``plan choose``."""
+
+
 def choose(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    asked: Asked,
     out: Annotated[Path, typer.Option("--out", "-o", help="Plan file to write.")],
-    max_latency_us: opt.MaxLatency = None,
-    max_weight_bytes: opt.MaxBytes = None,
-    max_effective_bits: opt.MaxBits = None,
-    max_loss: opt.MaxLoss = None,
-    confidence: opt.Confidence = None,
     knee: Annotated[bool, typer.Option("--knee", help="Take the knee within the limits.")] = False,
-    model: opt.Model = None,
-    data: opt.Data = None,
-    trust_code: opt.TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Choose the best point of a run's front within limits, and write its plan.
@@ -40,30 +38,22 @@ def choose(
     chosen one is measured.
     """
     from mpsearch.errors import JobError
-    from mpsearch.jobs.choose_plan import choose_measured, choose_written
+    from mpsearch.jobs.choose_plan import Wanted, choose_measured, choose_written
 
-    limits = {
-        "latency_us": max_latency_us,
-        "weight_bytes": max_weight_bytes,
-        "effective_bits": max_effective_bits,
-        "loss": max_loss,
-    }
-    given = {name: value for name, value in limits.items() if value is not None}
-    if (model is None) != (data is None):
+    if (asked.model is None) != (asked.data is None):
         raise JobError("--model and --data must be given together, or neither")
-    if model is None or data is None:
-        plan = choose_written(run, out, limits=given, knee=knee, confidence=confidence)
+    wanted = Wanted(asked.values.get("limits", {}), knee, asked.values.get("confidence"))
+    if asked.model is None or asked.data is None:
+        plan = choose_written(asked.source, out, wanted)
     else:
         with progress_bars() as watch:
             plan = choose_measured(
-                run,
+                asked.source,
                 out,
-                limits=given,
-                knee=knee,
-                confidence=confidence,
-                model=model,
-                data=data,
-                trust_code=trust_code,
+                wanted,
+                model=asked.model,
+                data=asked.data,
+                trust_code=asked.trust_code,
                 watch=watch,
             )
     if as_json:
@@ -71,6 +61,11 @@ def choose(
         return
     _print_figures(plan)
     print(f"written: {out}")
+
+
+add_job_command(
+    app, "choose", choose, KEYS, Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+)
 
 
 @app.command("show")

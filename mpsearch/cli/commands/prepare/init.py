@@ -1,7 +1,10 @@
 """``mpsearch init``: a commented job and search space for a model, to start from."""
 
+import json
+import os
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +13,7 @@ from mpsearch.cli.console import Json, command, print_json
 
 if TYPE_CHECKING:
     from mpsearch.graph.model import ModelGraph
+    from mpsearch.runs.knob import Key
     from mpsearch.space.space import SearchSpace
 
 _LIKELY_SIZES = (128, 224, 320, 640, 64, 32, 16000)
@@ -48,10 +52,19 @@ def init(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JobError(f"{folder.name}: the folder cannot be made: {error.strerror}") from None
+    values = {
+        "model": _relative(model, folder),
+        "device": device,
+        "space": space_file.name,
+        "shapes": shapes | assumed,
+    }
+    if data is not None:
+        values["data"] = _relative(data, folder)
+    note = "Assumed: put in what you deploy, or give data." if assumed else ""
     write_text(space_file, _space_text(graph, space, device))
     write_text(
         job_file,
-        _job_text(graph, model, folder, device, space_file, shapes | assumed, data, assumed),
+        _job_text(graph, values, note),
     )
     if as_json:
         print_json({"job": job_file.name, "space": space_file.name})
@@ -62,6 +75,10 @@ def init(
             f"assumed: {name} of {', '.join('any' if s == 0 else str(s) for s in sizes)}; change it"
         )
     print(f"next: mpsearch search {job_file} -o runs/{model.stem}")
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _bound_graph(
@@ -96,21 +113,16 @@ def _bound_graph(
     return graph, {}
 
 
-def _job_text(
-    graph: "ModelGraph",
-    model: Path,
-    folder: Path,
-    device: str,
-    space_file: Path,
-    shapes: dict[str, tuple[int, ...]],
-    data: Path | None,
-    assumed: dict[str, tuple[int, ...]],
-) -> str:
-    import json
-    import os
+def _job_text(graph: "ModelGraph", values: dict[str, Any], note: str) -> str:
+    """Every key of a job under its heading, with what it is; those that are not set are commented out.
 
-    def relative(path: Path) -> str:
-        return json.dumps(Path(os.path.relpath(path, folder)).as_posix(), ensure_ascii=False)
+    Args:
+        graph: The model.
+        values: Key to value, where it is not the default.
+        note: What is said of the shapes.
+    """
+    from mpsearch.runs.job import Job
+    from mpsearch.runs.knob import grouped_keys
 
     inputs = ", ".join(
         f"{value.name} {value.dtype} "
@@ -120,55 +132,48 @@ def _job_text(
     lines = [
         f"# A search for {graph.name}. Paths are relative to this file.",
         f"# {len(graph.layers)} layers in {len(graph.groups)} groups; inputs: {inputs}.",
-        "",
-        f"model = {relative(model)}",
-        "",
-        "# Calibration data: an .npz with one array an input, first axis = samples. Without it only",
-        "# shapes, cost and size can be said. With an array `labels` the loss is the increase of the",
-        "# negative log-likelihood, else the divergence from the fp32 model.",
-        f"data = {relative(data)}" if data is not None else '# data = "calib.npz"',
-        "",
-        "# Held-out data, on which the plans of the final table are scored.",
-        '# eval = "held_out.npz"',
-        "",
-        "# What latencies are modelled for: `mpsearch list devices`, or a .toml of your own.",
-        f"device = {json.dumps(device)}",
-        "batch = 1            # samples that one latency is for",
-        "",
-        "# Which schemes a layer may take; the file beside this one, or `mpsearch list spaces`.",
-        f"space = {json.dumps(space_file.name)}",
-        "# keep = ['*head*']  # layers that stay in the base format, by name pattern",
-        "",
-        'metric = "calibrated"  # `mpsearch list metrics`',
-        'method = "exact"         # `mpsearch list searchers`',
-        "samples = 128            # calibration samples at most; 0 uses all",
-        "batch_size = 32          # rows simulated together; part of what makes results repeatable",
-        "measure = 12             # points of the front that are measured",
-        "refine = 60              # measurements spent on better points to choose from",
-        "seed = 0",
-        "",
-        "# With eval: take the fastest plan that is known to lose no more of this than max_drop.",
-        '# quality = "accuracy"',
-        "# max_drop = 0.01",
-        "# confidence = 0.95       # judge limits and choices by upper bounds at this level",
-        "",
-        "# What the chosen plan must keep to. Without limits plans are chosen that are faster, smaller,",
-        "# or both at no more loss than the least lossy uniform plan.",
-        "# [limits]",
-        "# latency_us = 100.0",
-        "# effective_bits = 6.0",
-        "# loss = 0.01",
+        "# A line such as #key = value sets nothing, and shows how it would.",
     ]
-    if shapes:
-        note = " Assumed: put in what you deploy, or give data." if assumed else ""
-        lines += ["", f"# Sizes of dynamic axes; 0 leaves an axis to the model.{note}", "[shapes]"]
-        lines += [f"{json.dumps(name)} = {list(sizes)}" for name, sizes in shapes.items()]
+    tables: dict[str, list[str]] = {}
+    for group, keys in grouped_keys(Job).items():
+        lines += ["", f"# {group}", f"# {'-' * len(group)}"]
+        for key in keys:
+            table, _, name = key.name.rpartition(".")
+            if isinstance(key.knob.example, dict):
+                sizes = values.get(name, {})
+                sign = "" if sizes else "#"
+                rows = [
+                    f"{sign}{_toml(k)} = {_toml(v)}" for k, v in (sizes or key.knob.example).items()
+                ]
+                tables[name] = [*_said(key, note if sizes else ""), f"{sign}[{name}]", *rows]
+            elif table:
+                head = tables.setdefault(table, [f"#[{table}]"])
+                head += [*_said(key), f"#{name} = {_toml(key.knob.example)}"]
+            else:
+                value = values.get(name, None if key.knob.unset else key.field.default)
+                shown = key.knob.example if value is None else value
+                lines += _said(key)
+                lines.append(f"{'#' if value is None else ''}{name} = {_toml(shown)}")
+    for rows in tables.values():  # TOML wants them last
+        lines += ["", *rows]
+    for name in ("search", "sensitivity"):
+        lines += ["", f"# {Job.model_fields[name].description}", f"#[{name}.settings]"]
     return "\n".join(lines) + "\n"
 
 
-def _space_text(graph: "ModelGraph", space: "SearchSpace", device: str) -> str:
-    import json
+def _said(key: "Key", note: str = "") -> list[str]:
+    """What a key is, as comments."""
+    unset = f" Not set: {key.knob.unset}." if key.knob.unset else ""
+    text = f"{key.description}{unset} {note}".strip()
+    return textwrap.wrap(text, 96, initial_indent="# ", subsequent_indent="# ")
 
+
+def _toml(value: Any) -> str:
+    """A TOML value on one line; JSON's strings, numbers and lists are TOML's."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _space_text(graph: "ModelGraph", space: "SearchSpace", device: str) -> str:
     roles = sorted({layer.role for layer in graph.layers if layer.role})
     first = json.dumps(graph.layers[0].name, ensure_ascii=False) if graph.layers else '"conv1"'
     lines = [

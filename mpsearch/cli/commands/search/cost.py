@@ -5,27 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli import options as opt
-from mpsearch.cli.console import Json, command, number, print_json, print_table
+from mpsearch.cli.console import Json, number, print_json, print_table
+from mpsearch.cli.job_options import Asked, read_asked
 
 if TYPE_CHECKING:
     from mpsearch.stats.estimates import Bools, Floats
 
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table to this file.")]
+KEYS = ("model", "shapes", "device", "space", "schemes", "keep", "base", "target", "batch")
+"""Keys of a job that are options of this command."""
 
 
-@command
 def cost(
-    target: opt.Target,
-    device: opt.Device = None,
-    space: opt.Space = None,
-    schemes: opt.Schemes = None,
-    keep: opt.Keep = None,
-    base: opt.Base = None,
-    shape: opt.Shapes = None,
-    batch: opt.Batch = None,
-    model: opt.Model = None,
-    out: Out = None,
+    asked: Asked,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the table to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Price every layer in every scheme on a device; no data are needed."""
@@ -34,16 +28,7 @@ def cost(
     from mpsearch.jobs.prepare import prepare
     from mpsearch.problem.tables import write_costs
 
-    given = {
-        "device": device,
-        "space": space,
-        "schemes": schemes,
-        "keep": tuple(keep) if keep else None,
-        "base": base,
-        "shapes": shape or None,
-        "batch": batch,
-    }
-    job, sources = opt.make_job(target, given, model=model)
+    job, sources = read_asked(asked)
     prepared = prepare(job, sources)
     costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
     rows = cost_rows(costs, prepared.space, prepared.graph, costs.allowed)

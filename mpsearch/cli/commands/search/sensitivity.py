@@ -1,60 +1,41 @@
 """``mpsearch sensitivity``: what each layer loses in each scheme, by one metric or several."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli import options as opt
-from mpsearch.cli.console import Json, command, number, print_json, print_table, progress_bars
+from mpsearch.cli.console import Json, number, print_json, print_table, progress_bars
+from mpsearch.cli.job_options import Asked, read_asked
 
 if TYPE_CHECKING:
     from mpsearch.jobs.score_metrics import Scoring
     from mpsearch.stats.estimates import Bools, Floats
 
+KEYS = (
+    *("model", "data", "shapes", "samples", "device", "space", "schemes", "keep", "base"),
+    *("recovery", "target", "loss", "metric", "budget", "self_test", "tolerance"),
+    *("batch_size", "seed", "threads", "max_memory"),
+)
+"""Keys of a job that are options of this command."""
 
-@command
+_DEVICE = "npu_200tops"  # where none is asked for
+
+
 def sensitivity(
-    target: opt.Target,
-    data: opt.Data = None,
-    device: opt.Device = None,
-    space: opt.Space = None,
-    schemes: opt.Schemes = None,
-    keep: opt.Keep = None,
-    base: opt.Base = None,
-    recovery: opt.Recovery = None,
-    shape: opt.Shapes = None,
-    loss: opt.Loss = None,
+    asked: Asked,
     quality: Annotated[
         str | None,
         typer.Option("--quality", help="Drop of this instead: accuracy or MODULE:FUNCTION."),
     ] = None,
-    metric: opt.Metric = None,
     compare: Annotated[
         str | None, typer.Option("--compare", help="Score by all of METRIC,METRIC,… and compare.")
     ] = None,
-    batch_size: opt.BatchSize = None,
-    samples: opt.Samples = None,
-    budget: opt.Budget = None,
     time_budget: Annotated[
         float | None,
         typer.Option("--time-budget", min=0, help="Seconds; what is finished then is returned."),
     ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            "--tolerance", min=0, max=0.49, help="Stop when this share of pairs is unsure."
-        ),
-    ] = None,
-    self_test: Annotated[
-        int | None,
-        typer.Option("--self-test", min=0, help="Measure so many random plans, and rank."),
-    ] = None,
-    own: opt.Set = None,
-    seed: opt.Seed = None,
-    threads: opt.Threads = None,
-    max_memory: opt.MaxMemory = None,
-    model: opt.Model = None,
     store: Annotated[
         Path | None,
         typer.Option("--store", help="Keep losses here; measure only what is not there."),
@@ -65,7 +46,6 @@ def sensitivity(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the table to this file.")
     ] = None,
-    trust_code: opt.TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Score how much each layer loses in each scheme."""
@@ -74,30 +54,19 @@ def sensitivity(
     from mpsearch.jobs.score_metrics import score_metrics
     from mpsearch.problem.tables import write_table
 
-    if quality is not None and loss is not None:
+    if quality is not None and "loss" in asked.values:
         raise JobError("--quality is a loss of its own; give it or --loss, not both")
     names = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
-    given = {
-        "device": device if device is not None or target.suffix == ".toml" else "npu_200tops",
-        "space": space,
-        "schemes": schemes,
-        "keep": tuple(keep) if keep else None,
-        "base": base,
-        "recovery": recovery,
-        "shapes": shape or None,
-        "loss": f"quality:{quality}" if quality is not None else loss,
-        "metric": names[0] if names else metric,
-        "batch_size": batch_size,
-        "samples": samples,
-        "budget": opt.parse_budget(budget),
-        "tolerance": tolerance,
-        "self_test": self_test,
-        "set": own or None,
-        "seed": seed,
-        "threads": threads,
-        "max_memory": max_memory,
-    }
-    job, sources = opt.make_job(target, given, model=model, data=data, trust_code=trust_code)
+    values, on_device = dict(asked.values), "device" in asked.values
+    if quality is not None:
+        values["loss"] = f"quality:{quality}"
+    if names:
+        values["metric"] = names[0]
+    if asked.source.suffix == ".toml":
+        on_device = True
+    elif not on_device:
+        values["device"] = _DEVICE
+    job, sources = read_asked(replace(asked, values=values))
     prepared = prepare(job, sources)
     metrics = list(dict.fromkeys(names)) or [job.metric]
     if out is not None and len(metrics) > 1:
@@ -107,7 +76,7 @@ def sensitivity(
             prepared,
             metrics,
             n_plans=job.self_test,
-            along_front=device is not None or target.suffix == ".toml",
+            along_front=on_device,
             time_limit_s=time_budget,
             store=store,
             watch=watch,
@@ -121,9 +90,11 @@ def sensitivity(
         title = prepared.graph.name
         write_sensitivity(html, title, scoring.tables, scoring.tests, scoring.unit)
     if as_json:
-        print_json(_scoring_json(scoring))
-    else:
-        _print_scoring(scoring)
+        print_json(_scoring_json(scoring) | {"device": prepared.device.name})
+        return
+    _print_scoring(scoring)
+    if not on_device:
+        print(f"--device was not given: schemes and their limits are those of {_DEVICE}")
 
 
 def _scoring_json(scoring: "Scoring") -> dict[str, Any]:
