@@ -162,27 +162,39 @@ def _within(point: Point, rival: Point, shares: Mapping[str, float], rules: Rule
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a refinement may take.
+
+    Attributes:
+        budget: Measurements of its searches.
+        deadline: When they stop with what they have; None: never.
+        seed: Their seed.
+    """
+
+    budget: int
+    deadline: Deadline | None = None
+    seed: int = 0
+
+
 def refine_front(
     front: Front,
     table: Table,
     costs: Costs,
     rival: Point,
     evaluator: Evaluator,
+    effort: Effort,
     *,
-    budget: int,
     rules: Rules = Rules(),
-    deadline: Deadline | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> Front:
     """Return ``front`` with measured points added where plans are chosen against ``rival``.
 
     Half of the budget goes to a search for latency, half to one for size, at up to four times the rival's
     loss: the table is corrected by what is measured, so that these points are better than predicted ones.
-    Beyond the budget the best predictions for each rule are measured, about 20 at most. After
-    ``deadline`` both searches stop with what they have.
+    Beyond the budget the best predictions for each rule are measured, about 20 at most.
     """
-    half, limit = budget // 2, rival.measured["loss"].mean
+    half, limit = effort.budget // 2, rival.measured["loss"].mean
     if half < 1 or limit <= 0:
         return front
     problem = build_problem(table, costs, constraints=(f"loss <= {_LOSS_RANGE * limit!r}",))
@@ -201,9 +213,9 @@ def refine_front(
                 objectives=(goal, "loss"),
                 evaluator=evaluator,
                 budget=half,
-                seed=seed,
+                seed=effort.seed,
                 progress=told,
-                time_limit_s=_half_of_what_is_left(deadline, last=before > 0),
+                time_limit_s=_half_of_what_is_left(effort.deadline, last=before > 0),
             ).points
     found += _best_predicted(front, rival, rules.fast, rules, evaluator)
     with suppress(ProblemError):  # edges too entangled for a proof

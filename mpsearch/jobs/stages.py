@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsearch.choose.rules import Rules, least_lossy, refine_front
+from mpsearch.choose.rules import Effort, Rules, least_lossy, refine_front
 from mpsearch.deadline import deadline_in
 from mpsearch.errors import ProblemError
 from mpsearch.graph.model import ModelGraph
@@ -203,10 +203,8 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
         bench.costs,
         rival,
         simulator,
-        budget=job.refine,
+        Effort(job.refine, deadline, job.seed),
         rules=job_rules(job),
-        deadline=deadline,
-        seed=job.seed,
         progress=bench.watch("refine"),
     )
 

@@ -5,7 +5,7 @@ import pytest
 
 from mpsearch.choose.feasibility import check_limits
 from mpsearch.choose.measured import cheapest_within, least_loss, with_points
-from mpsearch.choose.rules import choose_plans, refine_front
+from mpsearch.choose.rules import Effort, choose_plans, refine_front
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point
@@ -124,7 +124,7 @@ def test_choices_keep_their_rules_against_the_least_lossy_uniform_plan() -> None
 def test_refinement_adds_measured_points_within_its_budget() -> None:
     truth = Truth()
     rival = rivals()["uniform fp8"]
-    front = refine_front(FRONT, TABLE, COSTS, rival, truth, budget=16)
+    front = refine_front(FRONT, TABLE, COSTS, rival, truth, Effort(16))
     assert 0 < len(truth.measured) <= 16 + 20
     measured = {p.assignment for p in front.points if p.measured}
     assert measured <= set(truth.measured)
