@@ -124,6 +124,23 @@ CASES: dict[str, tuple[Break, list[str]]] = {
     "infeasible bits": (with_options("--max-effective-bits", 1), ["effective_bits <= ", "nearest"]),
     "unknown job key": (job_with("metrics = 'sqnr'"), ["job.toml", "metrics", "metric"]),
     "wrong job value": (job_with("batch = 'big'"), ["job.toml", "batch", "'big'"]),
+    "unknown setting": (
+        with_options("--set", "search.size=4"),
+        ["search method exact has no setting 'size'", "eps"],
+    ),
+    "wrong setting": (
+        with_options("--method", "nsga2", "--set", "search.size=big"),
+        ["size of search method nsga2 must be int", "'big'"],
+    ),
+    "unknown setting of a metric": (
+        with_options("--metric", "sqnr", "--set", "sensitivity.tolerance=0.1"),
+        ["metric sqnr has no setting 'tolerance'", "none"],
+    ),
+    "setting of nothing": (with_options("--set", "size=4"), ["search.NAME=VALUE", "'size=4'"]),
+    "unknown setting in a job": (
+        job_with("[search.settings]\nsizes = 3"),
+        ["search method exact has no setting 'sizes'"],
+    ),
     "job is no TOML": (job_with("[["), ["job.toml", "TOML"]),
 }
 
