@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import networkx as nx
 import numpy as np
 
 from mpsearch.errors import InfeasibleError
@@ -83,22 +84,9 @@ def reduce_problem(problem: Problem, names: tuple[str, ...]) -> Reduced:
     Raises:
         InfeasibleError: Tied groups have no scheme in common.
     """
-    G, S = problem.n_groups, problem.n_schemes
-    root = list(range(G))
-
-    def find(g: int) -> int:
-        while root[g] != g:
-            g = root[g]
-        return g
-
-    for tie in problem.ties:
-        for other in tie.members[1:]:
-            a, b = sorted((find(tie.members[0]), find(other)))
-            root[b] = a
-    heads = sorted({find(g) for g in range(G)})
-    number = {head: v for v, head in enumerate(heads)}
-    member = np.array([number[find(g)] for g in range(G)], np.int64)
-    V = len(heads)
+    S = problem.n_schemes
+    member = _join_ties(problem)
+    V = int(member.max()) + 1
     allowed = np.ones((V, S), np.bool_)
     np.logical_and.at(allowed, member, problem.allowed)
 
@@ -174,3 +162,15 @@ def reduce_problem(problem: Problem, names: tuple[str, ...]) -> Reduced:
         np.array(pair_allowed, np.bool_).reshape(-1, S, S),
         limits,
     )
+
+
+def _join_ties(problem: Problem) -> Ints:
+    """Return [G] the variable of each group: tied ones share one, numbered by their first group."""
+    first = np.arange(problem.n_groups)
+    if problem.ties:
+        tied: nx.Graph[int] = nx.Graph()
+        for tie in problem.ties:
+            nx.add_path(tied, tie.members)
+        for groups in nx.connected_components(tied):
+            first[list(groups)] = min(groups)
+    return np.unique(first, return_inverse=True)[1].astype(np.int64)
