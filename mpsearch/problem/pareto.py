@@ -1,4 +1,4 @@
-"""Dominance: fronts of assignments, their hypervolume, their knee, and their file."""
+"""Dominance: which values no other ones dominate, their hypervolume, their knee."""
 
 import math
 from itertools import pairwise

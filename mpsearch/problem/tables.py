@@ -1,4 +1,4 @@
-"""Estimates, and the two tables that searches read: sensitivities and costs, group × scheme."""
+"""The two tables that searches read: sensitivities and costs, group × scheme."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -81,8 +81,8 @@ def _by_price(
     """Return supported assignments, refining prices between neighbours, the widest first."""
     solver = _Prices(reduced, deadline)
     ends = [solver.best(np.array([1.0, 1e-6])), solver.best(np.array([1e-6, 1.0]))]
-    known = {row.tobytes(): row for row in ends if row is not None}
-    rows = list(known.values())
+    supported = {row.tobytes(): row for row in ends if row is not None}
+    rows = list(supported.values())
     open_pairs = [(rows[0], rows[-1])] if len(rows) == 2 else []
     tried = len(ends)
     while open_pairs and tried < count:
@@ -97,14 +97,14 @@ def _by_price(
         middle = solver.best(weight / weight.sum())
         tried += 1
         if progress:
-            progress(tried, count, f"{len(known)} supported points")
-        if middle is None or middle.tobytes() in known:
+            progress(tried, count, f"{len(supported)} supported points")
+        if middle is None or middle.tobytes() in supported:
             continue
         if solver.values(middle) @ weight >= a @ weight - 1e-12 * np.abs(a * weight).sum():
             continue
-        known[middle.tobytes()] = middle
+        supported[middle.tobytes()] = middle
         open_pairs += [(left, middle), (middle, right)]
-    return np.array(list(known.values()), np.int64).reshape(-1, reduced.n_variables)
+    return np.array(list(supported.values()), np.int64).reshape(-1, reduced.n_variables)
 
 
 class _Prices:

@@ -77,8 +77,8 @@ def search(
             time_limit_s=None if task.deadline is None else task.deadline.left_s,
         )
         if solution is not None:
-            known = found.get(solution.row.tobytes())
-            if known is None or known.gap > solution.gap:
+            before = found.get(solution.row.tobytes())
+            if before is None or before.gap > solution.gap:
                 found[solution.row.tobytes()] = solution
             if task.progress:
                 task.progress(len(found), goal or len(found), f"gap {solution.gap:.1e}")

@@ -178,16 +178,16 @@ def _meet(logits: Floats, reduced: Reduced, target: float, span: float) -> Float
     unit = slope * (reduced.n_variables / span)
     low, high = 0.0, 1.0
 
-    def priced(price: float) -> Floats:
+    def at_price(price: float) -> Floats:
         return _softmax(logits - price * unit, reduced)
 
-    while expected_cost(reduced, priced(high), 0)[0] > target and high < _HIGHEST:
+    while expected_cost(reduced, at_price(high), 0)[0] > target and high < _HIGHEST:
         low, high = high, 4 * high
     for _ in range(_BISECTIONS):
         price = 0.5 * (low + high)
-        over = expected_cost(reduced, priced(price), 0)[0] > target
+        over = expected_cost(reduced, at_price(price), 0)[0] > target
         low, high = (price, high) if over else (low, price)
-    return priced(high)
+    return at_price(high)
 
 
 def _round(program: Program, reduced: Reduced, surprise: Floats, bounds: list[Bound]) -> Ints:

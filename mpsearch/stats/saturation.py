@@ -10,7 +10,15 @@ from mpsearch.stats.estimates import Floats
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """From a sum to a loss: L = ceiling (1 - exp(-alpha z ** beta / ceiling)); linear for z <= 0."""
+    """From a sum to a loss, as the link of a generalised linear model.
+
+    L = ceiling (1 - exp(-alpha z ** beta / ceiling)); linear for z <= 0.
+
+    Attributes:
+        alpha: Slope where losses are small.
+        beta: Power of the sum.
+        ceiling: Loss at which plans are saturated.
+    """
 
     alpha: float = 1.0
     beta: float = 1.0

@@ -33,7 +33,13 @@ class PricedFronts:
     """Fronts of a known objective and the loss, for one table of losses after another."""
 
     def __init__(self, reduced: Reduced, *, known: int, loss: int) -> None:
-        """Price everything but the columns ``known`` and ``loss``."""
+        """Price every quantity but two.
+
+        Args:
+            reduced: The problem.
+            known: Column of the objective that the tables say exactly.
+            loss: Column of the loss, whose table changes from front to front.
+        """
         self._all = additive(reduced)
         self._known, self._loss = known, loss
         self._priced = [k for k in range(self._all.values.shape[2]) if k not in (known, loss)]

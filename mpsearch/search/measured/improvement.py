@@ -19,7 +19,7 @@ def expected_improvement(
     Args:
         front: [F, 2] known objective and loss of what was measured.
         reference: [2].
-        known: [P] the candidates' known objective.
+        known: [P] the candidates' other objective, which the tables say exactly.
         mean: [P] of their losses.
         deviation: [P] of their losses.
     """
