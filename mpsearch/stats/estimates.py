@@ -19,10 +19,6 @@ class Estimate(NamedTuple):
 
 _NORMAL_QUANTILE = 1.959964  # of 97.5 %
 _SKEWNESS_WEIGHT = 12.0  # chosen on losses of real models: see docs/sensitivity.md
-_T_QUANTILES = (
-    12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814,
-    2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596,
-)  # fmt: skip
 
 
 def estimate_mean(samples: Floats) -> Estimate:
@@ -50,9 +46,9 @@ def estimate_mean(samples: Floats) -> Estimate:
 
 
 def _t_quantile(dof: int) -> float:
-    """97.5 % quantile of Student's t; beyond the table by the Cornish–Fisher expansion."""
-    if dof <= len(_T_QUANTILES):
-        return _T_QUANTILES[dof - 1]
-    z = _NORMAL_QUANTILE
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / dof + second / dof**2
+    """97.5 % quantile of Student's t."""
+    from scipy.special import (
+        stdtrit,
+    )  # when called: estimates are values that need no scipy to be read
+
+    return float(stdtrit(dof, 0.975))
