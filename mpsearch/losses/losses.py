@@ -13,6 +13,7 @@ from mpsearch.errors import DataError
 from mpsearch.losses.ctc import ctc_hits, ctc_losses
 from mpsearch.losses.custom import Arrays, Quality
 from mpsearch.losses.outputs import LABELLED, Head, LossChoice
+from mpsearch.losses.scales import Scale
 from mpsearch.stats.estimates import Estimate, Floats, estimate_mean
 
 _UNITS = {"ctc": "nats a label", "ctc_last": "nats a label", "mse": "relative MSE"}
@@ -29,7 +30,7 @@ class Target:
         reference: Values of the heads in the fp32 model, one a head.
         labels: [n, …] or None.
         mask: [n, positions] bool of the positions that count, or None.
-        powers: Mean square of each head's reference over all data: what squared errors are relative to.
+        scales: What squared errors of each head are relative to: its variance over all data.
         blank: Class that stands between labels where these are sequences without positions (CTC).
         quality: The user's own measure; None where the loss is another.
         batch: What that measure reads beside the outputs: input name or ``labels`` to array.
@@ -39,7 +40,7 @@ class Target:
     reference: tuple[Tensor, ...]
     labels: Tensor | None
     mask: Tensor | None
-    powers: tuple[float, ...]
+    scales: tuple[Scale, ...]
     blank: int | None = None
     quality: Quality | None = None
     batch: Arrays = field(default_factory=dict)
@@ -52,6 +53,8 @@ def loss_unit(choice: LossChoice, kind: str, heads: tuple[Head, ...]) -> str:
         unit = f"drop of {choice.function.rpartition(':')[2]}"
     elif all(head.is_number for head in heads):
         unit = "relative MSE"
+    elif any(head.is_number for head in heads):
+        unit = "nats and relative MSE"
     else:
         unit = _UNITS.get(kind, "nats")
     return f"{unit}, worst slice" if choice.worst_slice else unit
@@ -75,10 +78,10 @@ def sample_losses(
 ) -> Tensor:
     """Return the [n] losses of a batch in fp64, differentiable in ``values``.
 
-    ``kl``: the divergence of each head's distribution from the fp32 model's, summed over heads and
-    averaged over positions. ``nll``: the increase over the fp32 model of the negative
+    ``kl``: the divergence of each head's distribution from the fp32 model's, averaged over positions
+    and heads; of numbers their squared error relative to their variance. ``nll``: the increase over the fp32 model of the negative
     log-likelihood of the labels (squared error for numbers). ``ctc``: the same, of label sequences over all
-    alignments, a label. ``mse``: squared error relative to the mean square. ``quality``: the drop of
+    alignments, a label. ``mse``: squared error relative to the variance. ``quality``: the drop of
     the user's measure below the fp32 model's, or of the accuracy; it has no gradient.
     """
     if kind == "quality":
@@ -88,16 +91,16 @@ def sample_losses(
             heads, target.reference, target
         )
     parts = [
-        _divergence(head, value, reference, power, target.mask)
-        for head, value, reference, power in zip(
-            heads, values, target.reference, target.powers, strict=True
+        _divergence(head, value, reference, scale, target.mask)
+        for head, value, reference, scale in zip(
+            heads, values, target.reference, target.scales, strict=True
         )
     ]
-    return torch.stack(parts).sum(0)
+    return torch.stack(parts).mean(0)
 
 
 def _divergence(
-    head: Head, value: Tensor, reference: Tensor, power: float, mask: Tensor | None
+    head: Head, value: Tensor, reference: Tensor, scale: Scale, mask: Tensor | None
 ) -> Tensor:
     """[n] divergences, a few samples at a time: their temporaries in fp64 stay in the cache."""
     value, reference = (x.movedim(head.batch_axis, 0) for x in (value, reference))
@@ -107,7 +110,7 @@ def _divergence(
             head,
             value[i : i + rows].double(),
             reference[i : i + rows].double(),
-            power,
+            scale,
             None if mask is None else mask[i : i + rows],
         )
         for i in range(0, len(value), rows)
@@ -168,10 +171,10 @@ def _odds(head: Head, value: Tensor) -> Tensor:
 
 
 def _compare(
-    head: Head, value: Tensor, reference: Tensor, power: float, mask: Tensor | None
+    head: Head, value: Tensor, reference: Tensor, scale: Scale, mask: Tensor | None
 ) -> Tensor:
     if head.is_number:
-        return _mean_positions((value - reference).square() / max(power, 1e-300), mask)
+        return _mean_positions(scale.weigh((value - reference).square()), mask)
     if head.is_class:
         p, q = _log_probabilities(head, reference), _log_probabilities(head, value)
         return _mean_positions((p.exp() * (p - q)).sum(-1), mask)
@@ -205,9 +208,7 @@ def absolute_losses(heads: tuple[Head, ...], values: tuple[Tensor, ...], target:
     if head.is_number:
         wanted = labels.double()
         _check_shape(head, wanted, value.shape)
-        return _mean_positions(
-            (value - wanted).square() / max(target.powers[0], 1e-300), target.mask
-        )
+        return _mean_positions(target.scales[0].weigh((value - wanted).square()), target.mask)
     if not head.is_class:
         odds = _odds(head, value)
         wanted = labels.double()

@@ -177,8 +177,8 @@ def choose_heads(
     Args:
         heads: All that the graph has.
         loss: What is asked for, as :func:`parse_loss` reads it. Where no kind is: ``nll`` with labels,
-            else ``kl`` if any output scores classes or chances, else ``mse``. Where scores count, outputs
-            that are numbers (states, caches) do not.
+            else ``kl`` if any output scores classes or chances, else ``mse``. Of outputs that are numbers,
+            states and caches do not count beside others; asked for by name, ``kl`` counts scores only.
         batches: The data; their labels and slices decide.
         graph: For messages.
 
@@ -200,6 +200,9 @@ def choose_heads(
     if not heads:
         raise DataError(f"{graph.name} must have an output of floating-point numbers, it has none")
     scores = tuple(head for head in heads if not head.is_number)
+    if not kind and not choice.outputs:
+        heads = tuple(head for head in heads if not _is_state(head, graph)) or heads
+    given = kind
     if not kind:
         kind = "nll" if batches.labels is not None else "kl" if scores else "mse"
     if kind in (*LABELLED, "quality"):
@@ -210,9 +213,30 @@ def choose_heads(
         return _labelled(heads, batches), kind
     if kind == "mse":
         return tuple(Head(h.output, h.output, "numbers", 0) for h in heads), kind
+    if not given:
+        return heads, kind
     if not scores:  # asked for: scores of classes along the last axis
         scores = tuple(Head(h.output, h.output, "logits", -1) for h in heads)
     return scores, kind
+
+
+def _is_state(head: Head, graph: ModelGraph) -> bool:
+    """Whether an output is a state or cache: numbers shaped as an input is, but for one axis that may grow."""
+    shape = graph.values[head.output].shape if head.output in graph.values else None
+    if not head.is_number or shape is None:
+        return False
+    for value in graph.inputs:
+        if value.shape is None or len(value.shape) != len(shape) or len(shape) < 2:
+            continue
+        if not (value.dtype or "float32").startswith(("float", "bfloat")):
+            continue
+        if len(graph.inputs) > 1 and sum(map(_differ, value.shape, shape)) <= 1:
+            return True
+    return False
+
+
+def _differ(left: int | None, right: int | None) -> bool:
+    return left is not None and right is not None and left != right
 
 
 def _labelled(heads: tuple[Head, ...], batches: Batches) -> tuple[Head, ...]:

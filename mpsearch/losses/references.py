@@ -14,6 +14,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.custom import ACCURACY, find_quality
 from mpsearch.losses.losses import Target, quality_scores
 from mpsearch.losses.outputs import Head, LossChoice, find_mask
+from mpsearch.losses.scales import Scale, make_scale
 from mpsearch.program.tensors import to_tensor
 
 
@@ -47,7 +48,7 @@ def make_targets(
     device: torch.device,
     heads: tuple[Head, ...],
     choice: LossChoice,
-    powers: tuple[float, ...] | None = None,
+    scales: tuple[Scale, ...] | None = None,
 ) -> list[Target]:
     """Return what each batch is compared with, in order.
 
@@ -58,15 +59,18 @@ def make_targets(
         device: Where labels and masks go.
         heads: What the loss reads.
         choice: The loss that was asked for.
-        powers: What squared errors are relative to, one a head; None takes those of ``references``.
+        scales: What squared errors are relative to, one a head; None takes those of ``references``.
 
     Raises:
         DataError: The user's own measure cannot be found, or fails.
     """
     own = choice.kind == "quality" and choice.function != ACCURACY
     quality = find_quality(choice.function) if own else None
-    if powers is None:
-        powers = tuple(map(_power, zip(*references, strict=True)))
+    if scales is None:
+        scales = tuple(
+            make_scale(parts, head.batch_axis)
+            for head, parts in zip(heads, zip(*references, strict=True), strict=True)
+        )
     name = find_mask(graph, batches)
     targets = []
     for index, reference in enumerate(references):
@@ -77,7 +81,7 @@ def make_targets(
             reference,
             None if labels is None else to_tensor(labels[rows], device),
             None if mask is None else to_tensor(mask, device),
-            powers,
+            scales,
             _blank(choice, heads[0], reference[0], labels),
         )
         if quality is not None:
@@ -103,9 +107,3 @@ def _blank(
         return None
     positions = next(i for i in range(3) if i not in (head.batch_axis, head.axis % 3))
     return 0 if 1 < labels.shape[1] < reference.shape[positions] else None
-
-
-def _power(parts: Sequence[Tensor]) -> float:
-    """Mean square over all elements of ``parts``."""
-    squares = sum(float(part.double().square().sum()) for part in parts)
-    return squares / max(sum(part.numel() for part in parts), 1)

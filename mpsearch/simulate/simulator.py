@@ -29,7 +29,7 @@ from mpsearch.simulate.scheme_run import Ranges
 from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Estimate, Floats, Ints, estimate_mean
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 """Raised whenever the same assignment would get another loss than before."""
 
 

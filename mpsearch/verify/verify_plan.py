@@ -20,6 +20,7 @@ from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.losses.losses import Target, sample_losses
 from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
+from mpsearch.losses.scales import make_scale
 from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import restore
@@ -297,11 +298,8 @@ def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs
     unlabelled = replace(batches, labels=None)
     heads, kind = choose_heads(read_heads(graph), None, unlabelled, graph)
     heads = tuple(_at_output(head, graph, outputs[0]) for head in heads)
-    powers = tuple(
-        float(
-            torch.cat([o.simulated[h.output].double().flatten() for o in outputs]).square().mean()
-        )
-        for h in heads
+    scales = tuple(
+        make_scale([o.simulated[h.output] for o in outputs], h.batch_axis) for h in heads
     )
 
     def between(pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> float:
@@ -310,7 +308,7 @@ def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs
             reference, values = (
                 tuple(o[h.output].float() for h in heads) for o in (source, simulated)
             )
-            losses.append(sample_losses(kind, heads, values, Target(reference, None, None, powers)))
+            losses.append(sample_losses(kind, heads, values, Target(reference, None, None, scales)))
         return float(torch.cat(losses).mean())
 
     found = between((o.runtime, o.same_rounding) for o in outputs)

@@ -15,6 +15,7 @@ from torch import Tensor
 from mpsearch.errors import NumericsError
 from mpsearch.losses.losses import Target
 from mpsearch.losses.outputs import Head
+from mpsearch.losses.scales import Scale
 from mpsearch.program.program import Step
 from mpsearch.program.schedule import make_schedule, run_schedule
 from mpsearch.simulate.scheme_run import read_operands
@@ -64,8 +65,9 @@ def draw_losses(simulator: Simulator, done: Pass, rng: torch.Generator) -> Tenso
     sum with random signs, scaled as the relative squared error is.
     """
     total: Tensor | None = None
-    for head, value, power in zip(simulator.heads, done.heads, done.target.powers, strict=True):
-        each = _draw_head(head, value, power, done.target.mask, rng)
+    share = len(simulator.heads) ** -0.5  # the loss is the mean over heads
+    for head, value, scale in zip(simulator.heads, done.heads, done.target.scales, strict=True):
+        each = _draw_head(head, value, scale, done.target.mask, rng) * share
         total = each if total is None else total + each
     if total is None:
         raise NumericsError("a model without outputs has no loss")
@@ -138,12 +140,12 @@ def _run(simulator: Simulator, b: int, outputs: bool, weights: Collection[str]) 
 
 
 def _draw_head(
-    head: Head, value: Tensor, power: float, mask: Tensor | None, rng: torch.Generator
+    head: Head, value: Tensor, scale: Scale, mask: Tensor | None, rng: torch.Generator
 ) -> Tensor:
     scores = value.movedim(head.batch_axis, 0).double()
     if head.is_number:
         signs = torch.randint(0, 2, scores.shape, generator=rng) * 2 - 1
-        each = signs.to(scores.device) * scores * (2 / max(power, 1e-300)) ** 0.5
+        each = signs.to(scores.device) * scores * (2 * scale.spread(scale.weights, scores)).sqrt()
         return _sum_positions(each, mask)
     if head.is_class:
         axis = head.axis % value.ndim
