@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from mpsearch.problem.constraints import rounded_outward
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.problem import Evaluator
 from mpsearch.problem.tables import Progress
+from mpsearch.problem.ties import Difference
 from mpsearch.search.choose_point import upper
 from mpsearch.stats.estimates import Estimate
 
@@ -35,6 +37,19 @@ def measure_point(point: Point, evaluator: Evaluator) -> Point:
         return point
     (loss,) = evaluator.evaluate(np.array([point.assignment], np.int64))
     return replace(point, measured={**point.measured, "loss": loss})
+
+
+class PairedEvaluator(Evaluator, Protocol):
+    """Measures assignments on the same samples, so that their losses can be compared in pairs."""
+
+    def difference(self, first: Sequence[int], second: Sequence[int]) -> Estimate:
+        """Return the mean loss of one assignment [G] minus the other's, with the error of the pairs."""
+        ...
+
+
+def paired(evaluator: PairedEvaluator) -> Difference:
+    """Return the differences of points' losses on the evaluator's samples."""
+    return lambda first, second: evaluator.difference(first.assignment, second.assignment)
 
 
 def plan_file(point: Point) -> str:
@@ -108,15 +123,12 @@ def cheapest_within(
     return min(within, key=lambda point: point.value(goal).mean), measured
 
 
-def least_loss(
+def measure_least(
     front: Front, evaluator: Evaluator, *, candidates: int = 8, confidence: float | None = None
-) -> tuple[Point, Front]:
-    """Return the point of least measured loss, its ``candidates`` best predictions measured.
+) -> Front:
+    """Return ``front`` with the ``candidates`` of least predicted loss measured.
 
-    With ``confidence`` that of the least upper bound.
-
-    Returns:
-        The point, and the front with all losses that were measured.
+    With ``confidence`` those of the least upper bound.
 
     Raises:
         InfeasibleError: The front has no points.
@@ -129,9 +141,7 @@ def least_loss(
     points = list(front.points)
     for index in order[:candidates]:
         points[index] = measure_point(points[index], evaluator)
-    known = [point for point in points if "loss" in point.measured]
-    best = min(known, key=lambda point: upper(point.measured["loss"], confidence))
-    return best, replace(front, points=tuple(points))
+    return replace(front, points=tuple(points))
 
 
 def with_measured(front: Front, losses: Mapping[tuple[int, ...], Estimate]) -> Front:

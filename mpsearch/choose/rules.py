@@ -4,13 +4,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from mpsearch.choose.measured import cheapest_within, least_loss, measure_point, with_points
+from mpsearch.choose.measured import (
+    PairedEvaluator,
+    cheapest_within,
+    measure_least,
+    measure_point,
+    paired,
+    with_points,
+)
 from mpsearch.deadline import Deadline
 from mpsearch.errors import InfeasibleError, ProblemError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.problem import Evaluator
 from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.ties import Difference, cheapness, find_better, no_higher, prefer
 from mpsearch.search.choose_point import choose_point, upper
 from mpsearch.search.find_front import find_front
 
@@ -67,32 +75,59 @@ class Choice:
     point: Point
 
 
+@dataclass(frozen=True, slots=True)
+class Uniforms:
+    """The uniform plans of a run.
+
+    Attributes:
+        points: Label to measured point.
+        base: Label of the one in the base format.
+    """
+
+    points: Mapping[str, Point]
+    base: str
+
+    @property
+    def rivals(self) -> dict[str, Point]:
+        """All but the base, which others are not measured against: it saves nothing."""
+        return {label: point for label, point in self.points.items() if label != self.base}
+
+    def best(self, difference: Difference) -> tuple[str, Point]:
+        """Return label and point of the rival of least loss, the fastest of those that are equal."""
+        chosen = prefer(list(self.rivals.values()), difference)
+        return next(item for item in self.rivals.items() if item[1] is chosen)
+
+
 def choose_plans(
     front: Front,
-    evaluator: Evaluator,
+    evaluator: PairedEvaluator,
     *,
     limits: Mapping[str, float],
-    rivals: Mapping[str, Point],
+    uniforms: Uniforms,
     rules: Rules = Rules(),
     progress: Progress | None = None,
 ) -> tuple[tuple[Choice, ...], Front]:
     """Choose plans by measured loss, the main one first.
 
     With a limit on ``loss``: the fastest plan that keeps it. With other limits: the plan of least loss.
-    Without limits, against the least lossy of ``rivals``: the plan of least loss that is as much faster
+    Without limits, against the best of the uniform plans: the plan of least loss that is as much faster
     as ``rules`` say (and no larger), the one that is as much smaller (and no slower), and the fastest
-    that loses no more; without rivals the knee.
+    that loses no more; without any uniform plan but the base the knee.
+
+    Uniform plans are candidates everywhere. Losses that differ by less than the error of their paired difference are
+    equal, and go to the faster plan, then to the smaller one; where a uniform plan beats what a rule
+    found, the uniform plan is the choice.
 
     Args:
         front: Front over ``latency_us`` and ``loss``, under all limits but that on ``loss``.
         evaluator: Measures losses.
         limits: Quantity to its greatest value.
-        rivals: Label to measured point of the uniform plans to beat.
+        uniforms: The uniform plans, measured.
         rules: How much faster and smaller, and at which confidence.
         progress: Called while measuring.
 
     Returns:
-        The choices, and the front with all that was measured on the way.
+        The choices, and the front with all that was measured on the way and all that was chosen.
 
     Raises:
         InfeasibleError: No measured point keeps the limit on ``loss``.
@@ -100,57 +135,89 @@ def choose_plans(
     words = " and ".join(f"{name} <= {value:g}" for name, value in limits.items())
     if rules.confidence:
         words += f" at {rules.confidence:.3g} confidence"
+    difference = paired(evaluator)
+    inside = {
+        label: point
+        for label, point in uniforms.points.items()
+        if all(rules.judged(point, name) <= limit for name, limit in limits.items())
+    }
     if "loss" in limits:
-        point, front = cheapest_within(
-            front,
-            "latency_us",
-            limits["loss"],
-            evaluator,
-            confidence=rules.confidence,
-            progress=progress,
+        try:
+            point, front = cheapest_within(
+                front,
+                "latency_us",
+                limits["loss"],
+                evaluator,
+                confidence=rules.confidence,
+                progress=progress,
+            )
+        except InfeasibleError:
+            if not inside:
+                raise
+            point = min(inside.values(), key=cheapness)
+        point = min((point, *inside.values()), key=cheapness)
+        found = (Choice("mixed", "mixed", f"fastest with {words}", point),)
+    elif limits:
+        front = measure_least(front, evaluator, confidence=rules.confidence)
+        pool = [point for point in front.points if "loss" in point.measured]
+        point = prefer(
+            (*pool, *inside.values()), difference, judge=lambda p: rules.judged(p, "loss")
         )
-        return (Choice("mixed", "mixed", f"fastest with {words}", point),), front
-    if limits:
-        point, front = least_loss(front, evaluator, confidence=rules.confidence)
-        return (Choice("mixed", "mixed", f"least loss with {words}", point),), front
-    choices = _against(*least_lossy(rivals), front, rules) if rivals else ()
-    if choices:
-        return choices, front
-    point = measure_point(choose_point(front, knee=True, confidence=rules.confidence), evaluator)
-    return (Choice("mixed", "mixed", "knee of the front", point),), front
+        found = (Choice("mixed", "mixed", f"least loss with {words}", point),)
+    else:
+        found = _against(uniforms, front, rules, difference) if uniforms.rivals else ()
+    if not found:
+        point = choose_point(front, knee=True, confidence=rules.confidence)
+        point = measure_point(point, evaluator)
+        found = (Choice("mixed", "mixed", "knee of the front", point),)
+    choices = tuple(_unbeaten(choice, inside, difference) for choice in found)
+    return choices, with_points(front, [choice.point for choice in choices])
 
 
-def least_lossy(rivals: Mapping[str, Point]) -> tuple[str, Point]:
-    """Return label and point of the least measured loss."""
-    return min(rivals.items(), key=lambda item: item[1].measured["loss"].mean)
-
-
-def _against(label: str, rival: Point, front: Front, rules: Rules) -> tuple[Choice, ...]:
-    """The best measured points of ``front`` against ``rival``; a rule that none meets gives none."""
-    pool = [point for point in front.points if "loss" in point.measured]
-    sure = f", losses at {rules.confidence:.3g} confidence" if rules.confidence else ""
-    wanted = (
-        (
-            "fast",
-            f"least loss at {rules.faster:.0%} less latency than {label}, no larger{sure}",
-            rules.fast,
-            "loss",
-        ),
-        (
-            "small",
-            f"least loss at {rules.smaller:.0%} less size than {label}, no slower{sure}",
-            rules.small,
-            "loss",
-        ),
-        ("safe", f"fastest that loses no more than {label}{sure}", {"loss": 1.0}, "latency_us"),
+def _unbeaten(choice: Choice, uniforms: Mapping[str, Point], difference: Difference) -> Choice:
+    """``choice``, or the uniform plan that beats it: where nothing does better, that is the answer."""
+    point = choice.point
+    while (better := find_better(point, uniforms.values(), difference)) is not None:
+        point = better
+    label = next((name for name, u in uniforms.items() if u.assignment == point.assignment), "")
+    if not label:
+        return choice
+    said = choice.label if label in choice.label else f"{choice.label} (= {label})"
+    return replace(
+        choice, label=said, rule=f"{choice.rule}: nothing beats {label}", point=uniforms[label]
     )
+
+
+def _against(
+    uniforms: Uniforms, front: Front, rules: Rules, difference: Difference
+) -> tuple[Choice, ...]:
+    """The best measured points against the best rival; a rule that none meets gives none."""
+    label, rival = uniforms.best(difference)
+    pool = [point for point in front.points if "loss" in point.measured]
+    seen = {point.assignment for point in pool}
+    pool += [point for point in uniforms.points.values() if point.assignment not in seen]
+    sure = f", losses at {rules.confidence:.3g} confidence" if rules.confidence else ""
+
+    def loses_no_more(point: Point) -> bool:
+        if rules.confidence:
+            return _within(point, rival, {"loss": 1.0}, rules)
+        return point.assignment == rival.assignment or no_higher(point, rival, difference)
+
+    fast = [point for point in pool if _within(point, rival, rules.fast, rules)]
+    small = [point for point in pool if _within(point, rival, rules.small, rules)]
+    safe = [point for point in pool if loses_no_more(point)]
     choices = []
-    for name, rule, shares, goal in wanted:
-        inside = [point for point in pool if _within(point, rival, shares, rules)]
-        if inside:
-            point = min(inside, key=lambda point: rules.judged(point, goal))
-            same = f" (= {label})" if point.assignment == rival.assignment else ""
-            choices.append(Choice(name, f"mixed, {name}{same}", rule, point))
+    if fast:
+        point = prefer(fast, difference, judge=lambda p: rules.judged(p, "loss"))
+        rule = f"least loss at {rules.faster:.0%} less latency than {label}, no larger{sure}"
+        choices.append(Choice("fast", "mixed, fast", rule, point))
+    if small:
+        point = prefer(small, difference, judge=lambda p: rules.judged(p, "loss"))
+        rule = f"least loss at {rules.smaller:.0%} less size than {label}, no slower{sure}"
+        choices.append(Choice("small", "mixed, small", rule, point))
+    if safe:
+        rule = f"fastest that loses no more than {label}{sure}"
+        choices.append(Choice("safe", "mixed, safe", rule, min(safe, key=cheapness)))
     return tuple(choices)
 
 

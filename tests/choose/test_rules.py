@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from mpsearch.choose.feasibility import check_limits
-from mpsearch.choose.measured import cheapest_within, least_loss, with_points
-from mpsearch.choose.rules import Effort, choose_plans, refine_front
+from mpsearch.choose.measured import cheapest_within, measure_least, paired, with_points
+from mpsearch.choose.rules import Effort, Uniforms, choose_plans, refine_front
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
+from mpsearch.problem.ties import find_better
 from mpsearch.search.measured.points import make_points
-from mpsearch.stats.estimates import Estimate, Floats, Ints
+from mpsearch.stats.estimates import Estimate, Floats, Ints, estimate_mean
 from tests.support.own_calls import searching
 
 search = searching("exact")
@@ -60,6 +61,9 @@ class Truth:
         self.measured += [tuple(row) for row in assignments.tolist()]
         return [Estimate(self.loss(row)) for row in assignments.tolist()]
 
+    def difference(self, first: Sequence[int], second: Sequence[int]) -> Estimate:
+        return Estimate(self.loss(first) - self.loss(second))
+
     def loss_and_gradient(self, probabilities: Floats) -> tuple[Estimate, Floats]:
         raise NotImplementedError
 
@@ -69,6 +73,11 @@ def rivals() -> dict[str, Point]:
     truth = Truth()
     points = make_points(PROBLEM, rows, method="uniform", losses=truth.evaluate(rows))
     return {"uniform fp8": points[0], "uniform nvfp4": points[1]}
+
+
+def uniforms() -> Uniforms:
+    base = make_points(PROBLEM, np.zeros((1, G), int), method="uniform", losses=[Estimate(0.0)])
+    return Uniforms({"uniform fp16": base[0], **rivals()}, "uniform fp16")
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.05, 0.1, 0.3])
@@ -100,15 +109,15 @@ def test_points_measured_before_are_not_measured_again() -> None:
 
 def test_least_loss_measures_the_best_predictions() -> None:
     truth = Truth()
-    point, _ = least_loss(FRONT, truth, candidates=3)
+    front = measure_least(FRONT, truth, candidates=3)
     assert len(truth.measured) == 3
-    assert point.measured["loss"].mean == min(map(truth.loss, truth.measured))
+    least = sorted(FRONT.points, key=lambda point: point.predicted["loss"].mean)[:3]
+    assert {p.assignment for p in front.points if p.measured} == {p.assignment for p in least}
 
 
 def test_choices_keep_their_rules_against_the_least_lossy_uniform_plan() -> None:
-    measured = with_points(FRONT, [])
-    _, measured = least_loss(measured, Truth(), candidates=len(FRONT.points))
-    choices, _ = choose_plans(measured, Truth(), limits={}, rivals=rivals())
+    measured = measure_least(FRONT, Truth(), candidates=len(FRONT.points))
+    choices, _ = choose_plans(measured, Truth(), limits={}, uniforms=uniforms())
     by_name = {choice.name: choice.point for choice in choices}
     rival = rivals()["uniform fp8"]
     assert [choice.name for choice in choices] == ["fast", "small", "safe"]
@@ -133,7 +142,7 @@ def test_refinement_adds_measured_points_within_its_budget() -> None:
 
 
 def test_without_rivals_the_knee_is_chosen() -> None:
-    choices, _ = choose_plans(FRONT, Truth(), limits={}, rivals={})
+    choices, _ = choose_plans(FRONT, Truth(), limits={}, uniforms=Uniforms({}, ""))
     assert [choice.rule for choice in choices] == ["knee of the front"]
     assert "loss" in choices[0].point.measured
 
@@ -156,3 +165,64 @@ def test_a_front_stays_in_order_when_points_are_added() -> None:
     assert values == sorted(values)
     assert len(joined.points) in (len(FRONT.points), len(FRONT.points) + 1)
     assert isinstance(joined, Front)
+
+
+class Noisy(Truth):
+    """Losses of 64 samples; what a plan loses beyond fp8 on layer 0 is noise alone."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.noise = np.random.default_rng(5).normal(size=(64, G, 3)) * spread
+
+    def samples(self, row: Sequence[int]) -> Floats:
+        return super().loss(row) + self.noise[:, np.arange(G), list(row)].sum(1)
+
+    def loss(self, row: Sequence[int]) -> float:
+        return float(self.samples(row).mean())
+
+    def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
+        return [estimate_mean(self.samples(row)) for row in assignments.tolist()]
+
+    def difference(self, first: Sequence[int], second: Sequence[int]) -> Estimate:
+        return estimate_mean(self.samples(first) - self.samples(second))
+
+
+def noisy_uniforms(truth: Truth) -> Uniforms:
+    rows = np.array([[s] * G for s in range(3)])
+    points = make_points(PROBLEM, rows, method="uniform", losses=truth.evaluate(rows))
+    named = dict(zip(("uniform fp16", "uniform fp8", "uniform nvfp4"), points, strict=True))
+    return Uniforms(named, "uniform fp16")
+
+
+LIMITS = [
+    {},
+    {"latency_us": 3.0 * float(WEIGHTS.sum())},
+    {"effective_bits": 16.0},
+    {"loss": 2.0},
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("spread", [0.0, 0.3, 30.0])
+def test_no_uniform_plan_beats_what_is_chosen(limits: dict[str, float], spread: float) -> None:
+    truth = Noisy(spread)
+    uniforms = noisy_uniforms(truth)
+    front = measure_least(FRONT, truth, candidates=len(FRONT.points))
+    choices, _ = choose_plans(front, truth, limits=limits, uniforms=uniforms)
+    for choice in choices:
+        for label, rival in uniforms.points.items():
+            if any(rival.value(name).mean > limit for name, limit in limits.items()):
+                continue
+            better = find_better(choice.point, [rival], paired(truth))
+            assert better is None, f"{label} beats {choice.name}"
+
+
+def test_where_all_losses_are_noise_the_cheapest_uniform_plan_is_the_answer() -> None:
+    truth = Noisy(1e4)
+    front = measure_least(FRONT, truth, candidates=len(FRONT.points))
+    choices, joined = choose_plans(
+        front, truth, limits={"effective_bits": 16.0}, uniforms=noisy_uniforms(truth)
+    )
+    assert choices[0].label == "mixed (= uniform nvfp4)"
+    assert choices[0].rule.endswith(": nothing beats uniform nvfp4")
+    assert choices[0].point.assignment in {point.assignment for point in joined.points}
