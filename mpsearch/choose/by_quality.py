@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsearch.choose.measured import measure_point, with_points
-from mpsearch.choose.rules import Choice
+from mpsearch.choose.rules import Choice, Uniforms
 from mpsearch.errors import DataError, InfeasibleError
 from mpsearch.losses.custom import find_quality
 from mpsearch.problem.constraints import rounded_outward
@@ -74,14 +74,14 @@ def choose_by_quality(
     evaluator: Evaluator,
     scorer: Scorer,
     keep: Keep,
-    safest: tuple[str, Point],
+    uniforms: Uniforms,
     *,
     progress: Progress | None = None,
 ) -> tuple[Choice, Front, tuple[Drop, ...]]:
     """Choose the fastest of up to 40 points along ``front`` that keep ``keep``.
 
-    The points, evenly apart in latency, are laid down before held-out data are looked at, and tested from the safest plan and then
-    the slowest point on until one is not kept: a fixed sequence, in which the chance that any plan passes wrongly is no larger than that
+    The points, evenly apart in latency, and the uniform plans that none of them beats are laid down before held-out data are looked
+    at, and tested from the safest plan and then the slowest on until one is not kept: a fixed sequence, in which the chance that any plan passes wrongly is no larger than that
     of a single test (Maurer et al. 1995), however many there are.
 
     Args:
@@ -89,7 +89,7 @@ def choose_by_quality(
         evaluator: Measures the loss of the chosen plan.
         scorer: Scores plans on held-out data.
         keep: What must be kept.
-        safest: Label and point of the plan in the base format, tested first.
+        uniforms: The uniform plans, measured; that in the base format is tested first.
         progress: Called after every test.
 
     Returns:
@@ -101,11 +101,12 @@ def choose_by_quality(
     """
     goal = front.names[0]
     reference = _score(scorer, None, keep.quality)
-    values = front.objectives
+    points = [*front.points, *uniforms.rivals.values()]
+    values = np.array([[point.value(name).mean for name in front.names] for point in points])
     order = np.flatnonzero(non_dominated(values))  # some points may be dominated as measured
     order = order[thin(values[order, :1], TESTS)]
     order = order[np.argsort(-values[order, 0], kind="stable")]
-    tried = [safest[1], *(front.points[index] for index in order.tolist())]
+    tried = [uniforms.points[uniforms.base], *(points[index] for index in order.tolist())]
     plans = list({point.assignment: point for point in reversed(tried)}.values())[::-1]
     drops: list[Drop] = []
     for point in plans:
@@ -127,11 +128,12 @@ def choose_by_quality(
     kept = [drop for drop in drops if drop.test.verdict == "kept"]
     if not kept:
         raise InfeasibleError(
-            f"no plan is known to keep {keep}: {safest[0]} is {describe(drops[0])}"
+            f"no plan is known to keep {keep}: {uniforms.base} is {describe(drops[0])}"
         )
     point = measure_point(kept[-1].point, evaluator)
     rule = f"fastest of {len(order)} along the front with {keep}"
-    label = "mixed" if len(kept) > 1 else f"mixed (= {safest[0]})"
+    same = [name for name, u in uniforms.points.items() if u.assignment == point.assignment]
+    label = f"mixed (= {same[0]})" if same else "mixed"
     return Choice("mixed", label, rule, point), with_points(front, [point]), tuple(drops)
 
 

@@ -8,7 +8,7 @@ import torch
 from mpsearch.choose.by_quality import DEFAULT_CONFIDENCE, Keep, choose_by_quality
 from mpsearch.choose.feasibility import check_limits, constraints
 from mpsearch.choose.measured import measure_point
-from mpsearch.choose.rules import choose_plans
+from mpsearch.choose.rules import Uniforms, choose_plans
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.figures.plan_row import uniform_points
 from mpsearch.jobs.calibrate import calibrated_simulator
@@ -121,9 +121,8 @@ def _run_stages(bench: Bench) -> None:
     )
     with folder.timed("uniform"):
         uniforms = _measure_uniforms(bench, table, problem)
-    safest = f"uniform {bench.prepared.space.base}"
-    rivals = {label: point for label, point in uniforms.items() if label != safest}
-    stage = front_stage(bench, table, problem, rivals)
+    plans = Uniforms(uniforms, f"uniform {bench.prepared.space.base}")
+    stage = front_stage(bench, table, problem, plans)
     found = folder.run(stage)
     evaluation = bench.prepared.evaluation
     scorer = None if evaluation is None else held_out_scorer(bench, evaluation)
@@ -134,7 +133,7 @@ def _run_stages(bench: Bench) -> None:
             bench.simulator,
             scorer,
             keep,
-            (safest, uniforms[safest]),
+            plans,
             progress=bench.watch("choose"),
         )
         chosen = Chosen((choice,), front, drops)
@@ -143,7 +142,7 @@ def _run_stages(bench: Bench) -> None:
             found,
             bench.simulator,
             limits=job.limits.given(),
-            rivals=rivals,
+            uniforms=plans,
             rules=job_rules(job),
             progress=bench.watch("choose"),
         )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsearch.choose.rules import Effort, Rules, least_lossy, refine_front
+from mpsearch.choose.measured import paired
+from mpsearch.choose.rules import Effort, Rules, Uniforms, refine_front
 from mpsearch.deadline import deadline_in
 from mpsearch.errors import ProblemError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.stage_inputs import Bench
-from mpsearch.problem.front import Front, Point, read_front, write_front
+from mpsearch.problem.front import Front, read_front, write_front
 from mpsearch.problem.problem import Problem
 from mpsearch.problem.tables import (
     Costs,
@@ -96,16 +97,14 @@ def sensitivity_stage(bench: Bench) -> Stage[Table]:
     )
 
 
-def front_stage(
-    bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, Point]
-) -> Stage[Front]:
+def front_stage(bench: Bench, table: Table, problem: Problem, uniforms: Uniforms) -> Stage[Front]:
     """Return the stage that gives ``front.json``, once sensitivities and costs are there.
 
     Args:
         bench: The run.
         table: Its sensitivities.
         problem: They and the costs, under the job's limits.
-        rivals: Label to measured point of the uniform plans to beat.
+        uniforms: The uniform plans, measured.
     """
     job = bench.prepared.job
     return Stage(
@@ -118,7 +117,7 @@ def front_stage(
             **parameters(job, "confidence", "faster", "smaller", "time_budget_s"),
             **_own("search", job.search),
         },
-        compute=lambda: _search(bench, table, problem, rivals),
+        compute=lambda: _search(bench, table, problem, uniforms),
         write=write_front,
         read=read_front,
     )
@@ -173,7 +172,7 @@ def job_rules(job: Job) -> Rules:
     return Rules(job.faster, job.smaller, job.confidence or None)
 
 
-def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, Point]) -> Front:
+def _search(bench: Bench, table: Table, problem: Problem, uniforms: Uniforms) -> Front:
     """The front: an exact one is predicted, then measured here and there; any other is measured."""
     job, simulator = bench.prepared.job, bench.simulator
     told = bench.watch("search")
@@ -194,9 +193,9 @@ def _search(bench: Bench, table: Table, problem: Problem, rivals: Mapping[str, P
     front = measure_points(
         front, simulator, count=job.measure, progress=bench.watch("measure"), deadline=deadline
     )
-    if job.limits.given() or not rivals:
+    if job.limits.given() or not uniforms.rivals:
         return front
-    _, rival = least_lossy(rivals)
+    _, rival = uniforms.best(paired(simulator))
     return refine_front(
         front,
         table,

@@ -9,6 +9,7 @@ from mpsearch.errors import InfeasibleError, ProblemError, check_argument
 from mpsearch.problem.constraints import rounded_outward
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.pareto import knee as knee_of
+from mpsearch.problem.ties import find_better, prefer
 from mpsearch.stats.estimates import Estimate, Floats
 
 
@@ -29,7 +30,9 @@ def choose_point(
 
     Among points within the limits: the knee if asked for or if there are no limits; else the least
     ``loss``, or where that is limited itself, the least of the first objective that is not. If any
-    points were measured, only those are judged, by their measured loss.
+    points were measured, only those are judged, by their measured loss: losses that differ by less than the
+    error of their difference are equal and go to the faster point, then to the smaller one, and
+    the knee is that of the points that no other beats so.
 
     Args:
         front: The front.
@@ -63,11 +66,18 @@ def choose_point(
     if not inside.any():
         raise InfeasibleError(_explain(wanted, {name: column(name) for name in wanted}))
     index = np.flatnonzero(inside)
-    values = np.stack([column(name) for name in front.names], axis=1)
     free = [name for name in front.names if name not in wanted]
     if knee or not wanted or not free:
+        if measured and "loss" in front.names:
+            kept = [points[i] for i in index]
+            index = index[[find_better(point, kept) is None for point in kept]]
+        values = np.stack([column(name) for name in front.names], axis=1)
         return points[index[knee_of(values[index])]]
     goal = "loss" if "loss" in free else free[0]
+    if measured and goal == "loss":
+        return prefer(
+            [points[i] for i in index], judge=lambda p: upper(p.value("loss"), confidence)
+        )
     rest = [name for name in front.names if name != goal]
     keys = [column(name)[index] for name in [*reversed(rest), goal]]
     return points[index[np.lexsort(keys)[0]]]
