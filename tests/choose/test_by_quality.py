@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpsearch.choose.by_quality import Keep, choose_by_quality, describe
+from mpsearch.choose.rules import Uniforms
 from mpsearch.errors import DataError, InfeasibleError
 from mpsearch.problem.front import Front, Point
 from mpsearch.stats.estimates import Estimate, Floats, Ints
@@ -29,6 +30,7 @@ class Measurer:
 
 
 SAFEST = ("uniform fp16", Point((N,), {"latency_us": Estimate(50.0), "loss": Estimate(0.0)}))
+UNIFORMS = Uniforms({SAFEST[0]: SAFEST[1]}, SAFEST[0])
 
 
 class Scores:
@@ -56,7 +58,7 @@ DROPS = np.append(np.linspace(0.06, 0.0, N), 0.0)  # the last one is the safest
 def test_the_fastest_plan_before_the_first_that_is_not_kept_is_chosen() -> None:
     scores = Scores(DROPS, 20_000, 0)
     keep = Keep("accuracy", 0.03, 0.95)
-    choice, front, drops = choose_by_quality(FRONT, Measurer(), scores, keep, SAFEST)
+    choice, front, drops = choose_by_quality(FRONT, Measurer(), scores, keep, UNIFORMS)
     assert scores.asked == list(range(N, scores.asked[-1] - 1, -1))
     assert [drop.test.verdict for drop in drops[:-1]] == ["kept"] * (len(drops) - 1)
     assert drops[-1].test.verdict != "kept"
@@ -76,13 +78,13 @@ def test_points_that_are_dominated_as_measured_are_not_tested() -> None:
     )
     scores = Scores(DROPS, 2000, 0)
     front = replace(FRONT, points=(*FRONT.points, slow))
-    choose_by_quality(front, Measurer(), scores, Keep("accuracy", 0.03, 0.95), SAFEST)
+    choose_by_quality(front, Measurer(), scores, Keep("accuracy", 0.03, 0.95), UNIFORMS)
     assert scores.asked[:2] == [N, N - 1]
 
 
 def test_a_lower_nll_is_better() -> None:
     scores = Scores(DROPS, 20_000, 0)
-    choice, _, _ = choose_by_quality(FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95), SAFEST)
+    choice, _, _ = choose_by_quality(FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95), UNIFORMS)
     assert DROPS[choice.point.assignment[0]] <= 0.03
 
 
@@ -92,7 +94,7 @@ def test_a_plan_that_drops_more_is_chosen_no_more_often_than_stated() -> None:
         scores = Scores(DROPS, 1500, seed)
         try:
             choice, _, _ = choose_by_quality(
-                FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95), SAFEST
+                FRONT, Measurer(), scores, Keep("nll", 0.03, 0.95), UNIFORMS
             )
         except InfeasibleError:
             continue
@@ -103,7 +105,7 @@ def test_a_plan_that_drops_more_is_chosen_no_more_often_than_stated() -> None:
 def test_too_few_samples_say_how_many_would_decide() -> None:
     with pytest.raises(InfeasibleError) as caught:
         choose_by_quality(
-            FRONT, Measurer(), Scores(DROPS, 50, 0), Keep("accuracy", 0.01, 0.95), SAFEST
+            FRONT, Measurer(), Scores(DROPS, 50, 0), Keep("accuracy", 0.01, 0.95), UNIFORMS
         )
     message = str(caught.value)
     assert "undecided (drop 0 on 50 held-out samples, at most 0.0" in message
@@ -113,18 +115,18 @@ def test_too_few_samples_say_how_many_would_decide() -> None:
 def test_a_plan_beyond_the_limit_says_by_how_much_at_least() -> None:
     keep = Keep("accuracy", 0.01, 0.95)
     with pytest.raises(InfeasibleError, match=r"broken \(drop 0\.\d+ on 2000 .* at least 0\.0"):
-        choose_by_quality(FRONT, Measurer(), Scores(DROPS + 0.1, 2000, 0), keep, SAFEST)
+        choose_by_quality(FRONT, Measurer(), Scores(DROPS + 0.1, 2000, 0), keep, UNIFORMS)
 
 
 def test_an_unknown_quality_is_refused_with_the_choices() -> None:
     keep = Keep("f1", 0.01, 0.95)
     with pytest.raises(DataError, match="accuracy, nll"):
-        choose_by_quality(FRONT, Measurer(), Scores(DROPS, 50, 0), keep, SAFEST)
+        choose_by_quality(FRONT, Measurer(), Scores(DROPS, 50, 0), keep, UNIFORMS)
 
 
 def test_an_undecided_next_plan_says_how_many_samples_would_decide() -> None:
     _, _, drops = choose_by_quality(
-        FRONT, Measurer(), Scores(DROPS, 3000, 1), Keep("accuracy", 0.03, 0.95), SAFEST
+        FRONT, Measurer(), Scores(DROPS, 3000, 1), Keep("accuracy", 0.03, 0.95), UNIFORMS
     )
     undecided = [drop for drop in drops if drop.test.verdict == "undecided"]
     assert undecided == list(drops[-1:])
@@ -134,7 +136,18 @@ def test_an_undecided_next_plan_says_how_many_samples_would_decide() -> None:
 def test_where_nothing_faster_is_kept_the_safest_plan_is_chosen() -> None:
     drops = np.append(np.full(N, 0.2), 0.0)
     choice, _, _ = choose_by_quality(
-        FRONT, Measurer(), Scores(drops, 2000, 1), Keep("accuracy", 0.03, 0.95), SAFEST
+        FRONT, Measurer(), Scores(drops, 2000, 1), Keep("accuracy", 0.03, 0.95), UNIFORMS
     )
     assert choice.point.assignment == SAFEST[1].assignment
     assert choice.label == "mixed (= uniform fp16)"
+
+
+def test_a_uniform_plan_that_keeps_the_quality_and_is_fastest_is_chosen() -> None:
+    fast = Point((N - 1,), {"latency_us": Estimate(5.0)}, {"loss": Estimate(0.05)})
+    uniforms = Uniforms({**UNIFORMS.points, "uniform fp8": fast}, UNIFORMS.base)
+    keep = Keep("accuracy", 0.03, 0.95)
+    choice, front, _ = choose_by_quality(
+        FRONT, Measurer(), Scores(DROPS, 20_000, 0), keep, uniforms
+    )
+    assert choice.label == "mixed (= uniform fp8)"
+    assert choice.point.assignment in {point.assignment for point in front.points}

@@ -63,3 +63,25 @@ def test_the_nearest_value_is_itself_feasible() -> None:
 def test_an_unknown_limit_is_refused() -> None:
     with pytest.raises(ProblemError, match="latency_us, loss"):
         choose_point(front(), limits={"speed": 1})
+
+
+def noisy(*rows: tuple[float, float, float]) -> Front:
+    points = tuple(
+        Point(
+            (k,),
+            {"latency_us": Estimate(latency), "weight_bytes": Estimate(10.0)},
+            {"loss": Estimate(loss, error)},
+        )
+        for k, (latency, loss, error) in enumerate(rows)
+    )
+    return Front(points, ("latency_us", "loss"), ("a", "b", "c"), ("g",))
+
+
+def test_losses_within_their_error_are_equal_and_go_to_the_faster_point() -> None:
+    found = noisy((12.2, 6e-6, 9e-6), (18.2, 5e-6, 9e-6), (9.0, 0.02, 1e-3))
+    assert choose_point(found, limits={"latency_us": 20.0}).assignment == (0,)
+
+
+def test_the_knee_is_none_whose_loss_another_reaches_sooner() -> None:
+    found = noisy((10.0, 0.0010, 0.002), (100.0, 0.0004, 0.002), (101.0, -0.0002, 0.002))
+    assert choose_point(found).assignment == (0,)
