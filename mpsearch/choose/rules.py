@@ -141,6 +141,7 @@ def choose_plans(
         for label, point in uniforms.points.items()
         if all(rules.judged(point, name) <= limit for name, limit in limits.items())
     }
+    found: tuple[Choice, ...]
     if "loss" in limits:
         try:
             point, front = cheapest_within(

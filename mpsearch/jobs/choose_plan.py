@@ -14,11 +14,13 @@ from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import Front, Point, read_front
+from mpsearch.problem.ties import Difference, find_better, unpaired
 from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.runs.job import check_trust, read_job
-from mpsearch.runs.record import read_record
+from mpsearch.runs.record import RunRecord, read_record
 from mpsearch.runs.sources import locate
 from mpsearch.search.choose_point import choose_point, upper
+from mpsearch.stats.estimates import Estimate, estimate_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,10 @@ class Wanted:
 
 
 def choose_written(run: Path, out: Path, wanted: Wanted) -> Plan:
-    """Choose among the points that the run measured, and write the plan to ``out``.
+    """Choose among the points and uniform plans that the run measured, and write the plan to ``out``.
+
+    Losses that differ by less than the error of their paired difference are equal; no plan is chosen
+    that a uniform one beats.
 
     Args:
         run: The run folder.
@@ -49,20 +54,29 @@ def choose_written(run: Path, out: Path, wanted: Wanted) -> Plan:
         InfeasibleError: No measured point keeps the limits; says the nearest feasible values.
         OutputExistsError: ``out`` exists and is no plan.
     """
-    read_record(run)
+    record = read_record(run)
     _check_out(out)
     front = read_front(run / "front.json")
-    measured = tuple(
-        point
-        for point in front.points
-        if "loss" in point.measured and (run / "plans" / plan_file(point)).is_file()
-    )
-    if not measured:
+    uniforms = _uniform_points(record)
+    files = {point.assignment: f"{name}.json" for name, point in uniforms.items()}
+    files |= {point.assignment: plan_file(point) for point in front.points if point.measured}
+    files = {key: name for key, name in files.items() if (run / "plans" / name).is_file()}
+    pool = {p.assignment: p for p in (*uniforms.values(), *front.points) if p.assignment in files}
+    if not pool:
         raise JobError(
             f"{run.name}: measured no point of its front; give --model and --data to measure one"
         )
-    point = _choose(replace(front, points=measured), wanted)
-    plan = read_plan(run / "plans" / plan_file(point))
+    difference = _stored_difference(run, record)
+    point = _choose(replace(front, points=tuple(pool.values())), wanted, difference)
+    inside = [
+        uniform
+        for uniform in uniforms.values()
+        if uniform.assignment in files
+        and all(upper(uniform.value(k), wanted.confidence) <= v for k, v in wanted.limits.items())
+    ]
+    while (better := find_better(point, inside, difference)) is not None:
+        point = better
+    plan = read_plan(run / "plans" / files[point.assignment])
     write_plan(replace(plan, fallback=""), out)
     return plan
 
@@ -141,8 +155,49 @@ def choose_measured(
     return plan
 
 
-def _choose(front: Front, wanted: Wanted) -> Point:
-    return choose_point(front, limits=wanted.limits, knee=wanted.knee, confidence=wanted.confidence)
+def _choose(front: Front, wanted: Wanted, difference: Difference = unpaired) -> Point:
+    return choose_point(
+        front,
+        limits=wanted.limits,
+        knee=wanted.knee,
+        confidence=wanted.confidence,
+        difference=difference,
+    )
+
+
+def _uniform_points(record: RunRecord) -> dict[str, Point]:
+    """File name, without its ending, to measured point of the run's uniform plans."""
+    found = {}
+    for row in () if record.results is None else record.results.rows:
+        costs = {
+            name: Estimate(value)
+            for name in ("latency_us", "weight_bytes", "effective_bits")
+            if (value := getattr(row, name)) is not None
+        }
+        if row.label.startswith("uniform ") and row.assignment is not None and row.measured:
+            predicted = {**row.predicted, **costs}
+            found[row.label.replace(" ", "_")] = Point(row.assignment, predicted, row.measured)
+    return found
+
+
+def _stored_difference(run: Path, record: RunRecord) -> Difference:
+    """Differences of losses on the samples that the run's store keeps; of others, as if unpaired."""
+    stage = record.stages.get("front")
+    context = "" if stage is None else stage.inputs.get("context", "")
+    with EvaluationStore(run / "evaluations.sqlite") as store:
+        known = dict(store.items(context))
+
+    def compare(first: Point, second: Point) -> Estimate:
+        one, other = known.get(first.assignment), known.get(second.assignment)
+        if (
+            one is None
+            or other is None
+            or "slice" in (record.results.unit if record.results else "")
+        ):
+            return unpaired(first, second)
+        return estimate_mean(one - other)
+
+    return compare
 
 
 def _check_out(path: Path) -> None:

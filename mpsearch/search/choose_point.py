@@ -9,7 +9,7 @@ from mpsearch.errors import InfeasibleError, ProblemError, check_argument
 from mpsearch.problem.constraints import rounded_outward
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.pareto import knee as knee_of
-from mpsearch.problem.ties import find_better, prefer
+from mpsearch.problem.ties import Difference, find_better, prefer, unpaired
 from mpsearch.stats.estimates import Estimate, Floats
 
 
@@ -25,6 +25,7 @@ def choose_point(
     limits: Mapping[str, float] | None = None,
     knee: bool = False,
     confidence: float | None = None,
+    difference: Difference = unpaired,
 ) -> Point:
     """Return the best point of ``front`` within ``limits``.
 
@@ -39,6 +40,7 @@ def choose_point(
         limits: Quantity (an objective or ``effective_bits``) to its greatest value.
         knee: Take the knee of what is within the limits.
         confidence: Judge by upper confidence bounds at this level, such as 0.95, in place of means.
+        difference: Of two points' losses; paired on the same samples it tells more apart.
 
     Raises:
         InfeasibleError: No point is within the limits; says the nearest feasible value of each.
@@ -70,13 +72,15 @@ def choose_point(
     if knee or not wanted or not free:
         if measured and "loss" in front.names:
             kept = [points[i] for i in index]
-            index = index[[find_better(point, kept) is None for point in kept]]
+            index = index[[find_better(point, kept, difference) is None for point in kept]]
         values = np.stack([column(name) for name in front.names], axis=1)
         return points[index[knee_of(values[index])]]
     goal = "loss" if "loss" in free else free[0]
     if measured and goal == "loss":
         return prefer(
-            [points[i] for i in index], judge=lambda p: upper(p.value("loss"), confidence)
+            [points[i] for i in index],
+            difference,
+            judge=lambda p: upper(p.value("loss"), confidence),
         )
     rest = [name for name in front.names if name != goal]
     keys = [column(name)[index] for name in [*reversed(rest), goal]]

@@ -12,6 +12,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import Target, absolute_losses, loss_unit
 from mpsearch.losses.outputs import LABELLED, Head, choose_heads, parse_loss, read_heads
 from mpsearch.losses.references import find_batch_axes, make_targets
+from mpsearch.losses.scales import Scale
 from mpsearch.program.program import Program
 from mpsearch.program.schedule import make_schedule
 from mpsearch.program.tensors import to_tensor
@@ -46,9 +47,9 @@ class Reference:
     shares: Shares
 
     @property
-    def powers(self) -> tuple[float, ...]:
+    def scales(self) -> tuple[Scale, ...]:
         """What squared errors are relative to, one a head."""
-        return self.targets[0].powers
+        return self.targets[0].scales
 
 
 def measure_reference(
@@ -59,7 +60,7 @@ def measure_reference(
     budget: Budget,
     *,
     recovers: bool = False,
-    powers: tuple[float, ...] | None = None,
+    scales: tuple[Scale, ...] | None = None,
 ) -> tuple[Reference, Observation]:
     """Run the fp32 program over ``batches`` once: what losses compare with, and what it showed.
 
@@ -70,7 +71,7 @@ def measure_reference(
         loss: As :class:`mpsearch.simulate.simulator.Simulator` takes it.
         budget: Memory that may be taken.
         recovers: Whether any scheme recovers pruned weights.
-        powers: What squared errors are relative to; None takes the mean squares of this pass.
+        scales: What squared errors are relative to; None takes the variances of this pass.
 
     Raises:
         DataError: The data do not fit the model, or the loss does not fit both.
@@ -83,7 +84,7 @@ def measure_reference(
     seen = observe_model(graph, program, feeds, [head.value for head in heads])
     rows = min(batches.batch_size, len(batches))
     heads = find_batch_axes(graph, heads, seen.references[0], rows)
-    targets = make_targets(graph, batches, seen.references, program.device, heads, choice, powers)
+    targets = make_targets(graph, batches, seen.references, program.device, heads, choice, scales)
     if kind in LABELLED:  # labels that do not fit are said here, before anything runs
         for target in targets:
             absolute_losses(heads, target.reference, target)

@@ -16,6 +16,7 @@ from mpsearch.data.batches import Batches, check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import absolute_losses, accuracies, sample_losses, worst_slice
+from mpsearch.losses.scales import Scale
 from mpsearch.program.memory_of_machine import describe_device
 from mpsearch.simulate.assignments import layer_schemes
 from mpsearch.simulate.calibrated import Calibrated, calibrate_and_refer
@@ -154,7 +155,7 @@ class Simulator:
             DataError: The data do not fit the model or the loss.
         """
         batches = check_batches(batches, self.graph)
-        reference = self._refer(self.calibrated, batches, loss, powers=self.reference.powers)
+        reference = self._refer(self.calibrated, batches, loss, scales=self.reference.scales)
         return Simulator._of(self.calibrated, reference, self.seed, MemoryLosses())
 
     def keep_losses(self, store: LossStore) -> "Simulator":
@@ -186,7 +187,7 @@ class Simulator:
         """A simulator whose losses are kept where this one's are; ``reference`` is of the calibration data."""
         if self.calibrated.batches is not self.batches:
             reference = self._refer(
-                calibrated, self.batches, reference.loss, powers=reference.powers
+                calibrated, self.batches, reference.loss, scales=reference.scales
             )
         schemes = [repr(scheme) for scheme in calibrated.space.schemes]
         name = digest_json([schemes, reference.kind, reference.loss])
@@ -198,7 +199,7 @@ class Simulator:
         batches: Batches,
         loss: str | None,
         *,
-        powers: tuple[float, ...] | None = None,
+        scales: tuple[Scale, ...] | None = None,
     ) -> Reference:
         return measure_reference(
             calibrated.graph,
@@ -207,7 +208,7 @@ class Simulator:
             loss or self.loss_given,
             make_budget(calibrated.max_memory),
             recovers=any(scheme.recovery != "none" for scheme in calibrated.space.schemes),
-            powers=powers,
+            scales=scales,
         )[0]
 
     @property
@@ -269,6 +270,17 @@ class Simulator:
             rows = np.arange(self.n_samples) // self.batches.batch_size
             slices = slices[np.isin(rows, batches)]
         return worst_slice(losses, slices[: len(losses)])[0]
+
+    def difference(self, first: Sequence[int], second: Sequence[int]) -> Estimate:
+        """Return the loss of one assignment [G] minus the other's, with the error of the paired samples.
+
+        Of worst slices, which may be two, it is the difference of two estimates.
+        """
+        one, other = (self.losses(np.asarray(assignment)) for assignment in (first, second))
+        if self.reference.slices is None:
+            return estimate_mean(one - other)
+        a, b = self.estimate(one), self.estimate(other)
+        return Estimate(a.mean - b.mean, (a.stderr**2 + b.stderr**2) ** 0.5)
 
     def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:
         """Return the mean loss of each of ``assignments`` [P, G].
