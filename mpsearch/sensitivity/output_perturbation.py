@@ -72,7 +72,7 @@ METRIC = Metric(score)
 def score_model(task: MetricTask, *, tolerance: float | None = None) -> Table:
     """Compare the model's outputs with the fp32 model's, one group in each scheme.
 
-    The value is what the group adds to |Y − Y_s|² / |Y|², summed over the model's outputs. ``details`` holds
+    The value is what the group adds to the mean |Y − Y_s|² over the variance of Y, averaged over the model's outputs. ``details`` holds
     ``layer_output``, what :func:`score` gives.
 
     Args:
