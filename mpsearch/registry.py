@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # what plug-ins are, for those who read types: nothing here n
     from mpsearch.sensitivity.task import Metric
 
 DataFolder = Literal["search_spaces", "search_spaces/targets", "cost_models"]
-Kind = Literal["metrics", "cost_models", "searchers", "recoveries", "exporters", "runtimes"]
+Kind = Literal[
+    "metrics", "cost_models", "searchers", "recoveries", "exporters", "export_limits", "runtimes"
+]
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
@@ -64,6 +66,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "exporters": {
             "onnx": "mpsearch.export.onnx.export:export",
         },
+        # exporter to what it cannot write, asked before anything is measured
+        "export_limits": {
+            "onnx": "mpsearch.export.onnx.can_write:can_write",
+        },
         "runtimes": {
             "reference": "mpsearch.runtimes.reference:open_session",
             "openvino": "mpsearch.runtimes.openvino:open_session",
@@ -82,6 +88,7 @@ _NOUNS: Mapping[Kind, str] = {
     "searchers": "search method",
     "recoveries": "recovery",
     "exporters": "export target",
+    "export_limits": "limits of an export target",
     "runtimes": "runtime",
 }
 

@@ -55,7 +55,7 @@ class Head:
 
 
 def read_heads(graph: ModelGraph) -> tuple[Head, ...]:
-    """Return what each floating-point output of ``graph`` means.
+    """Return what each floating-point output of ``graph`` means that its inputs change.
 
     A softmax, log-softmax or sigmoid at the end, possibly behind reshapes, makes probabilities. A last
     linear layer with two outputs or more, possibly pooled and with a bias, makes logits. Anything else is numbers.
@@ -63,6 +63,8 @@ def read_heads(graph: ModelGraph) -> tuple[Head, ...]:
     producers = {name: node for node in graph.nodes for name in node.outputs if name}
     heads = []
     for value in graph.outputs:
+        if value.name in graph.constants:  # a weight, say: the same for all samples and schemes
+            continue
         known = graph.values.get(value.name, value)
         dtype = known.dtype or value.dtype or "float32"
         if not (dtype.startswith(("float", "bfloat"))):

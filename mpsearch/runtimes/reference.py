@@ -56,7 +56,8 @@ def open_session(path: Path) -> Session:
     try:
         return ReferenceSession(ReferenceEvaluator(load_model(path)))
     except NotImplementedError as error:
+        reason = str(error).partition(", schema.")[0].splitlines()[0]
         raise PlanError(
-            f"{path.name} must hold standard operators alone to run in onnx.reference: {error} "
-            "Take the runtime onnxruntime or openvino"
+            f"{path.name} must hold standard operators alone to run in onnx.reference: {reason}; "
+            "take the runtime onnxruntime or openvino"
         ) from None

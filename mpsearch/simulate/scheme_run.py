@@ -187,8 +187,10 @@ class SchemeRun:
 def hidden_quantizer(layer: Layer, scheme: Scheme, ranges: Ranges) -> Callable[[Tensor], Tensor]:
     """Return what the operand inside a layer goes through.
 
-    The state of an RNN is not bounded (its activation may be Relu), so that its range is taken live.
+    Casts do not reach it: it stays in what sums are kept in. The state of an RNN is not bounded (its activation may be Relu), so that its range is taken live.
     """
+    if scheme.activation.is_cast:
+        return lambda x: x
     value = layer.name if layer.op_type == "RNN" else ""
     spec, read = scheme.activation, Read(-1, value, -1, 1)
     return lambda x: quantize_input(x, spec, read, ranges, f"{layer.name}: internal")

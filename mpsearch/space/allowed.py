@@ -1,7 +1,7 @@
 """Which scheme each group may take: rules, targets and what the shapes themselves forbid."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import ceil
@@ -10,6 +10,7 @@ import numpy as np
 
 from mpsearch.errors import SpaceError
 from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
+from mpsearch.registry import find, list_names
 from mpsearch.schemes import Scheme, parse_sparsity
 from mpsearch.space.space import SearchSpace, reduction_channels
 from mpsearch.stats.estimates import Bools, Ints
@@ -18,7 +19,8 @@ from mpsearch.stats.estimates import Bools, Ints
 def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[str, str], str]]:
     """Return what each group may take, and why not the rest.
 
-    The base is always allowed; any other scheme only where every layer of the group may take it.
+    The base is always allowed; any other scheme only where every layer of the group may take it and the
+    exporter can write it.
 
     Returns:
         [G, S] mask, and (group, scheme) names to the reason of each False.
@@ -30,19 +32,33 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
     _check_sizes(graph)
     if space.ties and tie_groups(graph, space).groups != graph.groups:
         raise SpaceError(f"groups that {space.name!r} ties must be joined first: use tie_groups")
+    can_write = find_export_limits(space)
     mask = np.ones((len(graph.groups), len(space.schemes)), np.bool_)
     reasons = {}
     for g, group in enumerate(graph.groups):
         for s, scheme in enumerate(space.schemes):
             if scheme.name == space.base:
                 continue
-            reason = next(
-                filter(None, (_refusal(space, graph, i, scheme) for i in group.layers)), ""
+            refusals = (
+                _refusal(space, graph, i, scheme) or can_write(graph, graph.layers[i], scheme)
+                for i in group.layers
             )
+            reason = next(filter(None, refusals), "")
             if reason:
                 mask[g, s] = False
                 reasons[group.name, scheme.name] = reason
     return mask, reasons
+
+
+CanWrite = Callable[[ModelGraph, Layer, Scheme], str]
+"""Why an exporter cannot write a layer in a scheme; "" where it can."""
+
+
+def find_export_limits(space: SearchSpace) -> CanWrite:
+    """Return what the exporter of the space's target cannot write; without one, what plain ONNX cannot."""
+    target = space.target if space.target in list_names("export_limits") else "onnx"
+    found: CanWrite = find("export_limits", target)
+    return found
 
 
 def _check_sizes(graph: ModelGraph) -> None:

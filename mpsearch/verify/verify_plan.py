@@ -45,6 +45,9 @@ from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
 
 TOLERANCE = 1e-3
 _NATIVE = {"float16": "fp16", "bfloat16": "bf16"}
+_NATIVE_TOLERANCE = 2.0**-6
+"""Of layers in models whose own tensors are of 16 bits: runtimes sum products in 16 bits or in 32, round what
+stands between operators or not, and a value that they have otherwise may fall to the next code of a narrower format."""
 _SAMPLES = 8
 _LEAST_DIVERGENCE = 1e-6
 
@@ -102,8 +105,8 @@ def verify_plan(
     outer = {node.name for node in graph.nodes}
     unproven = {
         layer.name: reason
-        for layer in graph.layers
-        if (reason := _hidden(layer, layer.name in outer))
+        for layer, scheme in zip(graph.layers, schemes, strict=True)
+        if (reason := _hidden(layer, scheme, layer.name in outer))
     }
     departures = find_departures(graph) if session.is_standard else {}
     for name, reason in departures.items():
@@ -136,6 +139,7 @@ def verify_plan(
             shown = values[compared.layer.output]
             squares[row] += _squares(compared.layer, shown, expected, runtime)
         simulated = run_outputs(calibrated, feeds, assignment)
+        _check_shapes(values, simulated, runtime)
         same_rounding = simulated
         if session.rounding != EXACT:
             fed = {name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()}
@@ -145,19 +149,37 @@ def verify_plan(
             worst = float(_relative(squares).max(initial=0.0))
             progress(done, total, f"worst layer so far differs by {worst:.2g}")
     errors = _relative(squares).tolist()
+    tolerance = _NATIVE_TOLERANCE if native else TOLERANCE
+    least = max(_LEAST_DIVERGENCE, _NATIVE_TOLERANCE**2 if native else 0.0)
     return Verification(
         graph.name,
         runtime,
         len(chosen),
-        TOLERANCE,
+        tolerance,
         tuple(
-            LayerCheck(compared.layer.name, compared.scheme.name, error, error <= TOLERANCE)
+            LayerCheck(compared.layer.name, compared.scheme.name, error, error <= tolerance)
             for compared, error in zip(layers, errors, strict=True)
         ),
-        None if departures else _check_whole(graph, chosen, outputs),
+        None if departures else _check_whole(graph, chosen, outputs, least),
         unproven,
         session.note,
     )
+
+
+def _check_shapes(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], runtime: str
+) -> None:
+    """Check that the model's outputs have the simulation's shapes.
+
+    Raises:
+        PlanError: One has another.
+    """
+    for name, want in expected.items():
+        got = found.get(name, want)
+        if got.shape != want.shape:
+            raise PlanError(
+                f"{runtime}: output {name!r} must have shape {list(want.shape)}, got {list(got.shape)}"
+            )
 
 
 def _is_half(x: Tensor) -> bool:
@@ -169,11 +191,11 @@ def _native_formats(graph: ModelGraph) -> frozenset[str]:
     return frozenset(_NATIVE[v.dtype] for v in graph.values.values() if v.dtype in _NATIVE)
 
 
-def _hidden(layer: Layer, is_outer: bool) -> str:
+def _hidden(layer: Layer, scheme: Scheme, is_outer: bool) -> str:
     """Why a layer cannot be compared alone; "" where it can."""
     if not is_outer:
         return "lies in a branch or loop, whose values no runtime shows"
-    if any(gemm.left.input_index < 0 for gemm in layer.gemms):
+    if any(gemm.left.input_index < 0 for gemm in layer.gemms) and not scheme.activation.is_cast:
         return f"{layer.op_type} multiplies values that never leave the operator"
     return ""
 
@@ -293,7 +315,9 @@ def _relative(squares: Floats) -> Floats:
     return np.sqrt(np.where(power > 0, difference / np.maximum(power, 1e-300), difference > 0))
 
 
-def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs]) -> WholeCheck:
+def _check_whole(
+    graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs], least: float
+) -> WholeCheck:
     """Compare all outputs, as distributions where they are ones."""
     unlabelled = replace(batches, labels=None)
     heads, kind = choose_heads(read_heads(graph), None, unlabelled, graph)
@@ -313,7 +337,7 @@ def _check_whole(graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs
 
     found = between((o.runtime, o.same_rounding) for o in outputs)
     changed = between((o.fp32, o.simulated) for o in outputs)
-    limit = max(_LEAST_DIVERGENCE, changed / 10)
+    limit = max(least, changed / 10)
     measure = "KL" if kind == "kl" else "relative MSE"
     return WholeCheck(measure, found, changed, limit, found <= limit)
 

@@ -24,14 +24,17 @@ def can_write(graph: ModelGraph, layer: Layer, scheme: Scheme) -> str:
     except PlanError as error:
         return f"{layer.name!r} in {scheme.name}: {error}"
     inside = any(gemm.left.input_index < 0 for gemm in layer.gemms)
-    if inside and scheme.activation.format != "fp32":
+    if inside and not scheme.activation.is_cast:
         return (
             f"{layer.name!r}: {layer.op_type} multiplies values that never leave the operator, which "
-            f"ONNX cannot round to {scheme.activation.format}; allowed: schemes with fp32 activations"
+            f"ONNX cannot round to {scheme.activation.format}; allowed: schemes whose activations are floats "
+            "without scales"
         )
     for gemm in layer.gemms:
         for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
             if operand.input_index < 0 or not _needs_shape(scheme.activation):
+                continue
+            if layer.op_type in _RANK_OF_WEIGHT:
                 continue
             if find_rank(graph, layer, operand) is None and operand.reduction_axis != -1:
                 return (

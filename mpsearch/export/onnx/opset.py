@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 import onnx
-from onnx import helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from mpsearch.errors import PlanError
+from mpsearch.graph.onnx_file.read import walk_nodes
 
 IR_OF_OPSET = {23: 11, 24: 12, 25: 13}
 """Opset of the default domain to the IR version that came with it; later ones take the last."""
@@ -31,8 +32,18 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
             )
     version = next(o.version for o in lean.opset_import if o.domain in ("", "ai.onnx"))
     if version < opset:
+        if version < 13:
+            _spell_out_hardmax(lean.graph)
         try:
+            if version < 11:
+                meant = _meant_by_resizes(lean.graph)
+                lean = version_converter.convert_version(lean, 11)
+                resizes = [n for n in walk_nodes(lean.graph) if n.op_type == "Resize"]
+                for node, attributes in zip(resizes, meant, strict=True):
+                    node.attribute.extend(attributes)
             lean = version_converter.convert_version(lean, opset)
+        except PlanError:
+            raise
         except Exception as error:  # the converter raises RuntimeError and its own types
             reason = str(error).strip().splitlines()[-1]
             raise PlanError(
@@ -44,6 +55,59 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
     final = max(version, opset)
     lean.ir_version = max(model.ir_version, IR_OF_OPSET.get(final, max(IR_OF_OPSET.values())))
     return lean
+
+
+def _meant_by_resizes(graph: onnx.GraphProto) -> list[list[onnx.AttributeProto]]:
+    """What each Upsample and Resize before opset 11 meant, in order, which the converter forgets.
+
+    Raises:
+        PlanError: A later Resize cannot say it.
+    """
+    scales = {t.name: t for t in graph.initializer}
+    meant = []
+    for node in walk_nodes(graph):
+        if node.op_type not in ("Upsample", "Resize"):
+            continue
+        given = scales.get(node.input[1]) if len(node.input) > 1 else None
+        factors = [] if given is None else numpy_helper.to_array(given).tolist()
+        makes_less = any(f < 1 for f in factors)
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+        if mode == b"nearest" and makes_less and any(f > 1 for f in factors):
+            raise PlanError(
+                f"node {node.name!r}: a Resize of opset 10 to the nearest element must make all axes larger or "
+                "none, to be written at a later opset"
+            )
+        # runtimes agree to round up where it makes less
+        meant.append(
+            [
+                helper.make_attribute("coordinate_transformation_mode", "asymmetric"),
+                helper.make_attribute("nearest_mode", "ceil" if makes_less else "floor"),
+            ]
+        )
+    return meant
+
+
+def _spell_out_hardmax(graph: onnx.GraphProto) -> None:
+    """Flatten what Hardmax before opset 13 takes as one row, which the converter forgets, in place."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _spell_out_hardmax(attribute.g)
+        if node.op_type != "Hardmax":
+            nodes.append(node)
+            continue
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        x, y = node.input[0], node.output[0]
+        names = [f"{y}/{part}" for part in ("rows", "hard", "shape")]
+        nodes += [
+            helper.make_node("Flatten", [x], names[:1], names[0], axis=axis),
+            helper.make_node("Hardmax", names[:1], names[1:2], node.name, axis=1),
+            helper.make_node("Shape", [x], names[2:], names[2]),
+            helper.make_node("Reshape", names[1:], [y], f"{y}/back"),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mpsearch.data.batches import make_batches
 from mpsearch.export.export_plan import export_plan
 from mpsearch.export.onnx.can_write import can_write
+from mpsearch.export.onnx.opset import upgrade_model
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.make import make_plan
 from mpsearch.problem.front import Point
@@ -18,6 +19,7 @@ from mpsearch.schemes import find_scheme
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.files import read_space
 from mpsearch.verify.verify_plan import verify_plan
+from tests.support.random_operators.compare import run_onnxruntime
 
 RNG = np.random.default_rng(0)
 Array = NDArray[np.float32]
@@ -141,3 +143,68 @@ def test_layers_in_branches_are_written_and_the_whole_is_proven(sign: int, tmp_p
             assert found.ok, str(found)
             assert set(found.unproven) == set(names)
             assert scheme == 0 or found.whole is None or found.whole.simulation > 1e-6
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_stay_in_floats_without_scales_and_are_proven(
+    op_type: str, tmp_path: Path
+) -> None:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], "turn", perm=[1, 0, 2]),
+        helper.make_node(op_type, ["t", "w", "r"], ["s"], "loop", hidden_size=8),
+        helper.make_node("Transpose", ["s"], ["b"], "back", perm=[2, 0, 1, 3]),
+        helper.make_node("Flatten", ["b"], ["f"], "flat"),
+        product("f", "y", "v"),
+    ]
+    weights = {"w": draw(1, gates * 8, 6), "r": draw(1, gates * 8, 8), "v": draw(24, 4)}
+    made = model(nodes, ["N", 3, 6], {"y": ["N", 4]}, weights)
+    onnx.save(made, tmp_path / "m.onnx")
+    graph, batches = import_onnx(tmp_path / "m.onnx"), make_batches({"x": draw(16, 3, 6)})
+    simulator = Simulator(graph, read_space("npu"), batches)
+    loop = [layer.name for layer in graph.layers].index("loop")
+    assert simulator.allowed[loop].tolist() == [True, False, False, False, False]
+    assert (
+        f"{op_type} multiplies values that never leave the operator"
+        in simulator.reasons["loop", "fp8"]
+    )
+    choice = [0, 0]
+    choice[1 - loop] = 2
+    plan = make_plan(Point(tuple(choice), {}), simulator)
+    export_plan(plan, tmp_path / "m.onnx", tmp_path / "out")
+    for runtime in ("reference", "openvino"):
+        found = verify_plan(plan, tmp_path / "m.onnx", tmp_path / "out", batches, runtime=runtime)
+        assert found.ok, str(found)
+        assert not found.unproven
+
+
+@pytest.mark.parametrize(
+    ("op_type", "opset", "attributes"),
+    [
+        ("Upsample", 9, {"mode": "linear"}),
+        ("Upsample", 9, {"mode": "nearest"}),
+        ("Resize", 10, {"mode": "linear"}),
+        ("Resize", 10, {"mode": "nearest"}),
+    ],
+)
+def test_old_resizes_keep_their_meaning_at_a_later_opset(
+    op_type: str, opset: int, attributes: dict[str, str], tmp_path: Path
+) -> None:
+    node = helper.make_node(op_type, ["x", "s"], ["y"], "up", **attributes)
+    scales = np.array([1, 1, 2.5, 3], np.float32)
+    made = model([node], ["N", 2, 4, 3], {"y": None}, {"s": scales})
+    made.opset_import[0].version = opset
+    x = draw(2, 2, 4, 3)
+    later = upgrade_model(made, 23, set())
+    expected, found = (run_onnxruntime(m, {"x": x})[0] for m in (made, later))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_old_hardmax_takes_all_that_follows_its_axis_as_one_row() -> None:
+    made = model([helper.make_node("Hardmax", ["x"], ["y"], "hard")], ["N", 3, 4], {"y": None}, {})
+    made.opset_import[0].version = 11
+    x = draw(2, 3, 4)
+    expected, found = (
+        run_onnxruntime(m, {"x": x})[0] for m in (made, upgrade_model(made, 23, set()))
+    )
+    np.testing.assert_array_equal(found, expected)
