@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Tests whose results are computed: what another instruction set or thread count may change.
 COMPUTING := tests/program tests/simulate tests/numerics tests/sensitivity tests/losses tests/recovery \
 	tests/runtimes tests/export tests/verify tests/plan tests/graph/test_light_models.py \
-	tests/acceptance/test_search.py
+	tests/acceptance/test_search.py tests/acceptance/test_sweeps.py
 
 .PHONY: help demo test lint types pytest narrow slow clean
 
