@@ -3,10 +3,12 @@
 Nothing is imported before it is asked for, so listing names is free of heavy packages.
 """
 
+import ast
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -115,6 +117,31 @@ def _targets(kind: Kind) -> dict[str, str]:
 def list_names(kind: Kind) -> list[str]:
     """Return the names of all plug-ins of ``kind``, built-in ones first."""
     return list(_targets(kind))
+
+
+def describe(kind: Kind, name: str) -> str:
+    """Return a word on the plug-in ``name`` of ``kind``; "" where its source says none.
+
+    That is the first line of its function's docstring, read from the source: nothing is imported.
+    """
+    module, _, attribute = _targets(kind)[name].partition(":")
+    try:
+        spec = find_spec(module)
+        source = getattr(spec.loader, "get_source", lambda _: "")(module) if spec else ""
+        body = ast.parse(source or "").body
+    except (ImportError, SyntaxError):
+        return ""
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    for node in body:  # a declaration names its function first: METRIC = Metric(score, …)
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
+            continue
+        declared = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        first = node.value.args[0] if node.value.args else None
+        if attribute in declared and isinstance(first, ast.Name):
+            attribute = first.id
+    found = functions.get(attribute)
+    text = (ast.get_docstring(found) if found is not None else None) or ""
+    return " ".join(text.partition("\n\n")[0].split()).partition("; see :")[0].replace("``", "")
 
 
 @overload

@@ -172,6 +172,9 @@ def choose_plans(
         point = measure_point(point, evaluator)
         found = (Choice("mixed", "mixed", "knee of the front", point),)
     choices = tuple(_unbeaten(choice, inside, difference) for choice in found)
+    if not limits and uniforms.rivals:
+        label, rival = uniforms.best(difference)
+        choices = tuple(_with_gains(choice, label, rival) for choice in choices)
     return choices, with_points(front, [choice.point for choice in choices])
 
 
@@ -210,16 +213,32 @@ def _against(
     choices = []
     if fast:
         point = prefer(fast, difference, judge=lambda p: rules.judged(p, "loss"))
-        rule = f"least loss at {rules.faster:.0%} less latency than {label}, no larger{sure}"
+        rule = f"least loss of those at least {rules.faster:.0%} faster than {label} and no larger{sure}"
         choices.append(Choice("fast", "mixed, fast", rule, point))
     if small:
         point = prefer(small, difference, judge=lambda p: rules.judged(p, "loss"))
-        rule = f"least loss at {rules.smaller:.0%} less size than {label}, no slower{sure}"
+        rule = f"least loss of those at least {rules.smaller:.0%} smaller than {label} and no slower{sure}"
         choices.append(Choice("small", "mixed, small", rule, point))
     if safe:
         rule = f"fastest that loses no more than {label}{sure}"
         choices.append(Choice("safe", "mixed, safe", rule, min(safe, key=cheapness)))
     return tuple(choices)
+
+
+def _with_gains(choice: Choice, label: str, rival: Point) -> Choice:
+    """``choice``, its rule followed by what it gains on ``rival``."""
+    if choice.point.assignment == rival.assignment:
+        return choice
+    parts = []
+    for name, more, less in (
+        ("latency_us", "faster", "slower"),
+        ("weight_bytes", "smaller", "larger"),
+    ):
+        if all(name in {**p.predicted, **p.measured} for p in (choice.point, rival)):
+            share = 1 - choice.point.value(name).mean / rival.value(name).mean
+            parts.append(f"{abs(share):.0%} {more if share >= 0 else less}")
+    said = f" ({' and '.join(parts)} than {label})" if parts else ""
+    return replace(choice, rule=choice.rule + said)
 
 
 def _within(point: Point, rival: Point, shares: Mapping[str, float], rules: Rules) -> bool:

@@ -20,7 +20,7 @@ from mpsearch.cli.commands.search.demo import demo
 from mpsearch.cli.commands.search.search import search
 from mpsearch.cli.commands.search.sensitivity import KEYS as SENSITIVITY_KEYS
 from mpsearch.cli.commands.search.sensitivity import sensitivity
-from mpsearch.cli.job_options import add_job_command
+from mpsearch.cli.job_options import add_job_command, first_line
 
 app = typer.Typer(
     name="mpsearch",
@@ -47,16 +47,16 @@ def _root(
     """Which layer may run in which number format, on this hardware, at what cost in accuracy."""
 
 
-app.command("init")(init)
-app.command("data")(data)
-app.command("inspect")(inspect)
+app.command("init", short_help=first_line(init))(init)
+app.command("data", short_help=first_line(data))(data)
+app.command("inspect", short_help=first_line(inspect))(inspect)
 add_job_command(app, "sensitivity", sensitivity, SENSITIVITY_KEYS)
 add_job_command(app, "cost", cost, COST_KEYS)
 add_job_command(app, "search", search)
 app.add_typer(plan_app, name="plan")
-app.command("export")(export)
-app.command("verify")(verify)
-app.command("report")(report)
-app.command("list")(list_names)
-app.command("check")(check)
-app.command("demo")(demo)
+app.command("export", short_help=first_line(export))(export)
+app.command("verify", short_help=first_line(verify))(verify)
+app.command("report", short_help=first_line(report))(report)
+app.command("list", short_help=first_line(list_names))(list_names)
+app.command("check", short_help=first_line(check))(check)
+app.command("demo", short_help=first_line(demo))(demo)

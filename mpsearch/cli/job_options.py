@@ -109,7 +109,12 @@ def add_job_command(
     def listed() -> None: ...
 
     listed.__doc__ = function.__doc__
-    app.command(name, cls=Called)(listed)
+    app.command(name, cls=Called, short_help=first_line(function))(listed)
+
+
+def first_line(command: Callable[..., None]) -> str:
+    """Return what a list of commands says of one: whole, where click's own is cut at the line's end."""
+    return (command.__doc__ or "").partition("\n")[0]
 
 
 class _Grouped(TyperCommand):

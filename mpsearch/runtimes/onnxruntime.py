@@ -43,7 +43,7 @@ class OnnxruntimeSession:
 
 
 def open_session(path: Path) -> Session:
-    """Return the exported model in ``path``, ready to run.
+    """Open an export in onnxruntime on the processor.
 
     Raises:
         ModelError: It cannot be read.

@@ -58,7 +58,7 @@ class OpenvinoSession:
 
 
 def open_session(path: Path) -> Session:
-    """Return the exported model in ``path``, ready to run.
+    """Open an export in OpenVINO on the processor (extra ``openvino``).
 
     Raises:
         ModelError: It cannot be read.

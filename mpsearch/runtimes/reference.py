@@ -47,7 +47,7 @@ def _failed_node(error: Exception) -> str:
 
 
 def open_session(path: Path) -> Session:
-    """Return the exported model in ``path``, ready to run.
+    """Open an export in ONNX's reference evaluator: every format, exact and slow.
 
     Raises:
         ModelError: It cannot be read.

@@ -1,10 +1,10 @@
 """A table of figures on a terminal, coloured by size."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mpsearch.cli.console import number
+from mpsearch.cli.printing.tables import print_table
+from mpsearch.stats.digits import number
 
 if TYPE_CHECKING:
     from mpsearch.stats.estimates import Bools, Floats
@@ -24,24 +24,20 @@ def print_heat_map(
 
     What is not allowed is a dash. Colours are logarithmic over the four largest decades.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     top = max((float(v) for v in values[allowed]), default=0.0)
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("layer", overflow="fold")
-    for scheme in schemes:
-        table.add_column(scheme, justify="right", no_wrap=True)
-    for group, row, mask in zip(groups, values.tolist(), allowed.tolist(), strict=True):
-        cells = [
-            Text(number(value), style=shade(value, top)) if ok else Text("–", style="dim")
-            for value, ok in zip(row, mask, strict=True)
+    rows: list[list[str | Text]] = [
+        [
+            group,
+            *(
+                Text(number(value), style=shade(value, top)) if ok else Text("–", style="dim")
+                for value, ok in zip(row, mask, strict=True)
+            ),
         ]
-        table.add_row(Text(group), *cells)
-    console.print(table)
+        for group, row, mask in zip(groups, values.tolist(), allowed.tolist(), strict=True)
+    ]
+    print_table(title, ["layer", *schemes], rows)
 
 
 def shade(value: float, top: float) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpsearch.cli.console import number, print_table
+from mpsearch.cli.printing.tables import print_table
+from mpsearch.stats.digits import number, with_error
 
 if TYPE_CHECKING:
     from mpsearch.figures.plan_row import PlanRow
@@ -11,8 +12,14 @@ if TYPE_CHECKING:
     from mpsearch.stats.estimates import Estimate
 
 
-def print_run(run: "Run") -> None:
-    """Print the table that a run ends with, and where its files lie."""
+def print_run(run: "Run", *, model: str = "", data: str = "") -> None:
+    """Print the table that a run ends with, where its files lie, and what to do with them.
+
+    Args:
+        run: A finished run.
+        model: The model as commands must be given it; "" leaves out what to do next.
+        data: The calibration data, the same.
+    """
     results, costs = run.results, run.costs
     if results is None:
         return
@@ -22,6 +29,13 @@ def print_run(run: "Run") -> None:
     files = ["report.html"] if run.front is not None else ["costs.json"]
     files += [f"plans/{name}" for name in results.rules]
     print("written: " + ", ".join(str(run.path / name) for name in files))
+    if model:
+        from mpsearch.report.next_steps import next_steps
+
+        plan = next((f"plans/{name}" for name in results.rules), "")
+        print("next:")
+        for step in next_steps(str(run.path), plan, model, data):
+            print(f"  # {step.why}\n  {step.command}")
 
 
 def print_rows(title: str, rows: "Sequence[PlanRow]", unit: str) -> None:
@@ -124,9 +138,7 @@ def estimates_json(values: "Mapping[str, Estimate]") -> dict[str, dict[str, floa
 
 
 def _estimate(value: "Estimate | None") -> str:
-    if value is None:
-        return "–"
-    return f"{value.mean:.4f} ± {value.stderr:.4f}" if value.stderr else f"{value.mean:.4f}"
+    return "–" if value is None else with_error(value)
 
 
 def _kilo(value: float | None) -> float | None:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli.console import Json, command, number, print_json, print_table, progress_bars
+from mpsearch.cli.console import Json, command, print_json, progress_bars
 from mpsearch.cli.job_options import Asked, add_job_command
+from mpsearch.cli.printing.tables import print_table
+from mpsearch.stats.digits import number, with_error
 
 if TYPE_CHECKING:
     from mpsearch.plan.plan import Plan
@@ -99,7 +101,7 @@ def _print_figures(plan: "Plan") -> None:
     rows = [["layers", mix], ["effective bits", number(plan.coverage.effective_bits)]]
     for word, values in (("predicted", plan.predicted), ("measured", plan.measured)):
         rows += [
-            [f"{word} {name}", f"{number(value.mean, 4)} ± {number(value.stderr, 2)}"]
+            [f"{word} {name}", with_error(value)]
             for name, value in values.items()
             if name != "effective_bits"
         ]

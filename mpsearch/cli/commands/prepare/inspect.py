@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpsearch.cli import options as opt
-from mpsearch.cli.console import Json, command, number, print_json, print_table
+from mpsearch.cli.console import Json, command, print_json
+from mpsearch.cli.printing.tables import print_table
+from mpsearch.stats.digits import number
 
 if TYPE_CHECKING:
     from mpsearch.graph.model import Layer, ModelGraph

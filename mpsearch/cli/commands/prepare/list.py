@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mpsearch.cli.console import Json, command, print_json, print_table
+from mpsearch.cli.console import Json, command, print_json
+from mpsearch.cli.printing.tables import print_table
 
 
 class What(StrEnum):
@@ -63,7 +64,7 @@ def _described(what: What) -> list[tuple[str, str]]:
             for path in sorted(registry.data_folder(folder).glob("*.toml"))
         ]
     kind: registry.Kind = what.value  # type: ignore[assignment]  # the other four are kinds
-    return [(name, "") for name in registry.list_names(kind)]
+    return [(name, registry.describe(kind, name)) for name in registry.list_names(kind)]
 
 
 def _about(text: str) -> str:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli.console import Json, number, print_json, print_table
+from mpsearch.cli.console import Json, print_json
 from mpsearch.cli.job_options import Asked, read_asked
+from mpsearch.cli.printing.tables import print_table
+from mpsearch.stats.digits import number
 
 if TYPE_CHECKING:
     from mpsearch.stats.estimates import Bools, Floats

@@ -42,7 +42,7 @@ def search(
     if as_json:
         print_json(run_json(run))
     else:
-        print_run(run)
+        print_run(run, model=str(sources.model), data=str(sources.data or ""))
 
 
 def _say_forecast(prepared: "Prepared", watch: Watch, as_json: bool) -> None:

@@ -1,0 +1,22 @@
+import pytest
+
+from tests.support.command_line import Mpsearch
+
+
+@pytest.mark.parametrize("kind", ["metrics", "searchers", "exporters", "runtimes"])
+def test_every_plugin_is_listed_with_a_word_on_it(kind: str, mpsearch: Mpsearch) -> None:
+    listed = mpsearch("list", kind, "--json").json
+    assert listed
+    for item in listed:
+        assert len(item["about"].split()) >= 4, item["name"]
+        assert "`" not in item["about"]
+
+
+def test_no_line_of_a_list_of_commands_is_cut(
+    mpsearch: Mpsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([], ["plan"]):
+        text = mpsearch(*words, "--help").out
+        assert "..." not in text
+        assert max(map(len, text.splitlines())) <= 80
