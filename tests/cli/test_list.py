@@ -18,5 +18,5 @@ def test_no_line_of_a_list_of_commands_is_cut(
     monkeypatch.setenv("COLUMNS", "80")
     for words in ([], ["plan"]):
         text = mpsearch(*words, "--help").out
-        assert "..." not in text
+        assert not [line for line in text.splitlines() if line.endswith("...")][1:]
         assert max(map(len, text.splitlines())) <= 80
