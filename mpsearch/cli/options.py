@@ -63,6 +63,20 @@ def parse_setting(text: str) -> tuple[str, str, bool | int | float | str]:
     return key, name, value if isinstance(value, bool | int | float | str) else said
 
 
+def parse_axis(text: str) -> tuple[str, int]:
+    """Return input name and axis of ``x=1``.
+
+    Raises:
+        JobError: The text does not read like that.
+    """
+    from mpsearch.errors import JobError
+
+    name, equals, axis = text.rpartition("=")
+    if not name or not equals or not axis.strip().isdigit():
+        raise JobError(f"a batch axis must read like x=1, counted from 0; got {text!r}")
+    return name, int(axis)
+
+
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Return input name and sizes of ``x=1,3,48,192``; 0 or ``?`` leaves an axis to the model.
 

@@ -35,7 +35,9 @@ class Batches:
         batch_size: Rows that are run together; the last batch may be shorter.
         digest: SHA-256 of names, types, shapes and contents.
         axes: Input name to the axis that samples run over in the model, where that is not the first;
-            None: the model reads it once for all samples (see :func:`check_batches`).
+            None: the model reads it whole, one for all samples of a batch (see :func:`check_batches`).
+        run_rows: Rows that the model must be run on at a time, where it takes no other number or mixes
+            samples that are run together; 0: a whole batch.
         source: What messages call the data.
     """
 
@@ -46,25 +48,44 @@ class Batches:
     batch_size: int
     digest: str
     axes: Mapping[str, int | None] = field(default_factory=dict)
+    run_rows: int = 0
     source: str = "data"
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(next(iter(self.arrays.values())))
 
+    @property
+    def run_size(self) -> int:
+        """Samples of a run of the model; the last one has fewer, or is filled up."""
+        return self.run_rows or self.batch_size
+
+    @property
+    def n_runs(self) -> int:
+        """Runs of the model that take all samples."""
+        return -(-len(self) // self.run_size)
+
     def iterate(self) -> Iterator[dict[str, Array]]:
-        """Yield input name → array as the model reads it, ``batch_size`` samples at a time, in order."""
-        for start in range(0, len(self), self.batch_size):
-            yield self.feed(start, self.batch_size)
+        """Yield input name → array as the model reads it, one run at a time, in order."""
+        return map(self.feed_run, range(self.n_runs))
+
+    def feed_run(self, run: int) -> dict[str, Array]:
+        """Return input name → array of a run: its last sample is repeated where the model needs more."""
+        start, size = run * self.run_size, self.run_size
+        feed = self.feed(start, size)
+        missing = start + size - len(self)
+        if self.run_rows < 2 or missing < 1:
+            return feed
+        axes = {name: self.axes.get(name, 0) for name in feed}
+        return {name: fill_up(x, axes[name], missing) for name, x in feed.items()}
 
     def feed(self, start: int, count: int) -> dict[str, Array]:
         """Return input name → array of ``count`` samples from number ``start``, as the model reads it."""
-        rows = np.s_[start : start + count]
-        found = {}
+        rows, found = np.s_[start : start + count], {}
         for name, array in self.arrays.items():
             axis = self.axes.get(name, 0)
             if axis is None:
-                found[name] = np.asarray(array[0])
+                found[name] = np.asarray(array[start])
             else:
                 found[name] = array[rows] if axis == 0 else np.moveaxis(array[rows], 0, axis)
         return found
@@ -84,14 +105,7 @@ class Batches:
             for name in RESERVED
         }
         present = {name: array for name, array in reserved.items() if array is not None}
-        return Batches(
-            arrays,
-            **reserved,
-            batch_size=self.batch_size,
-            digest=_digest({**arrays, **present}),
-            axes=self.axes,
-            source=self.source,
-        )
+        return replace(self, arrays=arrays, **reserved, digest=_digest({**arrays, **present}))
 
 
 def read_batches(
@@ -222,7 +236,8 @@ def check_batches(batches: Batches, graph: ModelGraph) -> Batches:
 
     Samples always come first in the data. Where the model has its batch at another axis (a recurrent
     model that reads time first, a state [layers, batch, width]) they are moved there; an input that no
-    batch runs over (a sampling rate) is given once a sample, all alike, and read once.
+    batch runs over (a sampling rate) is given once a sample, all alike, and read once. Where no input has
+    a batch, each sample is the whole of all inputs and is run alone.
 
     Raises:
         DataError: They do not fit; the message names the array, what must hold and the choices.
@@ -240,20 +255,77 @@ def check_batches(batches: Batches, graph: ModelGraph) -> Batches:
             f"{batches.source}: must hold every input of {graph.name}: {', '.join(missing)} missing, "
             f"got {_listed(batches.arrays)}"
         )
-    axes: dict[str, int | None] = {}
+    found = {
+        name: fitting_axes(batches.arrays[name], value, graph.unbound, graph.batch_axes)[0]
+        for name, value in wanted.items()
+    }
+    has_batch = any(axis is not None for axis in found.values())
     for name, value in wanted.items():
-        array = batches.arrays[name]
-        axis: int | None = batch_axis(value, graph.unbound)
-        if value.shape is not None and array.ndim == len(value.shape) + 1:
-            axis = None
+        array, axis = batches.arrays[name], found[name]
         _check_fit(batches.source, name, array, value, axis)
-        if axis != 0:
-            axes[name] = axis
-    return replace(batches, axes=axes)
+        if has_batch and axis is None and bool((array != array[:1]).any()):
+            raise DataError(
+                f"{batches.source}: array {name!r} must be the same for all samples: the model reads "
+                f"{name!r} once a batch"
+            )
+    return with_axes(batches, found)
+
+
+def with_axes(batches: Batches, axes: Mapping[str, int | None]) -> Batches:
+    """Return the data with the axis of the samples in each input; without any, samples are run alone."""
+    moved = {name: axis for name, axis in axes.items() if axis != 0}
+    alone = bool(axes) and all(axis is None for axis in axes.values())
+    return replace(batches, axes=moved, batch_size=1 if alone else batches.batch_size)
+
+
+def fitting_axes(
+    array: Array, value: Value, unbound: Collection[str], said: Mapping[str, int | None]
+) -> list[int | None]:
+    """Return the axes of an input that samples may run over, judged by sizes; the likeliest first.
+
+    Args:
+        array: The input's data, samples first.
+        value: The input, None where an axis is free.
+        unbound: ``input[axis]`` of the free axes that are no batch as far as is known.
+        said: Input to its axis, where the user says it.
+
+    Returns:
+        At least one axis, which need not fit; None stands for an input without a batch.
+    """
+    if value.name in said:
+        return [said[value.name]]
+    likely = batch_axis(value, unbound)
+    shape = value.shape
+    if shape is None:
+        return [likely]
+    if array.ndim == len(shape) + 1:
+        return [None]
+    free = [axis for axis, size in enumerate(shape) if size is None]
+    fitting = [axis for axis in free or range(len(shape)) if _fits(array, shape, axis)]
+    fitting.sort(key=lambda axis: axis != likely)
+    return [*fitting] or [likely]
+
+
+def fill_up(x: Array, axis: int | None, missing: int) -> Array:
+    """Return ``x`` with its last entry along ``axis`` repeated ``missing`` times more."""
+    if axis is None:
+        return x
+    last = x.take([-1], axis)
+    return np.concatenate([x, last.repeat(missing, axis)], axis)
+
+
+def _fits(array: Array, shape: tuple[int | None, ...], axis: int | None) -> bool:
+    sizes = [size for a, size in enumerate(shape) if a != axis]
+    return len(sizes) + 1 == array.ndim and all(
+        size is None or size == found for size, found in zip(sizes, array.shape[1:], strict=True)
+    )
 
 
 def data_shapes(
-    batches: Batches, inputs: Sequence[Value], unbound: Collection[str]
+    batches: Batches,
+    inputs: Sequence[Value],
+    unbound: Collection[str],
+    batch_axes: Mapping[str, int | None] | None = None,
 ) -> dict[str, tuple[int | None, ...]]:
     """Return the sizes that the data give to the axes of ``inputs``, None for the batch.
 
@@ -261,15 +333,18 @@ def data_shapes(
         batches: The data; inputs that they lack are left out.
         inputs: Of the model, None where an axis is free.
         unbound: ``input[axis]`` of the free axes that are no batch.
+        batch_axes: Input to the axis of the samples, where that was said.
     """
+    said = batch_axes or {}
     found: dict[str, tuple[int | None, ...]] = {}
     for value in inputs:
         array = batches.arrays.get(value.name)
         if array is None:
             continue
         sizes: list[int | None] = list(array.shape[1:])
-        if value.shape is None or array.ndim != len(value.shape) + 1:
-            sizes.insert(batch_axis(value, unbound), None)
+        axis = fitting_axes(array, value, unbound, said)[0]
+        if axis is not None:
+            sizes.insert(axis, None)
         found[value.name] = tuple(sizes)
     return found
 
@@ -293,19 +368,12 @@ def _check_fit(source: str, name: str, array: Array, value: Value, axis: int | N
         )
     if value.shape is None:
         return
-    sizes = [s for a, s in enumerate(value.shape) if a != axis]
-    fits = len(sizes) + 1 == array.ndim and all(
-        size is None or size == found for size, found in zip(sizes, array.shape[1:], strict=True)
-    )
-    if not fits:
+    if not _fits(array, value.shape, axis):
+        sizes = [s for a, s in enumerate(value.shape) if a != axis]
         shown = ", ".join(["samples", *("any" if s is None else str(s) for s in sizes)])
         where = f" (the model's axis {axis} is the batch)" if axis else ""
         raise DataError(
             f"{source}: array {name!r} must have shape [{shown}]{where}, got {list(array.shape)}"
-        )
-    if axis is None and bool((array != array[:1]).any()):
-        raise DataError(
-            f"{source}: array {name!r} must be the same for all samples: the model reads {value.name!r} once a batch"
         )
 
 

@@ -82,7 +82,7 @@ def import_planned(plan: Plan, model: str | Path) -> ModelGraph:
         PlanError: It is another model, or has other weights.
     """
     try:
-        graph = import_onnx(model, shapes=plan.shapes or None)
+        graph = import_onnx(model, shapes=plan.shapes or None, batch_axes=plan.batch_axes or None)
     except ModelError:
         plan_schemes(plan, import_onnx(model))  # another model is the likelier reason
         raise

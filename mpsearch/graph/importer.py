@@ -3,7 +3,9 @@
 import os
 import warnings
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -33,7 +35,10 @@ from mpsearch.graph.onnx_file.write import metadata_of
 
 
 def import_onnx(
-    path: str | os.PathLike[str], *, shapes: Mapping[str, Sequence[int | None]] | None = None
+    path: str | os.PathLike[str],
+    *,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    batch_axes: Mapping[str, int | None] | None = None,
 ) -> ModelGraph:
     """Return the model in ``path``: folded, typed, with its layers, edges, groups and coverage.
 
@@ -44,20 +49,24 @@ def import_onnx(
         path: The file, opset 7 to 25.
         shapes: Input name to sizes of all its axes, which binds dynamic ones; None leaves an axis
             free, 0 is an empty one (the past of a cache). A dynamic first axis is the batch and needs no size.
+        batch_axes: Input name to the axis that samples run over, None where the input has none. An
+            input that is not named has it first, or where data that are run through the model show it.
 
     Raises:
-        ModelError: The file cannot be read, contradicts itself, or ``shapes`` does not fit it.
+        ModelError: The file cannot be read, contradicts itself, or ``shapes`` or ``batch_axes`` do not fit it.
     """
     path = Path(path)
     try:
-        return import_model(read_model(path), path.name, path.parent, shapes)
+        return import_model(read_model(path), path.name, path.parent, shapes, batch_axes)
     except MpsearchError:
         raise
     except (RecursionError, MemoryError, OverflowError) as error:
         raise ModelError(f"{path.name}: must be a model of sane size and depth: {error}") from error
 
 
-def read_inputs(path: str | os.PathLike[str]) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+def read_inputs(
+    path: str | os.PathLike[str], batch_axes: Mapping[str, int | None] | None = None
+) -> tuple[tuple[Value, ...], tuple[str, ...]]:
     """Return the inputs of the model in ``path``, and which of their free axes are no batch.
 
     Sizes are None where an axis is free; nothing is folded, so this is quick.
@@ -69,7 +78,7 @@ def read_inputs(path: str | os.PathLike[str]) -> tuple[tuple[Value, ...], tuple[
     graph = read_model(path).graph
     given = {tensor.name for tensor in graph.initializer}
     protos = [value for value in graph.input if value.name not in given]
-    binding = bind_axes(protos, None, path.name)
+    binding = bind_axes(protos, None, path.name, batch_axes=batch_axes)
     values = []
     for proto in protos:
         kind = next(iter(_input_types(proto, binding)), None)
@@ -83,11 +92,12 @@ def import_model(
     name: str,
     folder: Path,
     shapes: Mapping[str, Sequence[int | None]] | None = None,
+    batch_axes: Mapping[str, int | None] | None = None,
 ) -> ModelGraph:
     """Return a parsed model as :func:`import_onnx` does; external data must lie in ``folder``.
 
     Raises:
-        ModelError: The model contradicts itself, or ``shapes`` does not fit it.
+        ModelError: The model contradicts itself, or ``shapes`` or ``batch_axes`` do not fit it.
     """
     graph = model.graph
     given = {tensor.name for tensor in graph.initializer}
@@ -102,7 +112,8 @@ def import_model(
         if output not in made:
             raise ModelError(f"{name}: nothing produces the output {output!r}")
     structure, metadata = digest_structure(model), metadata_of(model)
-    nodes, binding, draft = _folded(model, protos, inputs, shapes, name, folder)
+    bind = partial(bind_axes, inputs, shapes, name, batch_axes=batch_axes)
+    nodes, binding, draft = _folded(model, protos, inputs, bind, folder)
     nodes = live(fold_batchnorms(nodes, set(outputs), draft), outputs)
     if draft.removed_quantizers:
         warnings.warn(
@@ -110,27 +121,27 @@ def import_model(
             "DequantizeLinear were taken out, weights keep their rounded values",
             stacklevel=3,
         )
-    return _understood(name, nodes, inputs, outputs, binding, draft, structure, metadata)
+    found = _understood(name, nodes, inputs, outputs, binding, draft, structure, metadata)
+    ranks = {value.name: len(value.shape or ()) for value in found.inputs}
+    axes = {n: a if a is None else a % ranks[n] for n, a in (batch_axes or {}).items()}
+    return replace(found, batch_axes=axes)
 
 
 def _folded(
     model: onnx.ModelProto,
     protos: list[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
-    shapes: Mapping[str, Sequence[int | None]] | None,
-    name: str,
+    bind: Callable[..., Binding],
     folder: Path,
 ) -> tuple[list[Node], Binding, Draft]:
-    """Return the folded nodes, with the first binding whose probes all fit the model.
+    """Return the folded nodes, with the first of ``bind``'s bindings whose probes all fit the model.
 
     If none does, the model may run at the stated batch alone, or be wrong; then the first counts.
     """
     first: tuple[list[Node], Binding, Draft] | None = None
     for fixed_batch in (False, True):
         for free_sizes in FREE_SIZES:
-            binding = bind_axes(
-                inputs, shapes, name, free_sizes=free_sizes, fixed_batch=fixed_batch
-            )
+            binding = bind(free_sizes=free_sizes, fixed_batch=fixed_batch)
             draft = Draft(
                 folder=folder,
                 versions=opset_versions(model),

@@ -103,6 +103,7 @@ class Gemm:
         right: The weight, or the second activation.
         has_weight: Whether ``right`` is a weight.
         batch_in_m: Whether the batch multiplies ``m`` (True) or ``calls`` (False).
+        batch_in_k: Whether the reduction is as long as the batch makes it.
     """
 
     m: int
@@ -115,6 +116,7 @@ class Gemm:
     groups: int = 1
     calls: int = 1
     batch_in_m: bool = True
+    batch_in_k: bool = False
 
     @property
     def flops(self) -> int:
@@ -268,6 +270,7 @@ class ModelGraph:
         metadata: The model file's own metadata properties.
         unbound: ``input[axis]`` of dynamic axes that nobody bound, the batch apart: sizes that depend
             on them are None in shapes and 0 in products.
+        batch_axes: Input name to the axis of the samples (None: it has none), where that was said.
     """
 
     name: str
@@ -285,6 +288,7 @@ class ModelGraph:
     structure_digest: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     unbound: tuple[str, ...] = ()
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
 
     def to_networkx(
         self,

@@ -1,6 +1,7 @@
 """From a job to the values that its stages work on: model, data, space and device, checked together."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -8,15 +9,24 @@ from pathlib import Path
 import torch
 
 from mpsearch.cost.device import Device, read_device
-from mpsearch.data.batches import Batches, check_batches, data_shapes, read_batches
+from mpsearch.data.batches import (
+    Batches,
+    check_batches,
+    data_shapes,
+    fitting_axes,
+    read_batches,
+)
 from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
 from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.losses.outputs import read_heads
+from mpsearch.program.compile import compile_graph
 from mpsearch.registry import DataFolder, data_file, data_folder, find, list_names
 from mpsearch.runs.job import Job
 from mpsearch.runs.sources import Sources
 from mpsearch.settings import check_settings
+from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.space.allowed import tie_groups
 from mpsearch.space.files import read_space
 from mpsearch.space.space import Rule, SearchSpace
@@ -144,14 +154,42 @@ def read_model(path: Path, job: Job, batches: Batches | None) -> ModelGraph:
         DataError: The data do not fit it.
     """
     given = {name: tuple(size or None for size in sizes) for name, sizes in job.shapes.items()}
+    axes: dict[str, int | None] = dict(job.batch_axes)
     if batches is None:
-        return import_onnx(path, shapes=given or None)
-    of_data = data_shapes(batches, *read_inputs(path))
+        return import_onnx(path, shapes=given or None, batch_axes=axes)
+    axes = axes or _find_axes(path, given, batches)
+    of_data = data_shapes(batches, *read_inputs(path, axes), axes)
     try:
-        return import_onnx(path, shapes=of_data | given)
+        return import_onnx(path, shapes=of_data | given, batch_axes=axes)
     except ModelError:
-        check_batches(batches, import_onnx(path, shapes=given or None))  # if data are to blame
+        free = import_onnx(path, shapes=given or None, batch_axes=axes)
+        check_batches(batches, free)  # if data are to blame
         raise
+
+
+def _find_axes(
+    path: Path, shapes: Mapping[str, tuple[int | None, ...]], batches: Batches
+) -> dict[str, int | None]:
+    """Return the axes of the samples where running them shows others than the first free ones.
+
+    Only a model is run that has several free axes which sizes alone do not tell apart.
+    """
+    inputs, unbound = read_inputs(path)
+    likely = {
+        value.name: fitting_axes(batches.arrays[value.name], value, unbound, {})
+        for value in inputs
+        if value.name in batches.arrays
+    }
+    if all(len(axes) < 2 for axes in likely.values()) or len(likely) < len(inputs):
+        return {}
+    try:
+        graph = import_onnx(path, shapes=shapes or None)
+        program = compile_graph(graph)
+    except ModelError:  # said again where it matters
+        return {}
+    heads = [head.value for head in read_heads(graph)]
+    found = find_batch_form(graph, program, check_batches(batches, graph), heads).axes
+    return {} if all(found[name] == axes[0] for name, axes in likely.items()) else dict(found)
 
 
 def default_space(device: Device) -> str:

@@ -84,6 +84,7 @@ def sample_losses(
     alignments, a label. ``mse``: squared error relative to the variance. ``quality``: the drop of
     the user's measure below the fp32 model's, or of the accuracy; it has no gradient.
     """
+    values = _without_fill(heads, values, target)
     if kind == "quality":
         return _quality_drops(heads, values, target)
     if kind in LABELLED:
@@ -103,7 +104,7 @@ def _divergence(
     head: Head, value: Tensor, reference: Tensor, scale: Scale, mask: Tensor | None
 ) -> Tensor:
     """[n] divergences, a few samples at a time: their temporaries in fp64 stay in the cache."""
-    value, reference = (x.movedim(head.batch_axis, 0) for x in (value, reference))
+    value, reference = head.samples_first(value), head.samples_first(reference)
     rows = max(1, _PIECE * len(value) // max(value.numel(), 1))
     pieces = [
         _compare(
@@ -134,19 +135,31 @@ def quality_scores(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: 
         DataError: The function fails, or does not return one finite number a sample.
     """
     assert target.quality is not None
+    values = _without_fill(heads, values, target)
     outputs = {
-        head.output: value.detach().cpu().numpy() for head, value in zip(heads, values, strict=True)
+        head.output: (value[None] if head.batch_axis is None else value).detach().cpu().numpy()
+        for head, value in zip(heads, values, strict=True)
     }
-    n = values[0].shape[heads[0].batch_axis]
+    n = len(heads[0].samples_first(values[0]))
     return torch.from_numpy(target.quality.score(outputs, target.batch, n))
 
 
-def _samples_first(head: Head, value: Tensor) -> Tensor:
-    return value.movedim(head.batch_axis, 0).double()
+def _without_fill(
+    heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target
+) -> tuple[Tensor, ...]:
+    """``values`` of the batch's own samples, as the reference has them."""
+    return tuple(
+        value
+        if value.shape == reference.shape
+        else head.take(value, len(head.samples_first(reference)))
+        for head, value, reference in zip(heads, values, target.reference, strict=True)
+    )
 
 
-def _class_axis(head: Head, rank: int) -> int:
-    """Axis of the classes once samples come first."""
+def class_axis(head: Head, rank: int) -> int:
+    """Axis of the classes in a value of ``rank`` axes whose samples come first."""
+    if head.batch_axis is None:
+        return head.axis % (rank - 1) + 1
     axis = head.axis % rank
     if axis == head.batch_axis:
         raise DataError(f"output {head.output!r}: classes and samples cannot share axis {axis}")
@@ -155,7 +168,7 @@ def _class_axis(head: Head, rank: int) -> int:
 
 def _log_probabilities(head: Head, value: Tensor) -> Tensor:
     """Logarithms of class probabilities, classes last."""
-    moved = value.movedim(_class_axis(head, value.ndim), -1)
+    moved = value.movedim(class_axis(head, value.ndim), -1)
     if head.meaning == "logits":
         return torch.log_softmax(moved, -1)
     if head.meaning == "probabilities":
@@ -203,7 +216,8 @@ def absolute_losses(heads: tuple[Head, ...], values: tuple[Tensor, ...], target:
     Raises:
         DataError: The labels do not fit the output.
     """
-    head, value = heads[0], _samples_first(heads[0], values[0])
+    values = _without_fill(heads, values, target)
+    head, value = heads[0], heads[0].samples_first(values[0]).double()
     labels = _labels(target)
     if head.is_number:
         wanted = labels.double()
@@ -231,7 +245,8 @@ def accuracies(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Targ
 
     Of label sequences: 1 where the best path, repeats and blanks left out, spells the labels, else 0.
     """
-    head, value = heads[0], _samples_first(heads[0], values[0])
+    values = _without_fill(heads, values, target)
+    head, value = heads[0], heads[0].samples_first(values[0]).double()
     labels = _labels(target)
     if head.is_number:
         raise DataError(f"output {head.output!r} is no classification: it has no accuracy")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from mpsearch.data.batches import Batches
 from mpsearch.errors import DataError
 from mpsearch.graph.model import ModelGraph, Node
 from mpsearch.losses.custom import ACCURACY
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Meaning = Literal["logits", "probabilities", "log_probabilities", "odds", "chances", "numbers"]
 """Scores before a softmax; after it; its logarithm; scores before a sigmoid; after it; anything else."""
@@ -34,14 +37,24 @@ class Head:
             made it from.
         meaning: What the value holds.
         axis: Axis of the classes; 0 where there are none.
-        batch_axis: Axis of the samples.
+        batch_axis: Axis of the samples; None: the value is one sample's.
     """
 
     output: str
     value: str
     meaning: Meaning
     axis: int
-    batch_axis: int = 0
+    batch_axis: int | None = 0
+
+    def samples_first(self, value: "Tensor") -> "Tensor":
+        """Return ``value`` as [n, …]."""
+        return value[None] if self.batch_axis is None else value.movedim(self.batch_axis, 0)
+
+    def take(self, value: "Tensor", n: int) -> "Tensor":
+        """Return the first ``n`` samples of ``value``, whose axes stay: what fills a batch up is cut off."""
+        if self.batch_axis is None or value.shape[self.batch_axis] <= n:
+            return value
+        return value.narrow(self.batch_axis, 0, n)
 
     @property
     def is_class(self) -> bool:

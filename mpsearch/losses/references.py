@@ -1,6 +1,6 @@
 """What the losses of each batch are compared with: the fp32 model's outputs, labels, masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,30 @@ from mpsearch.program.tensors import to_tensor
 
 
 def find_batch_axes(
-    graph: ModelGraph, heads: Sequence[Head], reference: Sequence[Tensor], rows: int
+    graph: ModelGraph,
+    heads: Sequence[Head],
+    reference: Sequence[Tensor],
+    rows: int,
+    known: Mapping[str, int | None],
 ) -> tuple[Head, ...]:
-    """Return ``heads`` with the axis of the samples: the first of their number, a free one if two have it.
+    """Return ``heads`` with the axis of the samples.
+
+    Args:
+        graph: The model.
+        heads: What the loss reads.
+        reference: Their values on the first batch.
+        rows: Samples of that batch.
+        known: Value to the axis, where it was found by running the model; else it is the first of
+            ``rows`` elements, a free one if two have them.
 
     Raises:
         DataError: No axis of an output runs over the samples.
     """
     found = []
     for head, tensor in zip(heads, reference, strict=True):
+        if head.value in known:
+            found.append(replace(head, batch_axis=known[head.value]))
+            continue
         axes = [axis for axis, size in enumerate(tensor.shape) if size == rows]
         value = graph.values.get(head.value)
         if len(axes) > 1 and value is not None and value.shape is not None:
@@ -50,12 +65,12 @@ def make_targets(
     choice: LossChoice,
     scales: tuple[Scale, ...] | None = None,
 ) -> list[Target]:
-    """Return what each batch is compared with, in order.
+    """Return what each run of the model is compared with, in order.
 
     Args:
         graph: The model.
         batches: The data.
-        references: [batches][heads] What the fp32 model gives.
+        references: [runs][heads] What the fp32 model gives.
         device: Where labels and masks go.
         heads: What the loss reads.
         choice: The loss that was asked for.
@@ -73,8 +88,10 @@ def make_targets(
         )
     name = find_mask(graph, batches)
     targets = []
-    for index, reference in enumerate(references):
-        rows = slice(index * batches.batch_size, (index + 1) * batches.batch_size)
+    for index, whole in enumerate(references):
+        rows = slice(index * batches.run_size, (index + 1) * batches.run_size)
+        n = min(batches.run_size, len(batches) - rows.start)
+        reference = tuple(head.take(x, n) for head, x in zip(heads, whole, strict=True))
         labels = batches.labels
         mask = None if name is None else batches.arrays[name][rows].astype(bool)
         target = Target(
@@ -103,7 +120,9 @@ def _blank(
         return 0 if choice.kind == "ctc" else -1
     if labels is None or labels.ndim != 2 or labels.dtype.kind not in "iu":
         return None
-    if not head.is_class or reference.ndim != 3 or head.axis % 3 == head.batch_axis:
+    rank = reference.ndim if head.batch_axis is not None else reference.ndim + 1
+    if not head.is_class or rank != 3 or head.axis % reference.ndim == head.batch_axis:
         return None
-    positions = next(i for i in range(3) if i not in (head.batch_axis, head.axis % 3))
+    others = {head.batch_axis, head.axis % reference.ndim}
+    positions = next(i for i in range(reference.ndim) if i not in others)
     return 0 if 1 < labels.shape[1] < reference.shape[positions] else None

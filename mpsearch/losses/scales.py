@@ -60,7 +60,7 @@ class Scale:
         return f"{output}[{', '.join(map(str, channels[:4]))}{', …' if len(channels) > 4 else ''}]"
 
 
-def make_scale(parts: Sequence[Tensor], batch_axis: int = 0) -> Scale:
+def make_scale(parts: Sequence[Tensor], batch_axis: int | None = 0) -> Scale:
     """Return the scale of an output.
 
     Groups are found along the second axis or the last, whichever sets magnitudes further apart. A group that is
@@ -68,9 +68,12 @@ def make_scale(parts: Sequence[Tensor], batch_axis: int = 0) -> Scale:
 
     Args:
         parts: The output of each batch in the fp32 model.
-        batch_axis: Its axis of the samples.
+        batch_axis: Its axis of the samples; None: each part is one sample's.
     """
-    firsts = [part.movedim(batch_axis, 0).double() for part in parts]
+    firsts = [
+        (part[None] if batch_axis is None else part.movedim(batch_axis, 0)).double()
+        for part in parts
+    ]
     rank = firsts[0].ndim
     best, widest = Scale(0, (0,), (_weight(*_moments(firsts, ()), 1.0),)), _DECADES
     for axis in sorted({1, rank - 1} & set(range(1, rank))):

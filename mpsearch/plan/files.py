@@ -130,6 +130,7 @@ class PlanContent(Content):
     transforms: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     fallback: _FileName = ""
+    batch_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(default_factory=dict)
 
 
 def _to_content(plan: Plan) -> PlanContent:

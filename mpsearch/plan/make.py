@@ -55,6 +55,7 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
         structure_digest=graph.structure_digest,
         weights_digest=digest_weights(graph),
         shapes={v.name: tuple(v.shape) for v in graph.inputs if v.shape is not None},
+        batch_axes=dict(graph.batch_axes),
         base=space.base,
         schemes={name: schemes[name] for name in sorted(schemes)},
         decisions=decisions,

@@ -83,6 +83,7 @@ class Plan:
         structure_digest: SHA-256 of the model's graph without weights.
         weights_digest: SHA-256 of its weights.
         shapes: Input name to the sizes that ranges and costs hold for; None is a free axis.
+        batch_axes: Input name to the axis that samples run over (None: none), where it is not the first free one.
         base: Scheme of what no decision covers; layers' outputs are rounded to its format.
         schemes: Name to definition of every scheme that a decision names, and the base.
         decisions: One a layer, in schedule order.
@@ -121,6 +122,7 @@ class Plan:
     requires: tuple[str, ...] = ()
     fallback: str = ""
     extensions: Mapping[str, Any] = field(default_factory=dict)
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
 
     def find_range(self, value: str, spec: Spec) -> Range | None:
         """Return what ``value`` was calibrated to for ``spec``, or None."""

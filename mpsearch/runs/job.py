@@ -154,6 +154,11 @@ class Job(Content):
         ),
         Field(description="Sizes of inputs with dynamic axes; 0 leaves an axis to the model."),
     ] = Field(default_factory=dict)
+    batch_axes: Annotated[
+        dict[str, Annotated[int, Field(ge=0)]],
+        Knob(FILES, "found by running samples", example={"x": 1}, option="--batch-axis", metavar="x=1"),
+        Field(description="Axis of an input that samples run over in the model; data have it first."),
+    ] = Field(default_factory=dict)
     loss: Annotated[
         str,
         Knob(TABLE, "from graph and data", example="kl"),

@@ -29,7 +29,7 @@ def score(task: MetricTask) -> Table:
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    simulator, progress, n_batches = task.simulator, task.progress, task.simulator.n_batches
+    simulator, progress, n_runs = task.simulator, task.progress, task.simulator.n_runs
     n_draws = enough_draws(simulator)
     parts: list[Floats] = []
     independent = np.zeros(simulator.allowed.shape)
@@ -38,13 +38,13 @@ def score(task: MetricTask) -> Table:
             parts.append(0.5 * np.square(changes).mean(axis=1))
             independent += 0.5 * squares.sum(axis=0)
         if progress is not None:
-            progress(b + 1, n_batches, "gradients and local errors")
+            progress(b + 1, n_runs, "gradients and local errors")
         if has_passed(task.deadline):
             break
     samples = np.concatenate(parts)  # [n, G, S]
     notes = late_notes(task.deadline, len(samples), simulator.n_samples)
     if notes and progress is not None:
-        progress(n_batches, n_batches, notes[0])
+        progress(n_runs, n_runs, notes[0])
     values, stderr = np.zeros(simulator.allowed.shape), np.zeros(simulator.allowed.shape)
     with np.errstate(invalid="ignore", over="ignore"):  # what overflows is refused below
         for g, s in np.ndindex(*values.shape):

@@ -34,7 +34,7 @@ def score(task: MetricTask) -> Table:
     shape = simulator.allowed.shape
     group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
     samples: list[Floats] = []
-    n_batches = simulator.n_batches
+    n_runs = simulator.n_runs
     for b, done in enumerate(iterate_passes(simulator)):
         rng = torch.Generator().manual_seed(task.seed * 1_000_003 + b)
         losses = draw_losses(simulator, done, rng)
@@ -44,7 +44,7 @@ def score(task: MetricTask) -> Table:
             _add_layer(simulator, done, i, gradient, part[:, group_of[i]])
         samples.append(part)
         if progress is not None:
-            progress(b + 1, n_batches, "gradients of operands")
+            progress(b + 1, n_runs, "gradients of operands")
     every = np.concatenate(samples)
     values, stderr = np.zeros(shape), np.zeros(shape)
     for g, s in np.ndindex(*shape):

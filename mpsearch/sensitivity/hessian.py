@@ -100,12 +100,12 @@ def _score(
     simulator = task.simulator
     weights = _weights(simulator)
     samples: Floats | None = None
-    n_batches = simulator.n_batches
+    n_runs = simulator.n_runs
     for b, done in enumerate(iterate_passes(simulator, outputs=False, weights=list(weights))):
         part = done.n / simulator.n_samples * measure(done, task.seed * 1_000_003 + b)
         samples = part if samples is None else samples + part
         if task.progress is not None:
-            task.progress(b + 1, n_batches, "curvature of weights")
+            task.progress(b + 1, n_runs, "curvature of weights")
     assert samples is not None
     shape = simulator.allowed.shape
     base = simulator.space.index(simulator.space.base)

@@ -147,7 +147,7 @@ def calibrate_and_refer(
         name: find("recoveries", name)(
             graph,
             program,
-            partial(iterate_feeds, program, batches),
+            partial(iterate_feeds, program, reference.batches),
             limit=reference.shares.grams,
             mask=find_mask(graph, batches),
         )
@@ -159,7 +159,7 @@ def calibrate_and_refer(
         graph,
         space,
         program,
-        batches,
+        reference.batches,
         make_ranges(graph, seen, space.schemes),
         mask,
         reasons,

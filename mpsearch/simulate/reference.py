@@ -1,13 +1,13 @@
 """What losses on some data are compared with, and one pass of the fp32 program that finds it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpsearch.data.batches import Batches
+from mpsearch.data.batches import Array, Batches
 from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import Target, absolute_losses, loss_unit
 from mpsearch.losses.outputs import LABELLED, Head, choose_heads, parse_loss, read_heads
@@ -16,6 +16,7 @@ from mpsearch.losses.scales import Scale
 from mpsearch.program.program import Program
 from mpsearch.program.schedule import make_schedule
 from mpsearch.program.tensors import to_tensor
+from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.simulate.memory_budget import Budget, Shares
 from mpsearch.simulate.observation import Observation, observe_model
 
@@ -25,12 +26,12 @@ class Reference:
     """The fp32 model on some data, by one loss.
 
     Attributes:
-        batches: The data.
+        batches: The data as the model takes them.
         loss: The loss as it was asked for, None where it was read from graph and data.
         kind: ``kl``, ``nll``, ``mse``, ``ctc``, ``ctc_last`` or ``quality``.
         unit: Unit of the loss.
         heads: What of the outputs the loss reads.
-        targets: [n_batches] What each batch's heads are compared with.
+        targets: [n_runs] What the heads of each run are compared with.
         slices: [n] slice of each sample where the loss is that of the worst one, else None.
         slot_bytes: Bytes of every slot of the program on the first batch.
         shares: Bytes that may be kept from run to run, beside all this.
@@ -78,12 +79,14 @@ def measure_reference(
         NumericsError: A layer's input or output is not finite; the message names the layer.
     """
     heads, kind = choose_heads(read_heads(graph), loss, batches, graph)
+    form = find_batch_form(graph, program, batches, [head.value for head in heads])
+    batches = form.apply(batches)
     choice = parse_loss(loss)
     unit = loss_unit(choice, kind, heads)
     feeds = iterate_feeds(program, batches)
     seen = observe_model(graph, program, feeds, [head.value for head in heads])
-    rows = min(batches.batch_size, len(batches))
-    heads = find_batch_axes(graph, heads, seen.references[0], rows)
+    rows = batches.run_rows or min(batches.run_size, len(batches))
+    heads = find_batch_axes(graph, heads, seen.references[0], rows, form.outputs)
     targets = make_targets(graph, batches, seen.references, program.device, heads, choice, scales)
     if kind in LABELLED:  # labels that do not fit are said here, before anything runs
         for target in targets:
@@ -105,11 +108,10 @@ def head_slots(program: Program, heads: Sequence[Head]) -> list[int]:
 
 
 def iterate_feeds(program: Program, batches: Batches) -> Iterator[dict[str, Tensor]]:
-    """Yield input name to tensor of each of ``batches``, on the program's device."""
-    return (read_feed(program, batches, b) for b in range(-(-len(batches) // batches.batch_size)))
+    """Yield input name to tensor of each run of the model, on the program's device."""
+    return (to_tensors(program, arrays) for arrays in batches.iterate())
 
 
-def read_feed(program: Program, batches: Batches, b: int) -> dict[str, Tensor]:
-    """Return input name to tensor of batch number ``b``, on the program's device."""
-    arrays = batches.feed(b * batches.batch_size, batches.batch_size)
+def to_tensors(program: Program, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Return ``arrays`` as tensors on the program's device."""
     return {name: to_tensor(array, program.device) for name, array in arrays.items()}

@@ -19,12 +19,13 @@ from mpsearch.losses.losses import absolute_losses, accuracies, sample_losses, w
 from mpsearch.losses.scales import Scale
 from mpsearch.program.memory_of_machine import describe_device
 from mpsearch.simulate.assignments import layer_schemes
+from mpsearch.simulate.batch_form import cut_feed, join_outputs
 from mpsearch.simulate.calibrated import Calibrated, calibrate_and_refer
 from mpsearch.simulate.loss_store import Assignment, LossStore, MemoryLosses
 from mpsearch.simulate.lost_gradients import find_lost, warn_lost
 from mpsearch.simulate.memory_budget import make_budget
 from mpsearch.simulate.probe import run_outputs
-from mpsearch.simulate.reference import Reference, head_slots, measure_reference, read_feed
+from mpsearch.simulate.reference import Reference, head_slots, measure_reference, to_tensors
 from mpsearch.simulate.runner import Runner
 from mpsearch.simulate.scheme_run import Ranges
 from mpsearch.space.space import SearchSpace
@@ -54,9 +55,11 @@ class Simulator:
         unit: Unit of the loss.
         n_samples: Samples of the data.
         n_batches: Batches of the data; the last one may be short.
+        n_runs: Runs of the model that take all samples: as many as batches, unless the model must be
+            run on fewer samples at a time.
         program: The compiled fp32 model.
         heads: What of the outputs the loss reads.
-        targets: [n_batches] What each batch's heads are compared with.
+        targets: [n_runs] What the heads of each run are compared with.
         seed: What random choices of users of this object start from.
         fingerprint: What computed the losses; those of different ones are not mixed.
     """
@@ -117,6 +120,7 @@ class Simulator:
         self.groups = tuple(group.name for group in calibrated.graph.groups)
         self.batches, self.n_samples = reference.batches, len(reference.batches)
         self.n_batches = ceil(self.n_samples / self.batches.batch_size)
+        self.n_runs = self.batches.n_runs
         self.loss_given, self.loss_kind, self.unit = reference.loss, reference.kind, reference.unit
         self.heads, self.targets = reference.heads, reference.targets
         self._slots = head_slots(calibrated.program, reference.heads)
@@ -124,7 +128,7 @@ class Simulator:
             calibrated,
             self._slots,
             reference.slot_bytes,
-            reference.shares.values / self.n_batches,
+            reference.shares.values / self.n_runs,
         )
         self._store = store
         self.fingerprint: dict[str, str | int] = {
@@ -133,7 +137,7 @@ class Simulator:
             "torch": str(torch.__version__),
             "device": describe_device(calibrated.program.device),
             "threads": torch.get_num_threads(),
-            "batch_size": self.batches.batch_size,
+            "batch_size": self.batches.run_size,
         }
 
     @classmethod
@@ -229,11 +233,17 @@ class Simulator:
     ) -> dict[str, Tensor]:
         """Return the model's outputs on ``inputs`` (any batch size); None is the fp32 program.
 
+        Where the model must be run on fewer samples at a time, they are cut and put together again.
+
         Raises:
             DataError: An input is missing or unknown.
             NumericsError: An output is not finite; the message names the first layer that is not.
         """
-        return run_outputs(self.calibrated, inputs, assignment)
+        parts = cut_feed(self.batches, inputs)
+        found = [run_outputs(self.calibrated, part, assignment) for part in parts]
+        if len(found) == 1 and parts[0] is inputs:
+            return found[0]
+        return join_outputs(self.graph, self.batches, inputs, found)
 
     def losses(self, assignment: Ints, batches: Sequence[int] | None = None) -> Floats:
         """Return the [n] losses of the samples under ``assignment`` [G], in the order of the data.
@@ -317,8 +327,8 @@ class Simulator:
             for g in range(len(self.groups))
         ]
         total = list[Floats]()
-        for b, target in enumerate(self.targets):
-            heads = self._runner.heads(self._runner.run_mixture(self.feed(b), mixture))
+        for run, target in enumerate(self.targets):
+            heads = self._runner.heads(self._runner.run_mixture(self.feed_run(run), mixture))
             losses = sample_losses(self.loss_kind, self.heads, heads, target)
             if not bool(torch.isfinite(losses).all()):
                 raise NumericsError("the mixture's loss must be finite, but it is not")
@@ -345,11 +355,11 @@ class Simulator:
         """
         schemes = None if assignment is None else layer_schemes(self.calibrated, assignment)
         nll, right = [], []
-        for b, target in enumerate(self.targets):
+        for run, target in enumerate(self.targets):
             values = target.reference
             if schemes is not None:
                 with torch.inference_mode():
-                    values = self._runner.heads(self._runner.run(self.feed(b), schemes))
+                    values = self._runner.heads(self._runner.run(self.feed_run(run), schemes))
             nll.append(absolute_losses(self.heads, values, target))
             if not self.heads[0].is_number:
                 right.append(accuracies(self.heads, values, target))
@@ -360,16 +370,26 @@ class Simulator:
 
     def feed(self, b: int) -> dict[str, Tensor]:
         """Return input name to tensor of batch ``b`` of the data."""
-        return read_feed(self.program, self.batches, b)
+        size = self.batches.batch_size
+        return to_tensors(self.program, self.batches.feed(b * size, size))
+
+    def feed_run(self, run: int) -> dict[str, Tensor]:
+        """Return input name to tensor of a run of the model."""
+        return to_tensors(self.program, self.batches.feed_run(run))
 
     def _batch_losses(self, key: Assignment, schemes: tuple[int, ...], b: int) -> Floats:
         """Losses of batch ``b``, computed once."""
         known = self._store.get(key, b)
         if known is None:
-            with torch.inference_mode():
-                values = self._runner.run_batch(self.feed(b), schemes, b)
-                heads, target = self._runner.heads(values), self.targets[b]
-                losses = sample_losses(self.loss_kind, self.heads, heads, target)
-            known = losses.cpu().numpy()
+            count = self.batches.batch_size // self.batches.run_size
+            runs = range(b * count, min((b + 1) * count, self.n_runs))
+            known = np.concatenate([self._run_losses(schemes, run) for run in runs])
             self._store.put(key, b, known)
         return known
+
+    def _run_losses(self, schemes: tuple[int, ...], run: int) -> Floats:
+        with torch.inference_mode():
+            values = self._runner.run_batch(self.feed_run(run), schemes, run)
+            heads, target = self._runner.heads(values), self.targets[run]
+            losses = sample_losses(self.loss_kind, self.heads, heads, target)
+        return losses.cpu().numpy()

@@ -156,6 +156,11 @@ def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) 
 
 def _structural_refusal(layer: Layer, gemm: Gemm, scheme: Scheme) -> str:
     """What the scheme itself needs of a matrix product."""
+    if gemm.batch_in_k and scheme.activation.block_shape is not None:
+        return (
+            f"{scheme.name} has blocks along the reduction, and that of {layer.name!r} is as long as the "
+            "batch: its blocks have no fixed number"
+        )
     if not gemm.has_weight and scheme.sparsity is not None:
         return f"{scheme.name} prunes weights, and {layer.name!r} multiplies two activations"
     if not gemm.has_weight and scheme.is_weight_only:

@@ -32,6 +32,7 @@ from mpsearch.registry import find
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Session, find_model, load_model
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.simulate.probe import quantized_weight, replay, run_outputs, simulated_weight
 from mpsearch.stats.estimates import Floats
 from mpsearch.verify.oracle import (
@@ -84,9 +85,11 @@ def verify_plan(
     graph = import_planned(plan, model)
     schemes = plan_schemes(plan, graph)
     batches = check_batches(batches, graph)
+    heads, kind = choose_heads(read_heads(graph), None, replace(batches, labels=None), graph)
     recovers = any(scheme.recovery != "none" for scheme in schemes)
-    chosen = batches if samples is None else batches.take(samples)
     calibrated = restore(plan, graph, batches if recovers else None)
+    form = find_batch_form(graph, calibrated.program, batches, [h.output for h in heads])
+    chosen = form.keep_size(graph).apply(batches if samples is None else batches.take(samples))
     space = calibrated.space
     assignment = plan_assignment(plan, calibrated.graph, space)
 
@@ -125,7 +128,6 @@ def verify_plan(
     wanted = _wanted(graph, layers)
     squares = np.zeros((len(layers), 2))  # of the difference, and of the simulation
     outputs = []
-    total = -(-len(chosen) // chosen.batch_size)
     for done, feeds in enumerate(chosen.iterate(), 1):
         given = {name: to_tensor(np.array(array)) for name, array in feeds.items()}
         found = session.run(feeds, wanted)
@@ -147,7 +149,7 @@ def verify_plan(
         outputs.append(_Outputs(run_outputs(calibrated, feeds), simulated, same_rounding, values))
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))
-            progress(done, total, f"worst layer so far differs by {worst:.2g}")
+            progress(done, chosen.n_runs, f"worst layer so far differs by {worst:.2g}")
     errors = _relative(squares).tolist()
     tolerance = _NATIVE_TOLERANCE if native else TOLERANCE
     least = max(_LEAST_DIVERGENCE, _NATIVE_TOLERANCE**2 if native else 0.0)
@@ -160,7 +162,7 @@ def verify_plan(
             LayerCheck(compared.layer.name, compared.scheme.name, error, error <= tolerance)
             for compared, error in zip(layers, errors, strict=True)
         ),
-        None if departures else _check_whole(graph, chosen, outputs, least),
+        None if departures else _check_whole(graph, heads, kind, form.outputs, outputs, least),
         unproven,
         session.note,
     )
@@ -316,12 +318,15 @@ def _relative(squares: Floats) -> Floats:
 
 
 def _check_whole(
-    graph: ModelGraph, batches: Batches, outputs: Sequence[_Outputs], least: float
+    graph: ModelGraph,
+    heads: tuple[Head, ...],
+    kind: str,
+    axes: Mapping[str, int | None],
+    outputs: Sequence[_Outputs],
+    least: float,
 ) -> WholeCheck:
     """Compare all outputs, as distributions where they are ones."""
-    unlabelled = replace(batches, labels=None)
-    heads, kind = choose_heads(read_heads(graph), None, unlabelled, graph)
-    heads = tuple(_at_output(head, graph, outputs[0]) for head in heads)
+    heads = tuple(_at_output(head, graph, axes.get(head.output, 0)) for head in heads)
     scales = tuple(
         make_scale([o.simulated[h.output] for o in outputs], h.batch_axis) for h in heads
     )
@@ -342,12 +347,9 @@ def _check_whole(
     return WholeCheck(measure, found, changed, limit, found <= limit)
 
 
-def _at_output(head: Head, graph: ModelGraph, batch: _Outputs) -> Head:
+def _at_output(head: Head, graph: ModelGraph, axis: int | None) -> Head:
     """``head`` read at the model's own output, where a runtime certainly shows it."""
-    shape = batch.fp32[head.output].shape
-    rows = len(batch.runtime[graph.inputs[0].name])
-    axes = [axis for axis, size in enumerate(shape) if size == rows]
-    head = replace(head, batch_axis=axes[0] if axes else 0)
+    head = replace(head, batch_axis=axis)
     if head.value == head.output:
         return head
     meanings: dict[str, Meaning] = {

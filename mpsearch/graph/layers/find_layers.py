@@ -128,7 +128,9 @@ def _is_settled(node: Node, constants: Mapping[str, Constant]) -> bool:
 
 
 def _with_batch(here: Gemm, there: Gemm) -> Gemm:
-    """Return ``here`` with ``batch_in_m`` as the product at another batch shows it."""
+    """Return ``here`` with what the batch multiplies, as the product at another batch shows it."""
+    if here.k != there.k:
+        here = replace(here, batch_in_k=True)
     if not (here.m and there.m and here.calls and there.calls):
         return here
     if here.m != there.m:

@@ -51,6 +51,7 @@ def bind_axes(
     shapes: Mapping[str, Sequence[int | None]] | None,
     model: str,
     *,
+    batch_axes: Mapping[str, int | None] | None = None,
     free_sizes: tuple[int, int] = FREE_SIZES[0],
     fixed_batch: bool = False,
 ) -> Binding:
@@ -63,12 +64,13 @@ def bind_axes(
     Args:
         inputs: What the user feeds.
         shapes: Sizes that the user binds; None leaves an axis free, 0 is empty (a cache's past).
+        batch_axes: Input to the axis that samples run over, None for none, where the user says it.
         model: File name, for messages.
         free_sizes: What the probes try for axes that nobody bound.
         fixed_batch: Take the batch as fixed: the model runs at no other.
 
     Raises:
-        ModelError: A name, rank or size in ``shapes`` does not fit the model.
+        ModelError: A name, rank or size in ``shapes``, or an axis, does not fit the model.
     """
     declared = {value.name: _declared(value) for value in inputs}
     shapes = dict(shapes or {})
@@ -88,16 +90,18 @@ def bind_axes(
         symbols[name] = dims
         if given is not None:
             _bind(name, dims, given, bound, model)
+    named = _named_axes(symbols, batch_axes or {}, model)
     for symbol in {dim for dims in symbols.values() for dim in dims if isinstance(dim, str)}:
         expression = None if symbol in bound else _parsed(symbol)
         value = None if expression is None else _calculated(expression, bound)
         if value is not None and value > 0:
             bound[symbol] = value
-    batch_symbols = _batch_symbols(symbols)
+    batch_symbols = _batch_symbols(symbols, named)
     batches = {bound[s] for s in batch_symbols if s in bound}
     if len(batches) > 1:
         raise ModelError(f"{model}: shapes must agree in the batch, got {sorted(batches)}")
-    fixed = [dims[0] for dims in symbols.values() if dims and isinstance(dims[0], int)]
+    firsts = [dims[named.get(name) or 0] for name, dims in symbols.items() if dims]
+    fixed = [size for size in firsts if isinstance(size, int)]
     batch = batches.pop() if batches else 1
     free = {
         dim
@@ -136,20 +140,54 @@ def bind_axes(
         for axis, d in enumerate(dims)
         if d in free
     )
-    if not batch_symbols and not fixed_batch and fixed and isinstance(fixed[0], int):
+    if not batch_symbols and not fixed_batch and fixed:
         batch = fixed[0]
     return Binding(batch, tuple(probes), unbound, dynamic, last_batch_probe)
 
 
-def _batch_symbols(symbols: Mapping[str, Sequence[Dim]]) -> set[str]:
-    found = {dims[0] for dims in symbols.values() if dims and isinstance(dims[0], str)}
-    if not found:
-        firsts = [dims[0] for dims in symbols.values() if dims]
-        if 1 in firsts:
+def _named_axes(
+    symbols: Mapping[str, Sequence[Dim]], axes: Mapping[str, int | None], model: str
+) -> dict[str, int | None]:
+    """Return the axes that the user names, counted from the front."""
+    found: dict[str, int | None] = {}
+    for name, axis in axes.items():
+        dims = symbols.get(name)
+        if dims is None:
+            raise ModelError(
+                f"{model}: batch axes must name inputs of known rank ({', '.join(symbols) or 'none'}), "
+                f"got {name!r}"
+            )
+        if axis is not None and not -len(dims) <= axis < len(dims):
+            raise ModelError(
+                f"{model}: the batch axis of {name!r} must be one of its {len(dims)} axes, got {axis}"
+            )
+        found[name] = None if axis is None else axis % len(dims)
+    return found
+
+
+def _batch_symbols(
+    symbols: Mapping[str, Sequence[Dim]], named: Mapping[str, int | None]
+) -> set[str]:
+    """Return what sizes the batch: where the user names it, else by the rule of :func:`bind_axes`."""
+    said, sizes = set[Dim](), set[Dim]()  # symbols of the batch, and of what is certainly none
+    for name, dims in symbols.items():
+        if name in named:
+            said.update(dims[axis] for axis in (named[name],) if axis is not None)
+            sizes.update(dim for axis, dim in enumerate(dims) if axis != named[name])
+    sizes -= said
+    others = {name: dims for name, dims in symbols.items() if name not in named and dims}
+    open_dims = {
+        name: [dim if isinstance(dim, str) and dim not in sizes else 0 for dim in dims]
+        for name, dims in others.items()
+    }
+    found = said | {dims[0] for dims in open_dims.values()}
+    if not any(isinstance(dim, str) for dim in found):
+        if any(dims[0] == 1 for dims in others.values()):
             return set()
-        return {dims[1] for dims in symbols.values() if len(dims) > 1 and isinstance(dims[1], str)}
-    for dims in symbols.values():
-        if dims and isinstance(dims[0], int):
+        found = {dims[1] for dims in open_dims.values() if len(dims) > 1}
+        return {dim for dim in found if isinstance(dim, str)}
+    for name, dims in open_dims.items():
+        if isinstance(others[name][0], int):
             first = next((dim for dim in dims if isinstance(dim, str)), "")
             found |= {first} if "[" in first else set()
     return {dim for dim in found if isinstance(dim, str)}

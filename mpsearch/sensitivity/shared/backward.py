@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.losses.losses import Target
+from mpsearch.losses.losses import Target, class_axis
 from mpsearch.losses.outputs import Head
 from mpsearch.losses.scales import Scale
 from mpsearch.program.program import Step
@@ -46,7 +46,7 @@ class Pass:
 def iterate_passes(
     simulator: Simulator, *, outputs: bool = True, weights: Collection[str] = ()
 ) -> Iterator[Pass]:
-    """Yield a pass for each batch of the simulator's data.
+    """Yield a pass for each run of the simulator's data.
 
     Args:
         simulator: The model and its data.
@@ -54,8 +54,8 @@ def iterate_passes(
         weights: Names of the weights to be leaves of the graph.
     """
     simulator.warn_lost_gradients()
-    for b in range(simulator.n_batches):
-        yield _run(simulator, b, outputs, weights)
+    for run in range(simulator.n_runs):
+        yield _run(simulator, run, outputs, weights)
 
 
 def draw_losses(simulator: Simulator, done: Pass, rng: torch.Generator) -> Tensor:
@@ -66,7 +66,8 @@ def draw_losses(simulator: Simulator, done: Pass, rng: torch.Generator) -> Tenso
     """
     total: Tensor | None = None
     share = len(simulator.heads) ** -0.5  # the loss is the mean over heads
-    for head, value, scale in zip(simulator.heads, done.heads, done.target.scales, strict=True):
+    for head, whole, scale in zip(simulator.heads, done.heads, done.target.scales, strict=True):
+        value = head.take(whole, done.n)
         each = _draw_head(head, value, scale, done.target.mask, rng) * share
         total = each if total is None else total + each
     if total is None:
@@ -104,7 +105,7 @@ def layer_gradients(
     return dict(zip(layers, found, strict=True))
 
 
-def _run(simulator: Simulator, b: int, outputs: bool, weights: Collection[str]) -> Pass:
+def _run(simulator: Simulator, run: int, outputs: bool, weights: Collection[str]) -> Pass:
     program = simulator.program
     slots = [program.slots[head.value] for head in simulator.heads]
     values = program.make_values()
@@ -113,7 +114,7 @@ def _run(simulator: Simulator, b: int, outputs: bool, weights: Collection[str]) 
         slot = program.slots[name]
         leaves[name] = program.constants[slot].detach().clone().requires_grad_()
         values[slot] = leaves[name]
-    feed = simulator.feed(b)
+    feed = simulator.feed_run(run)
     for name, tensor in feed.items():
         values[program.slots[name]] = tensor
     produced: dict[int, Tensor] = {}
@@ -135,22 +136,21 @@ def _run(simulator: Simulator, b: int, outputs: bool, weights: Collection[str]) 
     with torch.enable_grad():
         run_schedule(make_schedule(program, slots), values, call=call)
     heads = tuple(found for slot in slots if (found := values[slot]) is not None)
-    n = len(next(iter(feed.values())))
-    return Pass(produced, read, leaves, heads, simulator.targets[b], n)
+    batches = simulator.batches
+    n = min(batches.run_size, len(batches) - run * batches.run_size)
+    return Pass(produced, read, leaves, heads, simulator.targets[run], n)
 
 
 def _draw_head(
     head: Head, value: Tensor, scale: Scale, mask: Tensor | None, rng: torch.Generator
 ) -> Tensor:
-    scores = value.movedim(head.batch_axis, 0).double()
+    scores = head.samples_first(value).double()
     if head.is_number:
         signs = torch.randint(0, 2, scores.shape, generator=rng) * 2 - 1
         each = signs.to(scores.device) * scores * (2 * scale.spread(scale.weights, scores)).sqrt()
         return _sum_positions(each, mask)
     if head.is_class:
-        axis = head.axis % value.ndim
-        axis = axis + 1 if axis < head.batch_axis else axis
-        scores = scores.movedim(axis, -1)
+        scores = scores.movedim(class_axis(head, scores.ndim), -1)
         if head.meaning == "logits":
             scores = torch.log_softmax(scores, -1)
         elif head.meaning == "probabilities":
