@@ -16,7 +16,8 @@ import torch
 
 from experiments.models.__main__ import NAMES
 from experiments.models.made import onnxruntime_run
-from mpsearch.data.batches import Batches, check_batches, data_shapes, read_batches
+from mpsearch.data.batches import Batches, read_batches
+from mpsearch.data.fit import check_batches, data_shapes
 from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph
 from mpsearch.program.compile import compile_graph

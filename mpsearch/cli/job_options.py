@@ -211,7 +211,8 @@ def _values(told: "Sequence[tuple[Key, Any]]") -> dict[str, Any]:
         if value is None or value == []:
             continue
         if get_origin(key.field.annotation) is dict:
-            value = dict(map(opt.parse_shape, value))
+            read = opt.parse_axis if key.name == "batch_axes" else opt.parse_shape
+            value = dict(map(read, value))
         elif key.knob.joined:
             value = tuple(name.strip() for name in value.split(",") if name)
         elif isinstance(value, list):

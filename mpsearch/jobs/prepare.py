@@ -9,13 +9,8 @@ from pathlib import Path
 import torch
 
 from mpsearch.cost.device import Device, read_device
-from mpsearch.data.batches import (
-    Batches,
-    check_batches,
-    data_shapes,
-    fitting_axes,
-    read_batches,
-)
+from mpsearch.data.batches import Batches, read_batches
+from mpsearch.data.fit import check_batches, data_shapes, fitting_axes
 from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
 from mpsearch.graph.importer import import_onnx, read_inputs
 from mpsearch.graph.model import ModelGraph

@@ -46,12 +46,17 @@ def graph_stage(prepared: Prepared) -> Stage[ModelGraph]:
         {
             "structure": graph.structure_digest,
             "space": job.digests["space"],
-            **parameters(job, "shapes"),
+            **parameters(job, "shapes", *_said_axes(job)),
         },
         compute=lambda: graph,
         write=write_graph,
         read=read_graph,
     )
+
+
+def _said_axes(job: Job) -> tuple[str, ...]:
+    """Return the key that names batch axes where it says anything: older runs lack it."""
+    return ("batch_axes",) if job.batch_axes else ()
 
 
 def costs_stage(prepared: Prepared, costs: Costs) -> Stage[Costs]:
@@ -64,6 +69,7 @@ def costs_stage(prepared: Prepared, costs: Costs) -> Stage[Costs]:
             "device": job.digests["device"],
             "space": job.digests["space"],
             **parameters(job, "batch", "schemes", "keep", "base", "recovery", "target", "shapes"),
+            **parameters(job, *_said_axes(job)),
         },
         compute=lambda: costs,
         write=write_costs,

@@ -84,11 +84,7 @@ class OwnSettings(Content):
 class Job(Content):
     """One search; each key says what it is."""
 
-    model: Annotated[
-        str,
-        Knob(FILES),
-        Field(description="The ONNX file."),
-    ]
+    model: Annotated[str, Knob(FILES), Field(description="The ONNX file.")]
     data: Annotated[
         str,
         Knob(FILES, "only shapes, cost and size are said", example="calib.npz"),
@@ -156,8 +152,16 @@ class Job(Content):
     ] = Field(default_factory=dict)
     batch_axes: Annotated[
         dict[str, Annotated[int, Field(ge=0)]],
-        Knob(FILES, "found by running samples", example={"x": 1}, option="--batch-axis", metavar="x=1"),
-        Field(description="Axis of an input that samples run over in the model; data have it first."),
+        Knob(
+            FILES,
+            "found by running samples",
+            example={"x": 1},
+            option="--batch-axis",
+            metavar="x=1",
+        ),
+        Field(
+            description="Axis of an input that samples run over in the model; data have it first."
+        ),
     ] = Field(default_factory=dict)
     loss: Annotated[
         str,
@@ -167,9 +171,7 @@ class Job(Content):
         ),
     ] = ""
     metric: Annotated[
-        str,
-        Knob(TABLE),
-        Field(description="Sensitivity metric; see `mpsearch list metrics`."),
+        str, Knob(TABLE), Field(description="Sensitivity metric; see `mpsearch list metrics`.")
     ] = "calibrated"
     method: Annotated[
         str,
@@ -179,9 +181,7 @@ class Job(Content):
         ),
     ] = "exact"
     batch: Annotated[
-        int,
-        Knob(DEVICE),
-        Field(ge=1, description="Samples that one latency is for."),
+        int, Knob(DEVICE), Field(ge=1, description="Samples that one latency is for.")
     ] = 1
     batch_size: Annotated[
         int,

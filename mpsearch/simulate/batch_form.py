@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpsearch.data.batches import Array, Batches, fitting_axes, with_axes
+from mpsearch.data.batches import Array, Batches
+from mpsearch.data.fit import fitting_axes, with_axes
 from mpsearch.errors import DataError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.program.program import Program
@@ -106,8 +107,16 @@ def find_batch_form(
         if form.rows is None:
             return form
         apart.append(form)
+    if not apart or apart[0].axes != combinations[0]:
+        whole = _all_at_once(graph, program, batches, tuple(values), combinations[0])
+        if whole is not None:
+            return whole
     if not apart:
-        return _all_at_once(graph, program, batches, tuple(values), combinations[0], reason)
+        raise DataError(
+            f"{batches.source}: samples must run through {graph.name} together or one at a time, but "
+            f"they do neither: {reason}; if their axis is another one, name it: --batch-axis INPUT=AXIS "
+            "(batch_axes= in Python)"
+        )
     unclear = [form for form in apart if _is_free(graph, form.axes)]
     if len(unclear) > 1:
         raise DataError(
@@ -200,7 +209,7 @@ class _Trial:
         found = {}
         for name, array in self.batches.arrays.items():
             rows = np.asarray(array[chosen])
-            if rows.dtype.kind == "f":
+            if rows.dtype.kind == "f" and self.axes[name] is not None:
                 scale = np.asarray(factors, rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
                 rows = rows * scale
             found[name] = rows
@@ -255,18 +264,13 @@ def _all_at_once(
     batches: Batches,
     values: tuple[str, ...],
     axes: Axes,
-    reason: str,
-) -> BatchForm:
+) -> BatchForm | None:
     """Return the form of a model whose samples are parts of one whole, such as the nodes of a graph."""
     n = len(batches)
     try:
         outputs = run_values(program, with_axes(batches, axes).feed(0, n), values)
-    except Exception as error:
-        raise DataError(
-            f"{batches.source}: samples must run through {graph.name} together or one at a time, but "
-            f"they do neither: {reason or error}; if their axis is another one, name it: "
-            "--batch-axis INPUT=AXIS (batch_axes= in Python)"
-        ) from error
+    except Exception:  # as above
+        return None
     found = {
         name: next((a for a, size in enumerate(x.shape) if size == n), None)
         for name, x in outputs.items()

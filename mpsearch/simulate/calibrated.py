@@ -7,7 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mpsearch.data.batches import Batches, check_batches
+from mpsearch.data.batches import Batches
+from mpsearch.data.fit import check_batches
 from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.outputs import find_mask
 from mpsearch.program.compile import compile_graph

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mpsearch._version import __version__
 from mpsearch.artifacts import digest_json
-from mpsearch.data.batches import Batches, check_batches
+from mpsearch.data.batches import Batches
+from mpsearch.data.fit import check_batches
 from mpsearch.errors import DataError, NumericsError, SpaceError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import absolute_losses, accuracies, sample_losses, worst_slice

@@ -13,7 +13,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from mpsearch.data.batches import Batches, check_batches
+from mpsearch.data.batches import Batches
+from mpsearch.data.fit import check_batches
 from mpsearch.errors import NumericsError, PlanError
 from mpsearch.export.export_plan import import_planned
 from mpsearch.graph.model import Layer, ModelGraph, Node

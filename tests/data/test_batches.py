@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 
 from mpsearch.data import batches
-from mpsearch.data.batches import (
-    call_batches,
-    check_batches,
-    data_shapes,
-    make_batches,
-    read_batches,
-)
+from mpsearch.data.batches import call_batches, make_batches, read_batches
+from mpsearch.data.fit import check_batches, data_shapes
 from mpsearch.errors import DataError
 from mpsearch.graph.model import ModelGraph, Value
 from tests.support.handmade_graph import graph_of, linear

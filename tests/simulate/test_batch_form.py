@@ -39,7 +39,10 @@ def save(
         list(nodes),
         "small",
         [helper.make_tensor_value_info(n, 1, list(s)) for n, s in inputs.items()],
-        [helper.make_tensor_value_info(n, 1, None if s is None else list(s)) for n, s in outputs.items()],
+        [
+            helper.make_tensor_value_info(n, 1, None if s is None else list(s))
+            for n, s in outputs.items()
+        ],
         [numpy_helper.from_array(np.asarray(x), n) for n, x in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
@@ -47,7 +50,9 @@ def save(
     return path
 
 
-def run_alone(path: Path, axes: Mapping[str, int | None], arrays: Mapping[str, Array]) -> list[Array]:
+def run_alone(
+    path: Path, axes: Mapping[str, int | None], arrays: Mapping[str, Array]
+) -> list[Array]:
     """The first output of each sample, run alone in onnxruntime with its axis at ``axes``."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = []
@@ -144,7 +149,9 @@ def test_a_model_of_eight_rows_is_fed_eight_and_none_is_dropped(tmp_path: Path) 
         helper.make_node("Mul", ["h", "p"], ["y"]),
     ]
     shape = np.array([8, 6])
-    path = save(tmp_path / "m.onnx", nodes, {"x": [8, 4]}, {"y": [8, 6]}, w=noise(4, 6), shape=shape)
+    path = save(
+        tmp_path / "m.onnx", nodes, {"x": [8, 4]}, {"y": [8, 6]}, w=noise(4, 6), shape=shape
+    )
     arrays = {"x": noise(19, 4)}
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     filled = np.concatenate([arrays["x"], np.repeat(arrays["x"][-1:], 5, 0)])
@@ -215,7 +222,7 @@ def test_an_axis_that_nothing_tells_must_be_named(tmp_path: Path) -> None:
     ]
     path = save(tmp_path / "m.onnx", nodes, {"x": ["a", "b", 4]}, {"y": None}, w=noise(4, 6))
     arrays = {"x": noise(6, 9, 4)}
-    with pytest.raises(DataError, match="x=0 or x=1.*--batch-axis") as error:
+    with pytest.raises(DataError, match=r"x=0 or x=1.*--batch-axis") as error:
         simulate(path, make_batches(arrays))
     assert "\n" not in str(error.value)
     _, simulator = simulate(path, make_batches(arrays), batch_axes={"x": 1})
@@ -273,8 +280,13 @@ def test_samples_that_run_in_no_way_are_refused_in_one_line(tmp_path: Path) -> N
         helper.make_node("MatMul", ["r", "w"], ["y"], "first"),
     ]
     path = save(
-        tmp_path / "m.onnx", nodes, {"x": ["n", "k"]}, {"y": None}, w=noise(4, 6), shape=np.array([3, 4])
+        tmp_path / "m.onnx",
+        nodes,
+        {"x": ["n", "k"]},
+        {"y": None},
+        w=noise(4, 6),
+        shape=np.array([3, 4]),
     )
-    with pytest.raises(DataError, match="together or one at a time.*batch-axis") as error:
+    with pytest.raises(DataError, match=r"together or one at a time.*batch-axis") as error:
         simulate(path, make_batches({"x": noise(10, 7)}))
     assert "\n" not in str(error.value)

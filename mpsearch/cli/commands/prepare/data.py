@@ -65,8 +65,9 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Make calibration data for a model from pictures, text or a table, and say how in one line."""
-    from mpsearch.data.batches import RESERVED, check_batches, make_batches, read_batches
+    from mpsearch.data.batches import RESERVED, make_batches, read_batches
     from mpsearch.data.columns import read_table
+    from mpsearch.data.fit import check_batches
     from mpsearch.data.pictures import SUFFIXES, Layout, Order, Resize, read_pictures
     from mpsearch.data.sources import write_arrays
     from mpsearch.data.text import read_text

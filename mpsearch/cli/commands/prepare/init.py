@@ -88,7 +88,8 @@ def _bound_graph(
 
     The sizes that were assumed come second; 0 is the batch.
     """
-    from mpsearch.data.batches import data_shapes, read_batches
+    from mpsearch.data.batches import read_batches
+    from mpsearch.data.fit import data_shapes
     from mpsearch.graph.importer import import_onnx, read_inputs
 
     given = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}

@@ -13,7 +13,18 @@ from mpsearch.stats.digits import number
 if TYPE_CHECKING:
     from mpsearch.stats.estimates import Bools, Floats
 
-KEYS = ("model", "shapes", "device", "space", "schemes", "keep", "base", "target", "batch")
+KEYS = (
+    "model",
+    "shapes",
+    "batch_axes",
+    "device",
+    "space",
+    "schemes",
+    "keep",
+    "base",
+    "target",
+    "batch",
+)
 """Keys of a job that are options of this command."""
 
 

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from mpsearch.stats.estimates import Bools, Floats
 
 KEYS = (
-    *("model", "data", "shapes", "samples", "device", "space", "schemes", "keep", "base"),
+    *(
+        "model",
+        "data",
+        "shapes",
+        "batch_axes",
+        "samples",
+        "device",
+        "space",
+        "schemes",
+        "keep",
+        "base",
+    ),
     *("recovery", "target", "loss", "metric", "budget", "self_test", "tolerance"),
     *("batch_size", "seed", "threads", "max_memory"),
 )
