@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
@@ -36,14 +37,13 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
             _spell_out_hardmax(lean.graph)
         try:
             if version < 11:
+                _part_mixed_resizes(lean.graph)
                 meant = _meant_by_resizes(lean.graph)
                 lean = version_converter.convert_version(lean, 11)
                 resizes = [n for n in walk_nodes(lean.graph) if n.op_type == "Resize"]
                 for node, attributes in zip(resizes, meant, strict=True):
                     node.attribute.extend(attributes)
             lean = version_converter.convert_version(lean, opset)
-        except PlanError:
-            raise
         except Exception as error:  # the converter raises RuntimeError and its own types
             reason = str(error).strip().splitlines()[-1]
             raise PlanError(
@@ -57,12 +57,37 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
     return lean
 
 
-def _meant_by_resizes(graph: onnx.GraphProto) -> list[list[onnx.AttributeProto]]:
-    """What each Upsample and Resize before opset 11 meant, in order, which the converter forgets.
+def _part_mixed_resizes(graph: onnx.GraphProto) -> None:
+    """Let what makes some axes larger and others smaller do first the one, then the other, in place.
 
-    Raises:
-        PlanError: A later Resize cannot say it.
+    To the nearest element the two round in different directions, and a later Resize knows one.
     """
+    scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        given = scales.get(node.input[1]) if node.op_type == "Resize" else None
+        if given is None or not ((given < 1).any() and (given > 1).any()):
+            nodes.append(node)
+            continue
+        names = [f"{node.output[0]}/{part}" for part in ("larger", "smaller")]
+        for name, part in zip(names, (np.maximum(given, 1), np.minimum(given, 1)), strict=True):
+            graph.initializer.append(numpy_helper.from_array(part, name))
+        first, second = onnx.NodeProto(), onnx.NodeProto()
+        first.CopyFrom(node)
+        second.CopyFrom(node)
+        first.name, first.input[1], first.output[0] = (
+            f"{names[0]}/node",
+            names[0],
+            f"{names[0]}/value",
+        )
+        second.input[0], second.input[1] = first.output[0], names[1]
+        nodes += [first, second]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _meant_by_resizes(graph: onnx.GraphProto) -> list[list[onnx.AttributeProto]]:
+    """What each Upsample and Resize before opset 11 meant, in order, which the converter forgets."""
     scales = {t.name: t for t in graph.initializer}
     meant = []
     for node in walk_nodes(graph):
@@ -71,12 +96,6 @@ def _meant_by_resizes(graph: onnx.GraphProto) -> list[list[onnx.AttributeProto]]
         given = scales.get(node.input[1]) if len(node.input) > 1 else None
         factors = [] if given is None else numpy_helper.to_array(given).tolist()
         makes_less = any(f < 1 for f in factors)
-        mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
-        if mode == b"nearest" and makes_less and any(f > 1 for f in factors):
-            raise PlanError(
-                f"node {node.name!r}: a Resize of opset 10 to the nearest element must make all axes larger or "
-                "none, to be written at a later opset"
-            )
         # runtimes agree to round up where it makes less
         meant.append(
             [

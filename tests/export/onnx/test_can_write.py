@@ -179,22 +179,24 @@ def test_recurrent_layers_stay_in_floats_without_scales_and_are_proven(
 
 
 @pytest.mark.parametrize(
-    ("op_type", "opset", "attributes"),
+    ("op_type", "opset", "mode", "scales"),
     [
-        ("Upsample", 9, {"mode": "linear"}),
-        ("Upsample", 9, {"mode": "nearest"}),
-        ("Resize", 10, {"mode": "linear"}),
-        ("Resize", 10, {"mode": "nearest"}),
+        ("Upsample", 9, "linear", [2.5, 3]),
+        ("Upsample", 9, "nearest", [2.5, 3]),
+        ("Resize", 10, "linear", [2.5, 0.6]),
+        ("Resize", 10, "nearest", [2.5, 3]),
+        ("Resize", 10, "nearest", [0.6, 0.8]),
+        ("Resize", 10, "nearest", [2.5, 0.6]),
     ],
 )
 def test_old_resizes_keep_their_meaning_at_a_later_opset(
-    op_type: str, opset: int, attributes: dict[str, str], tmp_path: Path
+    op_type: str, opset: int, mode: str, scales: list[float], tmp_path: Path
 ) -> None:
-    node = helper.make_node(op_type, ["x", "s"], ["y"], "up", **attributes)
-    scales = np.array([1, 1, 2.5, 3], np.float32)
-    made = model([node], ["N", 2, 4, 3], {"y": None}, {"s": scales})
+    node = helper.make_node(op_type, ["x", "s"], ["y"], "up", mode=mode)
+    factors = np.array([1, 1, *scales], np.float32)
+    made = model([node], ["N", 2, 5, 7], {"y": None}, {"s": factors})
     made.opset_import[0].version = opset
-    x = draw(2, 2, 4, 3)
+    x = draw(2, 2, 5, 7)
     later = upgrade_model(made, 23, set())
     expected, found = (run_onnxruntime(m, {"x": x})[0] for m in (made, later))
     np.testing.assert_allclose(found, expected, atol=1e-5)
