@@ -106,9 +106,9 @@ def twice(net: Net, x: str, width: int) -> tuple[str, int]:
 
 
 def branched(net: Net, x: str, width: int) -> tuple[str, int]:
-    """An If whose branches hold layers."""
-    total = net.add("ReduceMean", x, keepdims=0)
-    flag = net.add("Greater", total, net.constant(np.float32(net.rng.normal() / 4)))
+    """An If whose branches hold layers; which one runs is the same for any samples, but no constant."""
+    largest = net.add("ReduceMax", net.add("Abs", x), keepdims=0)
+    flag = net.add("Greater", largest, net.constant(np.float32(-1 if net.chance() else 1e9)))
     graphs = []
     for _ in range(2):
         inner = Net(net.rng, "plain")
