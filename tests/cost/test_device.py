@@ -93,7 +93,7 @@ def test_a_users_own_device_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD.replace("bandwidth_gb_s = 100", ""), "bandwidth_gb_s: Field required"),
+        (GOOD.replace("bandwidth_gb_s = 100", ""), "bandwidth_gb_s: must be given"),
         (GOOD.replace("100", "-1"), "bandwidth_gb_s: .*greater than 0.*got -1"),
         (GOOD.replace("title", "titel"), "titel|title"),
         (GOOD.replace("int8 = 20", "int8 = 'fast'"), r"peak_tflops\.int8"),

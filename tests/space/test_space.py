@@ -235,7 +235,7 @@ def test_recovery_at_the_top_is_that_of_all_sparse_schemes_but_those_with_their_
     ("text", "message"),
     [
         ("schemes = [", "mine.toml: must be a TOML file"),
-        ("base = 'fp16'", "mine.toml: schemes: Field required"),
+        ("base = 'fp16'", "mine.toml: schemes: must be given"),
         ("schemes = ['fp16']\nscheems = []", "scheems: no such key; keys are: .*schemes"),
         ("schemes = ['fp17']", "mine.toml: scheme must be one of .*got 'fp17'"),
         ("schemes = ['a']\n[[scheme]]\nname='a'\nlike='fp8'\nwieght={}", "scheme 'a': .*'wieght'"),
@@ -245,7 +245,7 @@ def test_recovery_at_the_top_is_that_of_all_sparse_schemes_but_those_with_their_
         ("schemes = ['a']\n[[scheme]]\nname='a'", "scheme 'a': weight: Field required"),
         ("schemes = ['fp8']\n[[scheme]]\nname='a'\nlike='fp8'", "listed in schemes, but 'a'"),
         ("schemes = ['fp8']\n[[scheme]]\nname='fp8'\nlike='fp16'", "'fp8' is built in"),
-        ("schemes = ['fp8']\n[[rules]]\nforbid = ['x']", "rules.0.reason: Field required"),
+        ("schemes = ['fp8']\n[[rules]]\nforbid = ['x']", "rules.0.reason: must be given"),
     ],
 )
 def test_malformed_spaces_are_one_line_that_names_file_and_key(
