@@ -114,7 +114,7 @@ def pack_parts(weight: QuantizedTensor) -> dict[str, Tensor]:
     """
     codes, parts = weight.codes, {}
     if weight.sparsity is not None and weight.mask is not None:
-        places = _kept_places(weight.mask, weight.sparsity)
+        places = kept_places(weight.mask, weight.sparsity)
         codes = codes[weight.mask]
         parts["indices"] = pack_bits(places, index_bits(weight.sparsity))
     parts["codes"] = _pack_elements(codes, weight.spec.element)
@@ -246,8 +246,8 @@ def _pack_elements(x: Tensor, format: Format) -> Tensor:
     return pack_bits(encode(flat, format), format.bits)
 
 
-def _kept_places(mask: Tensor, pattern: str) -> Tensor:
-    """Return uint8 [kept units]: the place of each in its group, ascending."""
+def kept_places(mask: Tensor, pattern: str) -> Tensor:
+    """Return uint8 [kept units]: the place of each unit that ``mask`` [..., C] keeps in its group, ascending."""
     sparsity = parse_sparsity(pattern)
     units = mask.reshape(-1, sparsity.group // sparsity.unit, sparsity.unit)[..., 0]
     return units.nonzero()[:, 1].to(torch.uint8)

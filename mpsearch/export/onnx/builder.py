@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
 from mpsearch.errors import PlanError
@@ -89,5 +89,17 @@ class Writer:
         return name
 
     def sizes(self, *values: int) -> str:
-        """Append an int64 vector, such as a shape or axes, and return its name."""
-        return self.constant(np.array(values, np.int64), "sizes")
+        """Append an int64 vector, such as a shape or axes, that is part of the graph; return its name."""
+        return self.add("Constant", value_ints=values)
+
+    def whole(self, value: int) -> str:
+        """Append an int64 number that is part of the graph; return its name."""
+        return self.add("Constant", value_int=value)
+
+    def number(self, value: float) -> str:
+        """Append an fp32 number that is part of the graph, such as a format's maximum; return its name."""
+        return self.add("Constant", value_float=value)
+
+    def table(self, values: NDArray[np.int32]) -> str:
+        """Append a small tensor that is part of the graph; return its name."""
+        return self.add("Constant", value=numpy_helper.from_array(values))

@@ -110,8 +110,7 @@ def _need(found: Range | None, activation: Activation, spec: Spec) -> Range:
 
 
 def _clip(writer: Writer, value: str, limit: float) -> str:
-    low = writer.constant(np.float32(-limit), "low")
-    return writer.add("Clip", value, low, writer.constant(np.float32(limit), "high"))
+    return writer.add("Clip", value, writer.number(-limit), writer.number(limit))
 
 
 def _static(writer: Writer, value: str, spec: Spec, found: Range) -> str:
@@ -173,7 +172,7 @@ def _along(writer: Writer, value: str, axis: int, spec: Spec) -> str:
 
 
 def _live_step(writer: Writer, amax: str, spec: Spec) -> str:
-    step = writer.add("Div", amax, writer.constant(np.float32(spec.element.max_value), "top"))
+    step = writer.add("Div", amax, writer.number(spec.element.max_value))
     if spec.scale_format != "fp32":
         if spec.scale_format not in ("fp16", "bf16"):
             raise PlanError(
@@ -181,7 +180,7 @@ def _live_step(writer: Writer, amax: str, spec: Spec) -> str:
             )
         limit = find_format(spec.scale_format).max_value
         step = encode_cast(writer, _clip(writer, step, limit), spec.scale_format)
-    return writer.add("Max", step, writer.constant(np.float32(2.0**-126), "smallest"))
+    return writer.add("Max", step, writer.number(2.0**-126))
 
 
 def _blocks(writer: Writer, activation: Activation, spec: Spec, scale: float | None) -> str:
@@ -195,7 +194,7 @@ def _blocks(writer: Writer, activation: Activation, spec: Spec, scale: float | N
         if scale is None:
             amax = writer.add("ReduceMax", writer.add("Abs", activation.value), keepdims=0)
             unit = spec.element.max_value * find_format(str(spec.scale_format)).max_value
-            tensor_scale = writer.add("Div", amax, writer.constant(np.float32(unit), "unit"))
+            tensor_scale = writer.add("Div", amax, writer.number(unit))
         else:
             tensor_scale = writer.constant(np.float32(scale), "tensor_scale")
         codes, scales = writer.call(

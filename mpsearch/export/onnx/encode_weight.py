@@ -1,24 +1,28 @@
 """Weights in ONNX: typed initialisers that DequantizeLinear turns back into what the layer multiplies with.
 
-Casts and scales per tensor or output channel keep the weight's own shape. Blocks need a matrix: rows are
-output channels, columns (kernel position, channel), each position's channels padded with zeros to whole
-blocks; what follows the dequantisation brings it back into the operator's own shape.
+Casts and scales per tensor or output channel keep the weight's own shape. Blocks and sparse weights need a matrix:
+rows are output channels, columns (kernel position, channel). Nothing is padded: where channels do not fill their
+last block, the short blocks are a matrix of their own. Of a sparse weight the kept elements are stored, and their
+places in as many bits as hardware takes. What follows the dequantisation brings all into the operator's own shape.
 """
 
+from math import lcm
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from onnx import TensorProto
 from torch import Tensor
 
 from mpsearch.export.onnx.builder import Writer, find_type
 from mpsearch.formats import find_format
 from mpsearch.numerics.layout import Layout
+from mpsearch.numerics.packing import index_bits, kept_places, pack_bits
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.schemes import Spec
+from mpsearch.schemes import Spec, parse_sparsity
 
 _FLOAT = int(TensorProto.FLOAT)
+_INT32 = int(TensorProto.INT32)
 
 
 def encode_weight(writer: Writer, weight: QuantizedTensor) -> str:
@@ -28,85 +32,159 @@ def encode_weight(writer: Writer, weight: QuantizedTensor) -> str:
         PlanError: ONNX has no type for the elements.
     """
     spec, layout = weight.spec, weight.layout
-    if weight.scales is None:
-        return _encode_cast(writer, weight)
     find_type(spec.element)
-    if spec.block_shape is None and spec.granularity == "tensor":
-        return _dequantize_in_place(writer, weight, weight.scales, None)
-    if spec.block_shape is None and layout.row_axis is not None:
-        return _dequantize_in_place(writer, weight, weight.scales, layout.row_axis)
-    wide = spec.block_shape[1] if spec.block_shape else layout.channels
-    padded = -(-layout.channels // wide) * wide
-    matrix = _dequantize_matrix(writer, weight, weight.scales, wide, padded)
-    return _restore(writer, layout, matrix, padded)
+    if not _can_drop_zeros(weight):
+        if weight.scales is None:
+            return _cast(writer, layout.from_rows(weight.codes), spec)
+        is_vector = spec.block_shape is None and layout.row_axis is not None
+        if spec.granularity == "tensor" or is_vector:
+            return _dequantize_in_place(writer, weight, weight.scales)
+        value, shape = _dequantize_rows(writer, weight, weight.codes)
+    else:
+        value, _ = _dequantize_rows(writer, weight, _kept_codes(weight))
+        value, shape = _spread_kept(writer, weight, value)
+    return _restore(writer, layout, value, shape)
 
 
-def _encode_cast(writer: Writer, weight: QuantizedTensor) -> str:
-    values = weight.dequantize().float().cpu().numpy()
-    if weight.spec.format == "fp32":
-        return writer.constant(values, "weight")
-    _, dtype = find_type(weight.spec.element)
-    return writer.add("Cast", writer.constant(values.astype(dtype), "weight"), to=_FLOAT)
+def _cast(writer: Writer, values: Tensor, spec: Spec) -> str:
+    """Elements without scales, as fp32."""
+    stored = _store(writer, values, spec, "weight")
+    return stored if spec.format == "fp32" else writer.add("Cast", stored, to=_FLOAT)
 
 
-def _dequantize_in_place(
-    writer: Writer, weight: QuantizedTensor, scales: Tensor, axis: int | None
-) -> str:
-    """DequantizeLinear on the weight's own shape, with one scale or one along ``axis``."""
-    scales = scales.reshape(-1) if axis is not None else scales.reshape(())
+def _can_drop_zeros(weight: QuantizedTensor) -> bool:
+    """Whether only kept elements are stored: each block must hold whole groups of the pattern."""
+    if weight.sparsity is None or weight.mask is None:
+        return False
+    shape = weight.spec.block_shape
+    return shape is None or shape[1] % parse_sparsity(weight.sparsity).group == 0
+
+
+def _kept_codes(weight: QuantizedTensor) -> Tensor:
+    """[rows, positions, kept channels]: every group of the pattern keeps equally many."""
+    assert weight.mask is not None  # the caller checks it
+    return weight.codes[weight.mask].reshape(*weight.codes.shape[:2], -1)
+
+
+def _dequantize_in_place(writer: Writer, weight: QuantizedTensor, scales: Tensor) -> str:
+    """DequantizeLinear on the weight's own shape, with one scale or one for each of its rows."""
+    is_one = weight.spec.granularity == "tensor"
+    shape = () if is_one else (-1,)
     inputs = [
         _store(writer, weight.layout.from_rows(weight.codes), weight.spec, "codes"),
-        _scales(writer, scales, weight.spec),
+        _scales(writer, scales.reshape(shape), weight.spec),
     ]
     if weight.zeros is not None:
-        zeros = weight.zeros.reshape(scales.shape)
-        inputs.append(_store(writer, zeros, weight.spec, "zero_points"))
-    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        inputs.append(_store(writer, weight.zeros.reshape(shape), weight.spec, "zero_points"))
+    attributes: dict[str, Any] = {} if is_one else {"axis": weight.layout.row_axis}
     return writer.add("DequantizeLinear", *inputs, **attributes)
 
 
-def _dequantize_matrix(
-    writer: Writer, weight: QuantizedTensor, scales: Tensor, wide: int, padded: int
-) -> str:
-    """Blocked DequantizeLinear of [rows, positions × padded channels] along axis 1."""
-    layout, spec = weight.layout, weight.spec
-    R, P, C = layout.rows, layout.positions, layout.channels
-    elements = np.zeros((R, P, padded), np.float32)
-    elements[:, :, :C] = weight.codes.cpu().numpy()
-    matrix = _store(writer, elements.reshape(R, P * padded), spec, "codes")
-    blocks = padded // wide
-    per_block = scales.expand(-1, P, blocks) if spec.block_shape is None else scales
-    tables = [_scales(writer, per_block.reshape(len(per_block), P * blocks), spec)]
+def _dequantize_rows(
+    writer: Writer, weight: QuantizedTensor, codes: Tensor
+) -> tuple[str, tuple[int, ...]]:
+    """``codes`` [rows, positions, channels] dequantised, and the shape of the result."""
+    spec, scales, zeros = weight.spec, weight.scales, weight.zeros
+    R, P, C = codes.shape
+    if scales is None:
+        return _cast(writer, codes.reshape(R, P * C), spec), (R, P * C)
+    if spec.block_shape is None:
+        shape = () if spec.granularity == "tensor" else (R,)
+        inputs = [
+            _store(writer, codes.reshape(R, P * C), spec, "codes"),
+            _scales(writer, scales.reshape(shape), spec),
+        ]
+        if zeros is not None:
+            inputs.append(_store(writer, zeros.reshape(shape), spec, "zero_points"))
+        return writer.add("DequantizeLinear", *inputs, axis=0), (R, P * C)
+    wide = spec.block_shape[1] * C // weight.layout.channels  # fewer where only kept ones are here
+    whole = C // wide  # blocks; then perhaps a short one
+    cuts = [(0, whole * wide, slice(0, whole)), (whole * wide, C, slice(whole, None))]
+    parts: list[str] = []
+    shared: dict[str, str] = {}
+    for start, stop, blocks in cuts:
+        if start < stop:
+            matrix = _store(writer, codes[:, :, start:stop].reshape(R, -1), spec, "codes")
+            attributes: dict[str, Any] = {"axis": 1, "block_size": min(wide, stop - start)}
+            if spec.scale_format == "e8m0":
+                writer.opset = max(writer.opset, 24)
+                attributes["output_dtype"] = _FLOAT
+            tables = _tables(writer, weight, scales, blocks, shared)
+            parts.append(writer.add("DequantizeLinear", matrix, *tables, **attributes))
+    if len(parts) == 1:
+        return parts[0], (R, P * C)
+    widths = [stop - start for start, stop, _ in cuts]
+    shaped = [
+        writer.add("Reshape", value, writer.sizes(R, P, width))
+        for value, width in zip(parts, widths, strict=True)
+    ]
+    return writer.add("Concat", *shaped, axis=2), (R, P, C)
+
+
+def _tables(
+    writer: Writer, weight: QuantizedTensor, scales: Tensor, blocks: slice, shared: dict[str, str]
+) -> list[str]:
+    """Scales, and zero points, of some blocks of channels: [rows, positions × blocks]; ``shared`` is made once."""
+    spec, rows = weight.spec, weight.layout.rows
+    tables = [_scales(writer, scales[:, :, blocks].reshape(len(scales), -1), spec)]
     if spec.tensor_scale:
-        g = writer.constant(np.float32(weight.tensor_scale), "tensor_scale")
-        tables = [writer.add("DequantizeLinear", tables[0], g)]
+        if "g" not in shared:
+            shared["g"] = writer.constant(np.float32(weight.tensor_scale), "tensor_scale")
+        tables = [writer.add("DequantizeLinear", tables[0], shared["g"])]
     if weight.zeros is not None:
-        zeros = weight.zeros.expand(-1, P, blocks).reshape(len(weight.zeros), P * blocks)
+        zeros = weight.zeros[:, :, blocks].reshape(len(scales), -1)
         tables.append(_store(writer, zeros, spec, "zero_points"))
-    if len(per_block) != R:  # tiles of several rows: one table row serves them all
-        tall = spec.block_shape[0] if spec.block_shape else R
-        rows = writer.constant(np.arange(R) // tall, "rows")
-        tables = [writer.add("Gather", table, rows, axis=0) for table in tables]
-    attributes: dict[str, Any] = {"axis": 1, "block_size": wide}
-    if spec.scale_format == "e8m0":
-        writer.opset = max(writer.opset, 24)
-        attributes["output_dtype"] = _FLOAT
-    return writer.add("DequantizeLinear", matrix, *tables, **attributes)
+    if len(scales) == rows:
+        return tables
+    tall = spec.block_shape[0] if spec.block_shape else rows
+    if "rows" not in shared:  # one row of a table serves all rows of its tiles
+        every = writer.add("Range", *(writer.whole(n) for n in (0, rows, 1)))
+        shared["rows"] = writer.add("Div", every, writer.whole(tall))
+    return [writer.add("Gather", table, shared["rows"], axis=0) for table in tables]
 
 
-def _restore(writer: Writer, layout: Layout, matrix: str, padded: int) -> str:
-    """Bring [rows, positions × padded channels] into the weight's own shape."""
-    sizes = [layout.split[axis] for axis in layout.order]
-    value = matrix
-    shape: tuple[int, ...] = (layout.rows, layout.positions * padded)
-    if padded != layout.channels:
-        sizes[-1] = padded
-        if shape != tuple(sizes):
-            value, shape = writer.add("Reshape", value, writer.sizes(*sizes)), tuple(sizes)
-        limits = (writer.sizes(n) for n in (0, layout.channels, len(sizes) - 1))
-        value = writer.add("Slice", value, *limits)
-        sizes[-1] = layout.channels
-        shape = tuple(sizes)
+def _spread_kept(
+    writer: Writer, weight: QuantizedTensor, value: str
+) -> tuple[str, tuple[int, ...]]:
+    """Kept elements at their places in [groups, places, elements of a unit], zeros elsewhere."""
+    assert weight.sparsity is not None  # the caller checks both
+    assert weight.mask is not None
+    pattern = parse_sparsity(weight.sparsity)
+    places, kept = pattern.group // pattern.unit, pattern.kept // pattern.unit
+    groups = weight.codes.numel() // pattern.group
+    where = _unpack(writer, kept_places(weight.mask, weight.sparsity), index_bits(weight.sparsity))
+    where = writer.add("Reshape", where, writer.sizes(groups, kept, 1, 1))
+    all_places = writer.table(np.arange(places, dtype=np.int32).reshape(1, 1, places, 1))
+    kept_values = writer.add("Reshape", value, writer.sizes(groups, kept, 1, pattern.unit))
+    here = writer.add("Equal", where, all_places)
+    spread = writer.add("Where", here, kept_values, writer.number(0.0))
+    total = writer.add("ReduceSum", spread, writer.sizes(1), keepdims=0)
+    return total, (groups, places, pattern.unit)
+
+
+def _unpack(writer: Writer, codes: Tensor, bits: int) -> str:
+    """uint8 ``codes`` [n] stored in ``bits`` bits each, as int32 [n]; up to 4 bits."""
+    width = lcm(bits, 8)  # of a word that holds whole codes
+    packed = pack_bits(codes, bits)
+    packed = torch.nn.functional.pad(packed, (0, -len(packed) % (width // 8)))
+    stored = writer.constant(packed.reshape(-1, width // 8).numpy(), "indices")
+    words = writer.add("Cast", stored, to=_INT32)
+    if width > 8:
+        powers = writer.table(256 ** np.arange(width // 8, dtype=np.int32))
+        words = writer.add(
+            "ReduceSum", writer.add("Mul", words, powers), writer.sizes(1), keepdims=1
+        )
+    shifts = writer.table(2 ** np.arange(0, width, bits, dtype=np.int32))
+    limit = writer.table(np.array(2**bits, np.int32))
+    unpacked = writer.add("Mod", writer.add("Div", words, shifts), limit)
+    flat = writer.add("Reshape", unpacked, writer.sizes(-1))
+    if len(packed) * 8 // bits == len(codes):
+        return flat
+    return writer.add("Slice", flat, writer.sizes(0), writer.sizes(len(codes)), writer.sizes(0))
+
+
+def _restore(writer: Writer, layout: Layout, value: str, shape: tuple[int, ...]) -> str:
+    """Bring ``value``, whose ``shape`` cuts (row, position, channel), into the weight's own shape."""
     # Axes of size 1 do not matter to the order, so a plain transpose stays a plain transpose.
     long = [axis for axis in layout.order if layout.split[axis] > 1]
     permutation = [sorted(long).index(axis) for axis in long]
@@ -138,6 +216,5 @@ def _scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
     return stored
 
 
-def _store(writer: Writer, elements: Tensor | NDArray[Any], spec: Spec, role: str) -> str:
-    values = elements if isinstance(elements, np.ndarray) else elements.cpu().numpy()
-    return writer.constant(values.astype(find_type(spec.element)[1]), role)
+def _store(writer: Writer, elements: Tensor, spec: Spec, role: str) -> str:
+    return writer.constant(elements.float().cpu().numpy().astype(find_type(spec.element)[1]), role)
