@@ -75,6 +75,51 @@ class Verification:
         """The layer that differs most, None if none was compared."""
         return max(self.layers, key=lambda check: check.error, default=None)
 
+    @property
+    def difference(self) -> str:
+        """What differs, in one line; "" where all agrees."""
+        bad = [check for check in self.layers if not check.ok]
+        if bad:
+            worst = max(bad, key=lambda check: check.error)
+            count = f"{len(bad)} layers differ" if len(bad) > 1 else "1 layer differs"
+            return (
+                f"{count} on the same inputs by more than {self.tolerance:g}, most of all "
+                f"{worst.layer!r} in {worst.scheme} by {worst.error:.2g}"
+            )
+        if self.whole is not None and not self.whole.ok:
+            alone = "each layer agrees on its own inputs, but " if self.layers else ""
+            return (
+                f"{alone}the outputs differ by a {self.whole.measure} of {self.whole.runtime:.2g}, "
+                f"where {self.whole.limit:.2g} is allowed"
+            )
+        return ""
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Whether the difference matters, and what to do about it; () where all agrees."""
+        if self.ok:
+            return ()
+        if any(not check.ok for check in self.layers):
+            names = " ".join(f"--keep '{check.layer}'" for check in self.layers if not check.ok)
+            return (
+                f"It matters: {self.runtime} computes other products there than the plan was measured with.",
+                f"Search again with {names}, or compare with --runtime reference: what agrees there is a "
+                f"matter of {self.runtime}, not of the export.",
+            )
+        assert self.whole is not None  # else all agrees
+        plan = self.whole.simulation
+        share = (
+            f"it is {self.whole.runtime / plan:.0%} of what the plan itself changes ({plan:.2g})"
+            if plan > 0
+            else "the plan itself changes nothing"
+        )
+        return (
+            f"Rounding that differs in the last bit grows from layer to layer; {share}, so that losses "
+            "measured here hold in the runtime only to about that share.",
+            "Compare the model's score in the runtime with that in the report; if it is as good, the plan can be "
+            "used. More --samples make the comparison surer; --runtime reference shows the export without the runtime.",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return asdict(self) | {"ok": self.ok}
@@ -105,4 +150,9 @@ class Verification:
         lines += [f"  unproven {layer}: {why}" for layer, why in self.unproven.items()]
         if self.note:
             lines.append(f"  note     {self.note}")
+        if not self.ok:
+            lines += [
+                f"  what     {self.difference}",
+                *(f"  then     {line}" for line in self.advice),
+            ]
         return "\n".join(lines)

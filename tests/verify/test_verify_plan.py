@@ -201,6 +201,22 @@ def test_the_result_reads_as_text_and_as_json() -> None:
     assert "unproven c: hidden" in text
 
 
+def test_a_difference_is_explained_and_followed_by_what_to_do() -> None:
+    good, bad = LayerCheck("a", "fp8", 1e-5, True), LayerCheck("b", "nvfp4", 0.2, False)
+    drifted, fine = (WholeCheck("KL", 0.02, 0.1, 0.01, False), WholeCheck("KL", 0, 0.1, 0.01, True))
+    grown = Verification("m.onnx", "openvino", 4, 1e-3, (good, good), drifted)
+    assert grown.difference.startswith(
+        "each layer agrees on its own inputs, but the outputs differ"
+    )
+    assert "20% of what the plan itself changes" in str(grown)
+    wrong = Verification("m.onnx", "openvino", 4, 1e-3, (good, bad), fine)
+    assert "most of all 'b' in nvfp4 by 0.2" in wrong.difference
+    assert "--keep 'b'" in str(wrong)
+    same = Verification("m.onnx", "openvino", 4, 1e-3, (good,), fine)
+    assert same.difference == ""
+    assert same.advice == ()
+
+
 def test_verification_compiles_the_model_once_and_calibrates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

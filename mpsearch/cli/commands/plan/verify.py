@@ -54,4 +54,4 @@ def verify(
     else:
         print(found)
     if not found.ok:
-        raise PlanError(f"{exported.name}: differs from the simulation in {runtime}; see above")
+        raise PlanError(f"{exported.name} in {runtime}: {found.difference}")
