@@ -8,6 +8,7 @@ of the samples run apart, any number may be run together; else each run holds wh
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ Outputs = Mapping[str, Tensor]
 Feed = Mapping[str, NDArray[Any] | Tensor]
 
 _SAMPLES = 3
-_FACTORS = (1.0, 0.5, 2.0)
+_FACTORS = (1.0, 0.25, 3.0)
 """Samples are made unlike: some models mix only what is large (a live range, a maximum) with the rest."""
 _MOST_CHOICES = 64  # of axes, over all inputs, that are tried
 _SAME, _SAME_HALF = (
@@ -179,38 +180,46 @@ class _Trial:
     axes: Axes
     rows: int
 
+    @property
+    def n(self) -> int:
+        """Samples that are tried: a number that shares no factor with that of the model's own run."""
+        numbers = range(_SAMPLES, self.rows + _SAMPLES + 1)
+        return next(n for n in numbers if gcd(n, self.rows) == 1)
+
     def judge(self) -> BatchForm:
         """Return the form that running samples together and apart shows.
 
         Raises:
             Exception: The model does not run on a sample apart.
         """
-        samples = [self._samples(_FACTORS)]
+        samples = self._samples(_FACTORS)
         try:
-            apart = self._run_apart(samples[0])
+            apart = self._run_apart(samples)
         except Exception:  # inputs that may not be scaled, such as sizes
             apart = []
         if not apart or not _is_plain(apart):
-            samples = [self._samples((1.0,) * _SAMPLES)]
-            apart = self._run_apart(samples[0])
+            samples = self._samples((1.0,))
+            apart = self._run_apart(samples)
         try:
-            outputs = self._compare(apart, self._run(samples[0]))
+            outputs = self._compare(apart, self._run(samples))
         except Exception:  # a model that takes its own number of samples and no other
             outputs = None
         if outputs is not None:
             return BatchForm(self.axes, None, outputs)
-        if self._is_random(samples[0], apart[0]):
+        if self._is_random(samples, apart[0]):
             return BatchForm(self.axes, None, {})
         return BatchForm(self.axes, self.rows, self._own_axes(apart[0]))
 
     def _samples(self, factors: Sequence[float]) -> dict[str, Array]:
         n = len(self.batches)
-        chosen = np.linspace(0, n - 1, _SAMPLES).round().astype(int)
+        chosen = np.linspace(0, n - 1, self.n).round().astype(int)
         found = {}
         for name, array in self.batches.arrays.items():
             rows = np.asarray(array[chosen])
             if rows.dtype.kind == "f" and self.axes[name] is not None:
-                scale = np.asarray(factors, rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+                scale = np.resize(np.asarray(factors, rows.dtype), self.n).reshape(
+                    -1, *[1] * (rows.ndim - 1)
+                )
                 rows = rows * scale
             found[name] = rows
         return found
@@ -218,7 +227,7 @@ class _Trial:
     def _run_apart(self, samples: Mapping[str, Array]) -> list[Outputs]:
         return [
             self._run({name: np.repeat(x[i : i + 1], self.rows, 0) for name, x in samples.items()})
-            for i in range(_SAMPLES)
+            for i in range(self.n)
         ]
 
     def _run(self, samples: Mapping[str, Array]) -> Outputs:
