@@ -159,7 +159,8 @@ def _notes(bench: Bench, table: Table, chosen: Chosen) -> tuple[str, ...]:
         )
     undecided = graph.coverage.undecided
     if undecided:
-        notes.append(f"{len(undecided)} items are not decided by any plan; coverage lists them.")
+        items = "1 item is" if len(undecided) == 1 else f"{len(undecided)} items are"
+        notes.append(f"{items} not decided by any plan; coverage lists them.")
     return tuple(notes)
 
 
