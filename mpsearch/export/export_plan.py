@@ -2,23 +2,25 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from mpsearch.data.batches import Batches
-from mpsearch.errors import ModelError, OutputExistsError, PlanError
+from mpsearch.errors import ModelError, OutputExistsError
 from mpsearch.export.onnx.canonical import Weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.plan.files import write_plan
+from mpsearch.plan.files import weights_file, write_plan
 from mpsearch.plan.match import check_weights, plan_schemes
-from mpsearch.plan.plan import Plan, plan_space
+from mpsearch.plan.plan import Plan
+from mpsearch.plan.restore import changed_weights, rebuild_weights
 from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
-from mpsearch.simulate.calibrated import calibrate
 from mpsearch.simulate.layer_weight import quantize_layer_weight
-from mpsearch.simulate.probe import quantized_weight
 
 MARK = "export.json"
 """File that says that a folder is an export, and of what: only such a folder is ever replaced."""
@@ -42,7 +44,8 @@ def export_plan(
         model: The user's ONNX file.
         out_dir: Folder to make.
         target: Name of an exporter.
-        batches: The calibration data; only needed where a scheme recovers pruned weights.
+        batches: The calibration data; only needed for a plan of an earlier version that recovers pruned weights
+            and does not bring them. The export's copy of the plan does.
 
     Raises:
         PlanError: The plan is for another model, or the target cannot run one of its schemes.
@@ -54,11 +57,8 @@ def export_plan(
     folder = Path(out_dir)
     check_replaceable(folder)
     graph = import_planned(plan, model)
-    schemes = plan_schemes(plan, graph)
-    if any(scheme.recovery != "none" for scheme in schemes):
-        weights = _recovered_weights(plan, graph, batches)
-    else:
-        weights = plain_weights(graph)
+    plan = rebuild_weights(plan, graph, batches)
+    weights = planned_weights(graph, changed_weights(plan, graph, plan_schemes(plan, graph)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / "export"
@@ -71,7 +71,10 @@ def export_plan(
         if folder.exists():
             folder.replace(Path(name) / "old")
         made.replace(folder)
-    return [folder / path.relative_to(made) for path in written] + [folder / "plan.json"]
+    own = [folder / "plan.json"]
+    if plan.weights is not None:
+        own.append(weights_file(own[0]))
+    return [folder / path.relative_to(made) for path in written] + own
 
 
 def import_planned(plan: Plan, model: str | Path) -> ModelGraph:
@@ -112,26 +115,19 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def plain_weights(graph: ModelGraph) -> Weights:
-    """Return what gives the weights of ``graph`` as schemes store them, without recovery."""
+def planned_weights(graph: ModelGraph, changed: Mapping[tuple[int, int], Tensor] = {}) -> Weights:
+    """Return what gives the weights of ``graph`` as schemes store them.
+
+    Args:
+        graph: The model.
+        changed: (layer, gemm) to the fp32 weight that the plan puts in the place of the model's.
+    """
 
     def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
         owner = graph.layers[layer]
-        weight = to_tensor(graph.constants[owner.gemms[gemm].right.value])
+        weight = changed.get((layer, gemm))
+        if weight is None:
+            weight = to_tensor(graph.constants[owner.gemms[gemm].right.value])
         return quantize_layer_weight(owner, gemm, scheme, weight)
-
-    return weights
-
-
-def _recovered_weights(plan: Plan, graph: ModelGraph, batches: Batches | None) -> Weights:
-    if batches is None:
-        raise PlanError(
-            "a plan with recovered sparse weights must be exported with the calibration data that it "
-            "was made with; give them as `batches`"
-        )
-    calibrated = calibrate(graph, plan_space(plan), batches)
-
-    def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
-        return quantized_weight(calibrated, layer, calibrated.space.index(scheme.name), gemm)
 
     return weights

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpsearch.data.batches import DEFAULT_BATCH_SIZE, Batches, read_batches
-from mpsearch.errors import DataError
+from mpsearch.errors import DataError, MpsearchError
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.stage_inputs import Watch, unwatched
+from mpsearch.plan.files import read_plan
 from mpsearch.plan.plan import Plan
+from mpsearch.plan.restore import with_weights
+from mpsearch.plan.weights import check_file
 from mpsearch.simulate.simulator import Simulator
 
 _DIGEST, _SAMPLES = "calibration", "calibration_samples"
@@ -46,10 +49,31 @@ def note_calibration(plan: Plan, batches: Batches) -> Plan:
     return replace(plan, fingerprint={**plan.fingerprint, **noted})
 
 
+def keep_weights(plan: Plan, path: Path) -> Plan | None:
+    """Return ``plan`` with the weights of the plan at ``path``, None where that brings none that are the same.
+
+    They are where model, decisions, schemes and all that computed them are.
+    """
+    try:
+        earlier = read_plan(path)
+        if earlier.weights is None or _origin(earlier) != _origin(plan):
+            return None
+        check_file(earlier.weights)
+    except MpsearchError:
+        return None
+    return with_weights(plan, earlier.weights)
+
+
+def _origin(plan: Plan) -> tuple[object, ...]:
+    """All that the weights that a plan changes depend on."""
+    digests = plan.structure_digest, plan.weights_digest
+    return *digests, plan.schemes, plan.decisions, plan.fingerprint
+
+
 def read_data(path: Path, plan: Plan) -> Batches:
     """Read data to export or verify ``plan`` with.
 
-    Where it recovers pruned weights these are the samples that it was calibrated on, in the same batches:
+    Where it recovers pruned weights and does not bring them these are the samples that it was calibrated on, in the same batches:
     the first of the file. Others would give other weights.
 
     Raises:

@@ -10,7 +10,7 @@ from mpsearch.errors import JobError, MpsearchError, OutputExistsError
 from mpsearch.jobs.calibrate import calibrated_simulator, note_calibration
 from mpsearch.jobs.prepare import prepare
 from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context, unwatched
-from mpsearch.plan.files import read_plan, write_plan
+from mpsearch.plan.files import read_plan, weights_file, write_plan
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import Front, Point, read_front
@@ -77,7 +77,7 @@ def choose_written(run: Path, out: Path, wanted: Wanted) -> Plan:
     while (better := find_better(point, inside, difference)) is not None:
         point = better
     plan = read_plan(run / "plans" / files[point.assignment])
-    write_plan(replace(plan, fallback=""), out)
+    _write(replace(plan, fallback=""), out)
     return plan
 
 
@@ -151,7 +151,7 @@ def choose_measured(
         else:
             point = measure_point(_choose(predicted, wanted), stored)
     plan = note_calibration(make_plan(point, simulator, costs=costs), first)
-    write_plan(plan, out)
+    _write(plan, out)
     return plan
 
 
@@ -200,19 +200,32 @@ def _stored_difference(run: Path, record: RunRecord) -> Difference:
     return compare
 
 
+def _write(plan: Plan, path: Path) -> None:
+    """Write ``plan`` in the place of one that :func:`_check_out` saw, and of its weights."""
+    write_plan(plan, path)
+    if plan.weights is None:
+        weights_file(path).unlink(missing_ok=True)
+
+
 def _check_out(path: Path) -> None:
-    """Refuse to write over what is no plan.
+    """Refuse to write over what is no plan, or over weights that are no plan's.
 
     Raises:
         OutputExistsError: There is something else at ``path``.
         JobError: Its folder does not exist.
     """
+    earlier = None
     if path.exists():
         try:
-            read_plan(path)
+            earlier = read_plan(path).weights
         except MpsearchError:
             raise OutputExistsError(
                 f"{path.name}: exists and is no plan; give another file with -o"
             ) from None
+    weights = weights_file(path)
+    if weights.exists() and (earlier is None or earlier.path != weights):
+        raise OutputExistsError(
+            f"{weights.name}: exists and is not of the plan {path.name!r}; give another file with -o"
+        )
     if not path.parent.is_dir():
         raise JobError(f"{path.name}: its folder {path.parent.name!r} must exist")

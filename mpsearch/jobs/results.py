@@ -8,12 +8,12 @@ from mpsearch.choose.by_quality import Drop, Scorer, describe
 from mpsearch.choose.measured import plan_file
 from mpsearch.choose.rules import CHOICES, Choice
 from mpsearch.figures.plan_row import PlanRow, cost_rows, plan_row, reference_row
-from mpsearch.jobs.calibrate import note_calibration
+from mpsearch.jobs.calibrate import keep_weights, note_calibration
 from mpsearch.jobs.held_out import score_plans
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.stage_inputs import Bench
-from mpsearch.plan.files import write_plan
-from mpsearch.plan.make import make_plan
+from mpsearch.plan.files import remove_plan, weights_file, write_plan
+from mpsearch.plan.make import add_weights, decide_plan
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.runs.record import QualityTest, Results
@@ -38,7 +38,8 @@ class Chosen:
 def write_plans(bench: Bench, chosen: Chosen, uniforms: Mapping[str, Point]) -> None:
     """Write the chosen plans, the uniform ones and those of the measured points into ``plans/``.
 
-    A rule that none meets any more, now that there are more samples, leaves no plan.
+    A rule that none meets any more, now that there are more samples, leaves no plan. Weights that an earlier
+    plan of the same decisions brings are kept: calibration data are not read again.
     """
     measured = (point for point in chosen.front.points if "loss" in point.measured)
     named = {plan_file(point).removesuffix(".json"): point for point in measured}
@@ -46,12 +47,16 @@ def write_plans(bench: Bench, chosen: Chosen, uniforms: Mapping[str, Point]) -> 
     named |= {label.replace(" ", "_"): point for label, point in uniforms.items()}
     safest = f"uniform_{bench.prepared.space.base}"
     for name in CHOICES - named.keys():
-        (bench.folder.file("plans") / f"{name}.json").unlink(missing_ok=True)
+        remove_plan(bench.folder.file("plans") / f"{name}.json")
     for name, point in named.items():
-        plan = make_plan(point, bench.simulator, costs=bench.costs)
+        path = bench.folder.file("plans") / f"{name}.json"
+        plan = decide_plan(point, bench.simulator, costs=bench.costs)
         plan = note_calibration(plan, bench.calibration)
+        plan = keep_weights(plan, path) or add_weights(plan, bench.simulator)
         fallback = f"{safest}.json" if name != safest else ""
-        write_plan(replace(plan, fallback=fallback), bench.folder.file("plans") / f"{name}.json")
+        write_plan(replace(plan, fallback=fallback), path)
+        if plan.weights is None:
+            weights_file(path).unlink(missing_ok=True)
 
 
 def score_rows(

@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import NumericsError, PlanError
@@ -18,21 +18,41 @@ from mpsearch.plan.plan import (
     Plan,
     plan_space,
 )
+from mpsearch.plan.weights import SUFFIX, PlanWeights, write_weights
 from mpsearch.schemes import Scheme
 from mpsearch.stats.estimates import Estimate
 
 
 def write_plan(plan: Plan, path: Path) -> str:
-    """Write ``plan`` as JSON, atomically, and return its digest.
+    """Write ``plan`` as JSON, and what it changes of the weights beside it; return the digest of the JSON.
+
+    Both appear whole: the weights first, as :func:`weights_file` names them.
 
     Raises:
         NumericsError: A figure is NaN or Inf.
+        PlanError: The plan's weights lie in a file that is missing or has changed.
     """
+    path = Path(path)
     for name, value in (*plan.predicted.items(), *plan.measured.items()):
         if not (isfinite(value.mean) and isfinite(value.stderr)):
             raise NumericsError(f"figures of a plan must be finite, but {name} is {value.mean}")
     inputs = {"structure": plan.structure_digest, "weights": plan.weights_digest}
-    return write_artifact(Path(path), "plan", _to_content(plan), version=VERSION, inputs=inputs)
+    named = None
+    if plan.weights is not None:
+        write_weights(plan.weights, weights_file(path))
+        named = NamedWeights(weights_file(path).name, plan.weights.digest)
+    return write_artifact(path, "plan", _to_content(plan, named), version=VERSION, inputs=inputs)
+
+
+def weights_file(path: Path) -> Path:
+    """Return where the weights that the plan at ``path`` changes are written."""
+    return path.with_name(path.stem + SUFFIX)
+
+
+def remove_plan(path: Path) -> None:
+    """Remove the plan at ``path``, if there is one, and the weights beside it."""
+    path.unlink(missing_ok=True)
+    weights_file(path).unlink(missing_ok=True)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -43,12 +63,14 @@ def read_plan(path: str | Path) -> Plan:
         PlanError: It requires a feature that this version lacks, or contradicts itself.
     """
     path = Path(path)
-    plan = _from_content(read_artifact(path, "plan", PlanContent, version=VERSION))
+    plan = _from_content(read_artifact(path, "plan", PlanContent, version=VERSION), path.parent)
     unknown = sorted(set(plan.requires) - KNOWN_FEATURES)
     if unknown:
         raise PlanError(
             f"{path.name}: the plan requires {', '.join(unknown)}, which this version does not know"
         )
+    if ("weights" in plan.requires) != (plan.weights is not None):
+        raise PlanError(f"{path.name}: a plan requires weights where it names them, and only there")
     if plan.transforms:
         raise PlanError(
             f"{path.name}: this version knows no transforms, got {plan.transforms[0]!r}"
@@ -108,6 +130,14 @@ class Figure:
     stderr: float
 
 
+@dataclass(frozen=True, slots=True)
+class NamedWeights:
+    """The file beside the plan that holds the tensors that it changes, and its SHA-256."""
+
+    file: Annotated[_FileName, Field(min_length=1)]
+    digest: _Digest
+
+
 class PlanContent(Content):
     """What a plan file says; see the package's documentation of plans for the meaning of each field."""
 
@@ -131,10 +161,19 @@ class PlanContent(Content):
     requires: tuple[str, ...] = ()
     fallback: _FileName = ""
     batch_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(default_factory=dict)
+    weights: NamedWeights | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_weights(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan that changes no weights says nothing of them, as before there were any."""
+        found: dict[str, Any] = serialise(self)
+        if self.weights is None:
+            found.pop("weights", None)
+        return found
 
 
-def _to_content(plan: Plan) -> PlanContent:
-    own = {f.name: getattr(plan, f.name) for f in fields(plan)}
+def _to_content(plan: Plan, weights: NamedWeights | None) -> PlanContent:
+    own = {f.name: getattr(plan, f.name) for f in fields(plan)} | {"weights": weights}
     figures = {
         name: {key: Figure(*map(float, value)) for key, value in own[name].items()}
         for name in ("predicted", "measured")
@@ -142,10 +181,12 @@ def _to_content(plan: Plan) -> PlanContent:
     return PlanContent(**(own | figures))
 
 
-def _from_content(content: PlanContent) -> Plan:
+def _from_content(content: PlanContent, folder: Path) -> Plan:
     own = {f.name: getattr(content, f.name) for f in fields(Plan)}
     estimates = {
         name: {key: Estimate(value.mean, value.stderr) for key, value in own[name].items()}
         for name in ("predicted", "measured")
     }
-    return Plan(**(own | estimates))
+    named = content.weights
+    weights = None if named is None else PlanWeights(named.digest, path=folder / named.file)
+    return Plan(**(own | estimates | {"weights": weights}))

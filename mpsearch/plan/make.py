@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from mpsearch.errors import PlanError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, site_of
+from mpsearch.plan.restore import collect_weights, with_weights
 from mpsearch.problem.front import Point
 from mpsearch.problem.tables import Costs
 from mpsearch.schemes import Scheme, stored_bits
@@ -13,17 +15,28 @@ from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.simulator import Simulator
 
 
-def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = None) -> Plan:
-    """Return the plan of ``point`` for the simulator's model, with the ranges that it calibrated.
+def make_plan(point: Point, simulator: Simulator, *, costs: Costs | None = None) -> Plan:
+    """Return the plan of ``point`` for the simulator's model, with its ranges and the weights that it changes.
 
     Args:
         point: A point of a front over the simulator's space.
-        simulator: Holds graph, space and ranges.
+        simulator: Holds graph, space, ranges and weights.
         costs: Says which device and batch the latencies are for.
 
     Raises:
         PlanError: The point is not one of this model and space, or takes what is not allowed.
     """
+    return add_weights(decide_plan(point, simulator, costs=costs), simulator)
+
+
+def add_weights(plan: Plan, simulator: Simulator) -> Plan:
+    """Return ``plan`` with what recovery makes of its weights on the simulator's calibration data."""
+    chosen = dict(enumerate(plan_schemes(plan, simulator.graph)))
+    return with_weights(plan, collect_weights(simulator.calibrated, chosen))
+
+
+def decide_plan(point: Point, simulator: Simulator, *, costs: Costs | None = None) -> Plan:
+    """Return the plan of ``point`` without the weights that it changes; see :func:`make_plan`."""
     check_argument("point", point, Point, "as choose_point returns it")
     graph, space = simulator.graph, simulator.space
     if len(point.assignment) != len(graph.groups):
@@ -49,7 +62,6 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
     }
     layers = enumerate(graph.layers)
     decisions = tuple(Decision(site_of(layer), chosen[i].name) for i, layer in layers)
-    recovers = any(scheme.recovery != "none" for scheme in schemes.values())
     return Plan(
         model=graph.name,
         structure_digest=graph.structure_digest,
@@ -68,7 +80,6 @@ def make_plan(point: Point, simulator: "Simulator", *, costs: Costs | None = Non
         batch=costs.batch if costs else 0,
         method=point.method,
         fingerprint={key: str(value) for key, value in simulator.fingerprint.items()},
-        requires=("recovery",) if recovers else (),
     )
 
 
@@ -98,7 +109,7 @@ def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Covered:
 
 
 def _used_ranges(
-    graph: ModelGraph, chosen: Mapping[int, Scheme], simulator: "Simulator"
+    graph: ModelGraph, chosen: Mapping[int, Scheme], simulator: Simulator
 ) -> tuple[CalibratedRange, ...]:
     """The ranges of static specs that the chosen schemes read, each once."""
     return tuple(

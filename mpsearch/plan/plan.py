@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 from mpsearch.graph.model import Layer
 from mpsearch.numerics.range import Range
+from mpsearch.plan.weights import PlanWeights
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Estimate
 
 VERSION = 1
-KNOWN_FEATURES = frozenset({"recovery"})
-"""What a plan may require of whoever reads it: ``recovery`` needs the calibration data to rebuild weights."""
+KNOWN_FEATURES = frozenset({"weights", "recovery"})
+"""What a plan may require of whoever reads it: ``weights`` lie beside it; those of ``recovery``, in plans of earlier
+versions, are rebuilt from the calibration data."""
 
 Kind = Literal["gemm", "kv_cache", "state"]
 
@@ -99,6 +101,7 @@ class Plan:
         transforms: Reserved; empty.
         requires: Features that a reader must know.
         fallback: File name of a safer plan beside this one; "" without.
+        weights: The tensors that the plan changes; None if it changes none.
         extensions: Fields of others.
     """
 
@@ -121,6 +124,7 @@ class Plan:
     transforms: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     fallback: str = ""
+    weights: PlanWeights | None = None
     extensions: Mapping[str, Any] = field(default_factory=dict)
     batch_axes: Mapping[str, int | None] = field(default_factory=dict)
 

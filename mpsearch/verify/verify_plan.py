@@ -24,7 +24,7 @@ from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
 from mpsearch.losses.scales import make_scale
 from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
-from mpsearch.plan.restore import restore
+from mpsearch.plan.restore import rebuild_weights, restore
 from mpsearch.problem.tables import Progress
 from mpsearch.program.compile import compile_graph
 from mpsearch.program.departures import find_departures
@@ -70,7 +70,8 @@ def verify_plan(
         plan: What was exported.
         model: The user's ONNX file.
         exported: Folder, file or files of the export.
-        batches: Data to run; the calibration data themselves where a scheme recovers pruned weights.
+        batches: Data to run; the calibration data themselves for a plan of an earlier version that recovers
+            pruned weights and does not bring them.
         runtime: ``reference``, ``openvino``, ``onnxruntime`` or a third party's.
         samples: How many of the samples are run; None is all. The reference evaluator is slow.
         progress: Called with (batches done, batches, the worst layer so far).
@@ -87,8 +88,7 @@ def verify_plan(
     schemes = plan_schemes(plan, graph)
     batches = check_batches(batches, graph)
     heads, kind = choose_heads(read_heads(graph), None, replace(batches, labels=None), graph)
-    recovers = any(scheme.recovery != "none" for scheme in schemes)
-    calibrated = restore(plan, graph, batches if recovers else None)
+    calibrated = restore(rebuild_weights(plan, graph, batches), graph)
     form = find_batch_form(graph, calibrated.program, batches, [h.output for h in heads])
     chosen = form.keep_size(graph).apply(batches if samples is None else batches.take(samples))
     space = calibrated.space

@@ -1,16 +1,22 @@
 """``--recovery obs``: from a search to an export that holds the recovered weights."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from mpsearch.artifacts import digest_json
 from mpsearch.data.batches import read_batches
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.files import read_plan
 from mpsearch.plan.match import plan_assignment
 from mpsearch.plan.plan import plan_space
+from mpsearch.schemes import Scheme
 from mpsearch.simulate.simulator import Simulator
+from mpsearch.simulate.weight_cache import WeightStore
 from tests.support.command_line import SEARCH, Mpsearch
 from tests.support.tiny_job import draw
 
@@ -34,7 +40,10 @@ def test_recovery_lowers_the_loss_of_pruned_plans(
     name = "plans/uniform_fp8_2of4.json"
     pruned, obs = read_plan(tmp_path / "run" / name), read_plan(recovered / name)
     assert obs.measured["loss"].mean < pruned.measured["loss"].mean / 2
-    assert obs.requires == ("recovery",)
+    assert obs.requires == ("weights",)
+    assert pruned.requires == ()
+    assert obs.weights is not None
+    assert pruned.weights is None
     assert 'recovery = "obs"' in (recovered / "job.toml").read_text()
 
 
@@ -42,9 +51,9 @@ def test_an_export_holds_the_weights_that_the_run_measured(
     tiny: Path, recovered: Path, tmp_path: Path, mpsearch: Mpsearch
 ) -> None:
     path = recovered / "plans/uniform_fp8_2of4.json"
-    files = ["--model", tiny / "tiny.onnx", "--data", tiny / "more.npz"]
-    assert mpsearch("export", path, *files, "-o", tmp_path / "out").code == 0
-    checked = mpsearch("verify", tmp_path / "out", *files, "--json")
+    model = ["--model", tiny / "tiny.onnx"]
+    assert mpsearch("export", path, *model, "-o", tmp_path / "out").code == 0
+    checked = mpsearch("verify", tmp_path / "out", *model, "--data", tiny / "held.npz", "--json")
     assert checked.code == 0, checked.err
     assert checked.json["ok"]
 
@@ -55,16 +64,57 @@ def test_an_export_holds_the_weights_that_the_run_measured(
     assert simulator.loss(assignment) == plan.measured["loss"]
 
 
-def test_an_export_needs_the_samples_of_the_calibration(
+def as_before(path: Path, out: Path) -> Path:
+    """Write the plan at ``path`` as earlier versions did, which rebuilt weights from the data."""
+    envelope = json.loads(path.read_text())
+    del envelope["content"]["weights"]
+    envelope["content"]["requires"] = ["recovery"]
+    envelope["digest"] = digest_json(envelope["content"])
+    out.write_text(json.dumps(envelope))
+    return out
+
+
+def test_a_plan_of_an_earlier_version_is_rebuilt_from_the_samples_of_its_calibration(
     tiny: Path, recovered: Path, tmp_path: Path, mpsearch: Mpsearch
 ) -> None:
-    command = ["export", recovered / "plans/uniform_fp8_2of4.json", "--model", tiny / "tiny.onnx"]
+    plan = recovered / "plans/uniform_fp8_2of4.json"
+    old = as_before(plan, tmp_path / "old.json")
+    command = ["export", old, "--model", tiny / "tiny.onnx"]
     without = mpsearch(*command, "-o", tmp_path / "out")
     assert without.code == 1
-    assert "give it with --data" in without.err
+    assert "give the calibration data with --data" in without.err
     others = mpsearch(*command, "--data", tiny / "held.npz", "-o", tmp_path / "out")
     assert others.code == 1
     assert "must begin with the 24 samples" in others.err
+    assert not (tmp_path / "out").exists()
+    assert mpsearch(*command, "--data", tiny / "more.npz", "-o", tmp_path / "out").code == 0
+    assert read_plan(tmp_path / "out" / "plan.json").weights == read_plan(plan).weights
+
+
+def test_a_run_that_goes_on_keeps_the_weights_of_its_plans(
+    tiny: Path, recovered: Path, tmp_path: Path, mpsearch: Mpsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(recovered, run)
+    before = {path.name: path.read_bytes() for path in (run / "plans").iterdir()}
+    assert "uniform_fp8_2of4.weights.safetensors" in before
+    lost = run / "plans/uniform_fp8_2of4.weights.safetensors"
+    command = [*SEARCH(tiny), "--data", tiny / "more.npz", "--samples", 24, "--refine", 0]
+    command += ["--schemes", "fp8,fp8_2of4", "--recovery", "obs", "-o", run]
+    calls = []
+    whole = WeightStore.recovered
+
+    def counted(self: WeightStore, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
+        calls.append(layer)
+        return whole(self, layer, scheme, gemm)
+
+    monkeypatch.setattr(WeightStore, "recovered", counted)
+    assert mpsearch(*command).code == 0
+    assert not calls
+    lost.unlink()
+    assert mpsearch(*command).code == 0
+    assert calls
+    assert {path.name: path.read_bytes() for path in (run / "plans").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from mpsearch.errors import ModelError, OutputExistsError, PlanError, UnknownNameError
-from mpsearch.export.export_plan import export_plan, plain_weights
+from mpsearch.export.export_plan import export_plan, planned_weights
 from mpsearch.export.onnx.canonical import build_canonical
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.files import read_plan
@@ -85,7 +85,7 @@ def test_a_quantised_tensor_is_shared_by_the_layers_that_read_it(tmp_path: Path)
     space = SearchSpace("s", tuple(map(find_scheme, ("fp16", "fp8"))))
     simulator = Simulator(graph, space, sentences())
     plan = make_plan(Point((1,) * len(simulator.groups), {}), simulator)
-    made = build_canonical(plan, graph, plain_weights(graph))
+    made = build_canonical(plan, graph, planned_weights(graph))
     quantised = [n.input[0] for n in made.graph.node if n.op_type == "QuantizeLinear"]
     assert sorted(quantised) == sorted(set(quantised))
     assert "e" in quantised  # read by q, k and v
@@ -98,7 +98,7 @@ def test_an_fp32_plan_computes_what_the_model_computes(tmp_path: Path) -> None:
     space = SearchSpace("s", (find_scheme("fp32"),), "fp32")
     simulator = Simulator(graph, space, images())
     plan = make_plan(Point((0,) * len(simulator.groups), {}), simulator)
-    made = build_canonical(plan, graph, plain_weights(graph))
+    made = build_canonical(plan, graph, planned_weights(graph))
     feeds = {"x": images().arrays["x"]}
     expected = ReferenceEvaluator(onnx.load(model)).run(None, feeds)[0]
     np.testing.assert_allclose(ReferenceEvaluator(made).run(None, feeds)[0], expected, rtol=1e-5)
@@ -161,18 +161,18 @@ def test_a_static_range_that_the_plan_lacks_is_missed(tmp_path: Path) -> None:
         export_plan(replace(plan, ranges=()), model, tmp_path / "out")
 
 
-def test_recovered_weights_need_the_calibration_data(tmp_path: Path) -> None:
+def test_recovered_weights_come_with_the_plan_and_with_its_export(tmp_path: Path) -> None:
     recovered: Scheme = replace(find_scheme("fp8_2of4"), recovery="obs")
     model = tmp_path / "net.onnx"
     onnx.save(conv_net(), model)
     space = SearchSpace("s", (find_scheme("fp16"), recovered))
     simulator = Simulator(import_onnx(model), space, images())
     plan = make_plan(Point(tuple(int(a) for a in simulator.allowed[:, 1]), {}), simulator)
-    assert plan.requires == ("recovery",)
-    with pytest.raises(PlanError, match="calibration data"):
-        export_plan(plan, model, tmp_path / "out")
-    export_plan(plan, model, tmp_path / "out", batches=images())
-    found = verify_plan(plan, model, tmp_path / "out", images())
+    assert plan.requires == ("weights",)
+    written = export_plan(plan, model, tmp_path / "out")
+    assert [path.name for path in written][1:] == ["plan.json", "plan.weights.safetensors"]
+    own = read_plan(tmp_path / "out" / "plan.json")
+    found = verify_plan(own, model, tmp_path / "out", images(seed=3))
     assert found.ok, str(found)
     assert [check.scheme for check in found.layers].count("fp8_2of4") == 2
 

@@ -97,7 +97,7 @@ def test_a_plan_survives_the_round_trip(tmp_path: Path) -> None:
 def test_the_shipped_schema_is_the_one_that_the_code_enforces() -> None:
     assert json.loads(SCHEMA.read_text()) == plan_schema(), (
         "write it anew: python -c 'import json, mpsearch.plan.plan as p; "
-        "print(json.dumps(p.plan_schema(), indent=1))' > mpsearch/plan.schema.json"
+        "print(json.dumps(p.plan_schema(), indent=1))' > mpsearch/plan/plan.schema.json"
     )
 
 

@@ -17,15 +17,12 @@ from mpsearch.numerics.range import Range
 from mpsearch.numerics.ranges import make_range
 from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, site_of
+from mpsearch.plan.restore import changed_weights, store_weights
 from mpsearch.plan.torch_module.torch_calls import LayerCalls
 from mpsearch.program.compile import compile_graph
-from mpsearch.program.memory_of_machine import default_memory
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.scheme_run import SchemeRun, find_ports
-from mpsearch.simulate.weight_cache import WeightStore
-
-_WEIGHT_SHARE = 4  # of free memory, its inverse: what simulated weights may take
 
 
 @dataclass(slots=True)
@@ -60,8 +57,8 @@ def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
             plan's shapes, which serves for modules that take tensors alone.
 
     Raises:
-        PlanError: The plan is for another module, or needs the calibration data. Also when the
-            module runs: a layer of the plan that it does not reach is named.
+        PlanError: The plan is for another module, or brings no weights that it recovered. Also when
+            the module runs: a layer of the plan that it does not reach is named.
         ModelError: torch cannot export the module.
     """
     own = dict(module.named_parameters(remove_duplicate=False))
@@ -73,11 +70,6 @@ def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
                     f"the plan decides {name!r} (of {decision.site.node!r}), which "
                     f"{type(module).__name__} lacks; plans are applied to the module that import_torch read"
                 )
-    recovered = [s.name for s in plan.schemes.values() if s.recovery != "none"]
-    if recovered:
-        raise PlanError(
-            f"schemes must need no calibration data to be applied, but {recovered[0]} recovers weights"
-        )
     before = module.__dict__.get("mpsearch_plan")
     if isinstance(before, Applied):
         before.remove()
@@ -88,7 +80,10 @@ def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
     module.eval()
     device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
     program = compile_graph(graph, device)
-    weights = WeightStore(graph, program, default_memory() // _WEIGHT_SHARE)
+    same = plan.structure_digest == graph.structure_digest
+    sites = None if same else [decision.site for decision in plan.decisions]
+    changed = changed_weights(plan, graph, schemes, sites)
+    weights = store_weights(graph, program, schemes, changed)
     folded = _folded_means(graph, module)
     base, layers = plan.schemes[plan.base], range(len(graph.layers))
     ports = find_ports(graph)

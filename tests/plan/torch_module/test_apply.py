@@ -165,9 +165,18 @@ def test_a_layer_that_does_not_run_is_named() -> None:
         module(x)
 
 
-def test_schemes_that_need_calibration_data_are_refused() -> None:
-    module, _ = pictures()
-    plan, _ = planned(pictures, 1)
-    recovering = replace(find_scheme("fp16_2of4"), recovery="obs", name="x")
-    with pytest.raises(PlanError, match="x recovers weights"):
-        mp.apply_plan(replace(plan, schemes={**plan.schemes, "x": recovering}), module)
+def test_a_module_takes_the_recovered_weights_that_the_plan_brings() -> None:
+    module, (x,) = pictures()
+    graph = mp.import_torch(module, [x])
+    recovered = replace(find_scheme("fp8_2of4"), recovery="obs")
+    arrays = {graph.inputs[0].name: x.numpy()}
+    space = mp.SearchSpace("s", (find_scheme("fp16"), recovered))
+    simulator = mp.Simulator(graph, space, make_batches(arrays), device="cpu")
+    chosen = simulator.allowed[:, 1].astype(np.int64)
+    plan = mp.make_plan(mp.Point(tuple(map(int, chosen)), {}), simulator)
+    assert plan.weights is not None
+    wanted = next(iter(simulator.run(arrays, chosen).values()))
+    mp.apply_plan(plan, module)
+    torch.testing.assert_close(module(x), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(PlanError, match="does not bring them"):
+        mp.apply_plan(replace(plan, weights=None), module)

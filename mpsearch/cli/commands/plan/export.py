@@ -18,7 +18,9 @@ def export(
     ] = "onnx",
     data: Annotated[
         Path | None,
-        typer.Option("--data", "-d", help="Calibration data, where pruned weights are recovered."),
+        typer.Option(
+            "--data", "-d", help="Calibration data, for old plans without recovered weights."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +33,7 @@ def export(
     made = read_plan(plan)
     if data is None and "recovery" in made.requires:
         raise PlanError(
-            f"{plan.name}: its pruned weights are recovered on the calibration data; give it with --data"
+            f"{plan.name}: it is of an earlier version and brings no recovered weights; give the calibration data with --data"
         )
     batches = read_data(data, made) if data is not None else None
     files = export_plan(made, model, out, target=target, batches=batches)
