@@ -144,7 +144,9 @@ def rebuild_weights(plan: Plan, graph: ModelGraph, batches: Batches | None) -> P
 def with_weights(plan: Plan, weights: PlanWeights | None) -> Plan:
     """Return ``plan`` with ``weights``, and with what it then requires of its readers."""
     others = tuple(name for name in plan.requires if name not in ("weights", "recovery"))
-    return replace(plan, weights=weights, requires=others if weights is None else (*others, "weights"))
+    return replace(
+        plan, weights=weights, requires=others if weights is None else (*others, "weights")
+    )
 
 
 def _changed_places(
