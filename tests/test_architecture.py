@@ -107,6 +107,40 @@ def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+FOLDERS = sorted({path.parent for path in MODULES})
+MOST_PARAMETERS = 8
+MANY_PARAMETERS = {
+    "problem/problem.py:__init__": "public signature: each is an array of the problem",
+    "search/find_front.py:find_front": "public signature: each is a field of the task",
+    "search/additive/compiled.py:merge_fronts": "compiled: takes arrays alone",
+    "data/pictures.py:read_pictures": "each is an option of `mpsearch data`",
+    "cli/commands/prepare/data.py:data": "each is an option of the command",
+    "program/operators/contrib.py:kernel": "one an input of the ONNX operator",
+    "program/operators/convolution.py:kernel": "one an input of the ONNX operator",
+    "program/operators/recurrent.py:kernel": "one an input of the ONNX operator",
+}
+"""Functions with more than eight parameters, and why."""
+
+
+def many_parameters(path: Path) -> Iterator[str]:
+    """Yield the functions of ``path`` that take more parameters than most."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if sum(argument.arg not in ("self", "cls") for argument in taken) > MOST_PARAMETERS:
+                yield f"{path.relative_to(PACKAGE).as_posix()}:{node.name}"
+
+
+def test_only_functions_with_a_reason_take_more_than_eight_parameters() -> None:
+    found = {name for path in MODULES for name in many_parameters(path)}
+    assert found == MANY_PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_folders_stay_small(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= 20
+
+
 @pytest.mark.parametrize("module", ["mpsearch", "mpsearch.cli", "mpsearch.registry"])
 def test_entry_points_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
