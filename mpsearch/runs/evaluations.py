@@ -6,7 +6,7 @@ data, schemes, seed, and the fingerprint of what computed it). Losses of differe
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,21 +35,23 @@ class EvaluationStore:
         """Open the store at ``path``, or make it.
 
         Raises:
-            JobError: The file is no store.
+            JobError: The file is no store, or the disk is full.
         """
         self._name = path.name
         try:
             self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.execute(_SCHEMA)
-            self._connection.execute(_SETTINGS)
+            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL"):
+                self._connection.execute(statement)
+            for statement in (_SCHEMA, _SETTINGS):
+                self._connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            raise self._refusal(error) from None
         except sqlite3.DatabaseError as error:
             raise JobError(f"{path.name}: must be a store of evaluations: {error}") from None
 
     def close(self) -> None:
-        """Close the file, its write-ahead log folded in."""
-        with closing(self._connection) as connection:
+        """Close the file, its write-ahead log folded in; where the disk is full it stays beside the file."""
+        with closing(self._connection) as connection, suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> "EvaluationStore":
@@ -58,9 +60,25 @@ class EvaluationStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _execute(self, statement: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: sqlite3.DatabaseError) -> JobError:
+        return JobError(
+            f"{self._name}: must be written, but {error}; what was measured before is kept, and the "
+            "same command goes on from there"
+        )
+
     def put(self, context: str, assignment: Sequence[int], losses: Floats) -> None:
-        """Keep the [n] ``losses`` of ``assignment`` [G]; what is there already stays."""
-        self._connection.execute(
+        """Keep the [n] ``losses`` of ``assignment`` [G]; what is there already stays.
+
+        Raises:
+            JobError: The disk is full, or the file was damaged.
+        """
+        self._execute(
             "INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?)",
             (context, _key(assignment), np.ascontiguousarray(losses, "<f8").tobytes()),
         )
@@ -68,26 +86,26 @@ class EvaluationStore:
     def get(self, context: str, assignment: Sequence[int]) -> Floats | None:
         """Return the [n] losses of ``assignment`` [G], or None."""
         query = "SELECT losses FROM evaluations WHERE context = ? AND assignment = ?"
-        row = self._connection.execute(query, (context, _key(assignment))).fetchone()
+        row = self._execute(query, (context, _key(assignment))).fetchone()
         return None if row is None else np.frombuffer(row[0], "<f8").astype(np.float64)
 
     def settle(self, name: str, value: str) -> str:
         """Return what setting ``name`` was when it was first settled; it is ``value`` if it is now."""
-        self._connection.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (name, value))
+        self._execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (name, value))
         query = "SELECT value FROM settings WHERE name = ?"
-        return str(self._connection.execute(query, (name,)).fetchone()[0])
+        return str(self._execute(query, (name,)).fetchone()[0])
 
     def items(self, context: str) -> Iterator[tuple[tuple[int, ...], Floats]]:
         """Yield every assignment of ``context`` with its [n] losses."""
         query = "SELECT assignment, losses FROM evaluations WHERE context = ? ORDER BY assignment"
-        for text, blob in self._connection.execute(query, (context,)):
+        for text, blob in self._execute(query, (context,)):
             losses = np.frombuffer(blob, "<f8").astype(np.float64)
             yield tuple(int(part) for part in text.split()), losses
 
     def count(self, context: str) -> int:
         """Return how many assignments of ``context`` are kept."""
         query = "SELECT COUNT(*) FROM evaluations WHERE context = ?"
-        return int(self._connection.execute(query, (context,)).fetchone()[0])
+        return int(self._execute(query, (context,)).fetchone()[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,3 +93,14 @@ def test_a_simulator_measures_what_the_store_does_not_hold(
     assert again.keep_losses(StoredLosses(store, "run", contexts)).loss(plan) == expected
     found = again.keep_losses(StoredLosses(store, "other run", contexts)).loss(plan)
     assert found == expected
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    with EvaluationStore(tmp_path / "e.sqlite") as store:
+        store.put("c", (0, 0), np.ones(4))
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(JobError, match=r"e\.sqlite: must be written, but .*full; .* is kept"):
+            store.put("c", (0, 1), np.ones(100_000))
+    with EvaluationStore(tmp_path / "e.sqlite") as store:
+        assert [key for key, _ in store.items("c")] == [(0, 0)]
