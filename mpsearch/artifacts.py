@@ -47,8 +47,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # a write of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
