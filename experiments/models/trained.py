@@ -42,7 +42,7 @@ class _Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        n, positions, width = x.shape
+        positions, width = x.shape[1:]
         each = width // self.heads
 
         def split(y: Tensor) -> Tensor:
