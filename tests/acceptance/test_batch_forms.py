@@ -10,6 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import mpsearch as mp
+from mpsearch.data.batches import make_batches
+from mpsearch.errors import PlanError
 from mpsearch.plan.files import read_plan
 from tests.support.command_line import Mpsearch
 
@@ -29,13 +31,22 @@ NETS = {  # each right in onnxruntime at its own batch of 1
         NODE("Softmax", ["s"], ["p"], axis=-1),
         NODE("MatMul", ["p", "h"], ["y"]),
     ],
+    "attention behind a Reshape to [1, 8, 16]": [
+        NODE("MatMul", ["x", "w"], ["h0"]),
+        NODE("Reshape", ["h0", "r8"], ["h"]),
+        NODE("MatMul", ["h", "w1"], ["q"]),
+        NODE("Transpose", ["h"], ["k"], perm=[0, 2, 1]),
+        NODE("MatMul", ["q", "k"], ["s"]),
+        NODE("Softmax", ["s"], ["p"], axis=-1),
+        NODE("MatMul", ["p", "h"], ["y"]),
+    ],
 }
 
 
 def write(path: Path, nodes: Sequence[onnx.NodeProto]) -> None:
     rng = np.random.default_rng(0)
     w, w1 = (rng.standard_normal((2, 16, 16)) / 4).astype(np.float32)
-    constants = {"w": w, "w1": w1, "r": np.array([1, -1, 16])}
+    constants = {"w": w, "w1": w1, "r": np.array([1, -1, 16]), "r8": np.array([1, 8, 16])}
     graph = helper.make_graph(
         list(nodes),
         "g",
@@ -115,3 +126,41 @@ def test_a_time_first_model_is_searched_along_the_axis_that_is_named(
         assert plan.batch_axes == {"x": 1}
         assert plan.shapes == {"x": (7, None, 4)}
     assert mpsearch("search", tmp_path / "m.onnx", "--batch-axis", "x:1").code != 0
+
+
+def test_blocks_along_a_reduction_that_the_batch_sizes_are_refused_and_the_rest_is_right(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [NODE("MatMul", ["adj", "x"], ["h"]), NODE("MatMul", ["h", "w"], ["y"])],
+        "g",
+        [
+            helper.make_tensor_value_info("adj", 1, ["N", "N"]),
+            helper.make_tensor_value_info("x", 1, ["N", 16]),
+        ],
+        [helper.make_tensor_value_info("y", 1, ["N", 8])],
+        [numpy_helper.from_array(rng.standard_normal((16, 8)).astype(np.float32) / 4, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path, space = tmp_path / "m.onnx", mp.read_space("npu")
+    onnx.save(model, path)
+    small, large = (
+        make_batches({name: rng.standard_normal((n, k)).astype(np.float32) for name, k in widths})
+        for n, widths in ((6, (("adj", 6), ("x", 16))), (21, (("adj", 21), ("x", 16))))
+    )
+    simulator = mp.Simulator(mp.import_onnx(path), space, small)
+    (gather, dense) = range(len(simulator.groups))
+    nvfp4 = space.index("nvfp4")
+    assert not simulator.allowed[gather, nvfp4]
+    assert simulator.allowed[dense, nvfp4]
+    with pytest.raises(PlanError, match="as long as the batch"):
+        mp.make_plan(mp.Point((nvfp4, nvfp4), {}), simulator)
+    for first in (space.index("fp16"), space.index("fp8")):
+        plan = mp.make_plan(mp.Point((first, nvfp4), {}), simulator)
+        mp.export_plan(plan, path, tmp_path / f"export{first}")
+        for batches in (small, large):
+            for runtime in ("reference", "openvino"):
+                assert mp.verify_plan(
+                    plan, path, tmp_path / f"export{first}", batches, runtime=runtime
+                ).ok
