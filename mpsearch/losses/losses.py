@@ -200,7 +200,9 @@ def _compare(
 
 
 def _mean_positions(each: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over all axes but the first, over positions that the mask keeps where it fits."""
+    """Mean over all axes but the first, over positions that the mask keeps where it fits; of none it is 0."""
+    if not each.numel():
+        return each.reshape(each.shape[0], -1).sum(1)
     if each.ndim == 1:
         return each
     if mask is not None and each.shape[:2] == mask.shape:

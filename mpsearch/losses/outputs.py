@@ -212,8 +212,14 @@ def choose_heads(
             choices = ", ".join(head.output for head in heads)
             raise DataError(f"outputs of the loss must be of {choices}; got {unknown[0]!r}")
         heads = tuple(head for head in heads if head.output in choice.outputs)
-    if not heads:
-        raise DataError(f"{graph.name} must have an output of floating-point numbers, it has none")
+    filled = tuple(head for head in heads if not _is_empty(head, graph))
+    if not filled:
+        named = ", ".join(repr(head.output) for head in heads)
+        raise DataError(
+            f"{graph.name} must have an output of floating-point numbers, "
+            + (f"but {named} holds no elements" if heads else "it has none")
+        )
+    heads = filled
     scores = tuple(head for head in heads if not head.is_number)
     if not kind and not choice.outputs:
         heads = tuple(head for head in heads if not _is_state(head, graph)) or heads
@@ -233,6 +239,12 @@ def choose_heads(
     if not scores:  # asked for: scores of classes along the last axis
         scores = tuple(Head(h.output, h.output, "logits", -1) for h in heads)
     return scores, kind
+
+
+def _is_empty(head: Head, graph: ModelGraph) -> bool:
+    """Whether an output holds no elements, whatever the data: an empty split, a cache of length 0."""
+    value = graph.values.get(head.output)
+    return value is not None and value.shape is not None and 0 in value.shape
 
 
 def _is_state(head: Head, graph: ModelGraph) -> bool:

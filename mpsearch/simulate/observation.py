@@ -1,5 +1,6 @@
 """One pass of the fp32 program over the data: ranges, magnitudes, reference outputs, sizes."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from mpsearch.numerics.ranges import RangeObserver, make_range
 from mpsearch.program.program import Program, Step, Values
 from mpsearch.program.schedule import make_schedule, run_schedule
 from mpsearch.schemes import Scheme, Spec
+
+
+class SilentActivationWarning(UserWarning):
+    """An activation is zero on all calibration data, so its range was never seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +203,13 @@ def make_ranges(
     """Return (value name, spec) to the range of all activations for all static specs of ``schemes``.
 
     Operands inside an operator (name "") are hidden states and attention's probabilities, which
-    do not leave [-1, 1].
+    do not leave [-1, 1]. Warns of values that are zero on all of the data: a range that was never seen makes
+    them zero for ever.
     """
     specs = {s.activation for s in schemes}
     specs = {spec for spec in specs if not spec.is_cast and spec.range == "static"}
+    if any(spec.granularity == "tensor" or spec.tensor_scale for spec in specs):
+        _warn_silent(graph, observation)
     ranges = {("", spec): make_range(-1.0, 1.0, spec) for spec in specs}
     for layer in graph.layers:
         for value, _, _ in activation_inputs(layer).values():
@@ -209,6 +217,19 @@ def make_ranges(
                 if (value, spec) not in ranges:
                     ranges[value, spec] = observation.observers[value].finish(spec)
     return ranges
+
+
+def _warn_silent(graph: ModelGraph, observation: Observation) -> None:
+    for layer in graph.layers:
+        for value, _, _ in activation_inputs(layer).values():
+            seen = observation.observers[value]
+            if seen.low == seen.high == 0.0:
+                warnings.warn(
+                    f"{value!r}, which layer {layer.name!r} reads, is zero on all calibration samples: its range was "
+                    "never seen, and schemes with calibrated ranges make it zero on any other; give samples that use it",
+                    SilentActivationWarning,
+                    stacklevel=2,
+                )
 
 
 def static_ranges(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> tuple[tuple[str, Spec], ...]:

@@ -111,7 +111,12 @@ def _nvfp4_body() -> list[NodeProto]:
         _number("six", find_format("e2m1").max_value),
         _number("largest_scale", find_format("e4m3").max_value),
         _node("Mul", "tensor_scale six", "reach"),
-        _node("Div", "amax reach", "ratio"),
+        # A tensor of zeros has the scale 0: its steps are 0 whatever the block scales are, but none is 0/0.
+        _number("nothing", 0.0),
+        _number("whole", 1.0),
+        _node("Equal", "reach nothing", "silent"),
+        _node("Where", "silent whole reach", "bound"),
+        _node("Div", "amax bound", "ratio"),
         _node("Min", "ratio largest_scale", "saturated"),
         _node("Cast", "saturated", "blocked_scales", to=TensorProto.FLOAT8E4M3FN),
         _node("Reshape", "blocked_scales scale_shape", "scales"),
