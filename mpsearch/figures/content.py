@@ -10,7 +10,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.sensitivity.self_test_file import SelfTest
-from mpsearch.stats.estimates import Bools
+from mpsearch.stats.estimates import Bools, Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class Report:
         run: Name of the run's folder; "" leaves out what one can do with it.
         plan: The chosen plan's file in it.
         data: File name of the calibration data.
+        by_output: Part of the outputs to what the chosen plan loses there.
+        by_slice: Slice of the data to what it loses there.
     """
 
     title: str
@@ -62,6 +64,8 @@ class Report:
     run: str = ""
     plan: str = ""
     data: str = ""
+    by_output: Mapping[str, Estimate] = field(default_factory=dict)
+    by_slice: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def allowed(self) -> Bools:

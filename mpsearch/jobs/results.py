@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
+import numpy as np
+
 from mpsearch.choose.by_quality import Drop, Scorer, describe
 from mpsearch.choose.measured import plan_file
 from mpsearch.choose.rules import CHOICES, Choice
@@ -18,6 +20,9 @@ from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.runs.record import QualityTest, Results
 from mpsearch.search.measured.measure import rank_correlation
+from mpsearch.simulate.loss_parts import find_lopsided, losses_by_output, losses_by_slice
+from mpsearch.stats.digits import number
+from mpsearch.stats.estimates import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,9 @@ def make_results(bench: Bench, table: Table, chosen: Chosen, rows: tuple[PlanRow
     """Return what ``run.json`` keeps of a run with data."""
     prepared, choices = bench.prepared, chosen.choices
     correlation, count = rank_correlation(chosen.front)
+    main = np.asarray(choices[0].point.assignment)
+    by_output = losses_by_output(bench.simulator, main)
+    by_slice = losses_by_slice(bench.simulator, main)
     return Results(
         space=prepared.space.name,
         samples=bench.simulator.n_samples,
@@ -98,8 +106,10 @@ def make_results(bench: Bench, table: Table, chosen: Chosen, rows: tuple[PlanRow
         labels={f"{choice.name}.json": choice.label for choice in choices},
         correlation=correlation if isfinite(correlation) else None,
         correlated=count,
-        notes=_notes(bench, table, chosen),
+        notes=(*_notes(bench, table, chosen), *_lopsided_notes(choices[0], by_output, by_slice)),
         tests=tuple(map(_quality_test, chosen.drops)),
+        by_output=by_output,
+        by_slice=by_slice,
     )
 
 
@@ -167,6 +177,19 @@ def _notes(bench: Bench, table: Table, chosen: Chosen) -> tuple[str, ...]:
         items = "1 item is" if len(undecided) == 1 else f"{len(undecided)} items are"
         notes.append(f"{items} not decided by any plan; coverage lists them.")
     return tuple(notes)
+
+
+def _lopsided_notes(
+    choice: Choice, by_output: Mapping[str, Estimate], by_slice: Mapping[str, Estimate]
+) -> list[str]:
+    """What is said of parts that lose far more than the rest."""
+    return [
+        f"{choice.label}: {kind} {name} loses {number(losses[name].mean)}, "
+        + (f"{times:.0f} times the mean of the others" if isfinite(times) else "the others nothing")
+        + ": judge the plan there too."
+        for kind, losses in (("output", by_output), ("slice", by_slice))
+        for name, times in find_lopsided(losses).items()
+    ]
 
 
 def _quality_notes(quality: str, drops: tuple[Drop, ...]) -> list[str]:

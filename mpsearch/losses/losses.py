@@ -100,6 +100,25 @@ def sample_losses(
     return torch.stack(parts).mean(0)
 
 
+def part_losses(
+    heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Target
+) -> dict[str, Tensor]:
+    """Return the [n] divergences of each part of the outputs: what ``kl`` and ``mse`` are the mean of.
+
+    A part is an output, or a group of its channels where these are of several magnitudes.
+    """
+    values = _without_fill(heads, values, target)
+    parts: dict[str, Tensor] = {}
+    for head, value, reference, scale in zip(
+        heads, values, target.reference, target.scales, strict=True
+    ):
+        scales = scale.by_group() if head.is_number else (scale,)
+        for group, own in enumerate(scales):
+            name = scale.name(head.output, group) if head.is_number else head.output
+            parts[name] = _divergence(head, value, reference, own, target.mask)
+    return parts
+
+
 def _divergence(
     head: Head, value: Tensor, reference: Tensor, scale: Scale, mask: Tensor | None
 ) -> Tensor:

@@ -49,6 +49,20 @@ class Scale:
         """Return ``squares`` [samples, …] relative to the variances of their groups."""
         return squares * self.spread(self.weights, squares)
 
+    def by_group(self) -> "tuple[Scale, ...]":
+        """Return a scale for each group, by which only its own errors count."""
+        return tuple(
+            Scale(
+                self.axis,
+                self.groups,
+                tuple(
+                    weight * self.n_groups if own == group else 0.0
+                    for own, weight in zip(self.groups, self.weights, strict=True)
+                ),
+            )
+            for group in range(self.n_groups)
+        )
+
     def name(self, output: str, group: int) -> str:
         """Return what a group is called: ``boxes``, or ``out[0:4]`` where the output has several."""
         if self.n_groups == 1:

@@ -1,7 +1,7 @@
 """The parts of a report that are text and tables, as values."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mpsearch.figures.comparison import compare, find_row
 from mpsearch.figures.content import Report
@@ -99,6 +99,23 @@ def plans_table(report: Report) -> Grid | None:
         add(_score_title(name), "held-out", scores)
     mark = next((i for i, row in enumerate(rows) if row is chosen), -1)
     return Grid(tuple(columns), tuple(zip(*cells, strict=True)), chosen=mark)
+
+
+def losses_table(title: str, losses: Mapping[str, Estimate]) -> Grid | None:
+    """Return what each part loses beside the mean of all; None where there is but one."""
+    if len(losses) < 2:
+        return None
+    mean = sum(loss.mean for loss in losses.values()) / len(losses)
+    rows = [
+        (
+            Cell(name),
+            estimate_cell(loss),
+            Cell(number(loss.mean / mean, 2) if mean > 0 else "–"),
+        )
+        for name, loss in sorted(losses.items(), key=lambda item: -item[1].mean)
+    ]
+    columns = (Column(title, kind="name"), Column("Loss", "measured"), Column("Times", "the mean"))
+    return grid_of(columns, rows)
 
 
 def layers_table(report: Report) -> Grid | None:

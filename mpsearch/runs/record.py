@@ -9,6 +9,7 @@ from pydantic import Field
 from mpsearch.artifacts import Content, read_artifact
 from mpsearch.errors import JobError
 from mpsearch.figures.plan_row import PlanRow
+from mpsearch.stats.estimates import Estimate
 
 _PACKAGES = ("mpsearch", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 
@@ -67,6 +68,8 @@ class Results(Content):
         notes: What a reader must know.
         labels: Name of each chosen plan's file to what tables call it.
         tests: Plans whose quality was tested, in order.
+        by_output: Part of the outputs to what the main plan loses there; empty where there is but one.
+        by_slice: Slice of the data to what the main plan loses there; empty without slices.
     """
 
     space: str
@@ -81,6 +84,8 @@ class Results(Content):
     notes: tuple[str, ...]
     labels: dict[str, str] = Field(default_factory=dict)
     tests: tuple[QualityTest, ...] = ()
+    by_output: dict[str, Estimate] = Field(default_factory=dict)
+    by_slice: dict[str, Estimate] = Field(default_factory=dict)
 
 
 class RunRecord(Content):

@@ -50,4 +50,6 @@ def read_report(path: Path) -> Report:
         run=path.name,
         plan=next((f"plans/{name}" for name in results.rules), ""),
         data=run.job.data,
+        by_output=results.by_output,
+        by_slice=results.by_slice,
     )

@@ -354,13 +354,9 @@ class Simulator:
         Raises:
             DataError: The data hold no labels.
         """
-        schemes = None if assignment is None else layer_schemes(self.calibrated, assignment)
         nll, right = [], []
         for run, target in enumerate(self.targets):
-            values = target.reference
-            if schemes is not None:
-                with torch.inference_mode():
-                    values = self._runner.heads(self._runner.run(self.feed_run(run), schemes))
+            values = self.head_values(assignment, run)
             nll.append(absolute_losses(self.heads, values, target))
             if not self.heads[0].is_number:
                 right.append(accuracies(self.heads, values, target))
@@ -368,6 +364,14 @@ class Simulator:
         if right:
             found["accuracy"] = torch.cat(right).cpu().numpy()
         return found
+
+    def head_values(self, assignment: Ints | None, run: int) -> tuple[Tensor, ...]:
+        """Return what the loss reads of one run of the model; None is the fp32 model's."""
+        if assignment is None:
+            return self.targets[run].reference
+        schemes = layer_schemes(self.calibrated, assignment)
+        with torch.inference_mode():
+            return self._runner.heads(self._runner.run(self.feed_run(run), schemes))
 
     def feed(self, b: int) -> dict[str, Tensor]:
         """Return input name to tensor of batch ``b`` of the data."""

@@ -10,6 +10,7 @@ import pytest
 
 from mpsearch.figures.content import Report
 from mpsearch.report.page import render_report, write_report
+from mpsearch.stats.estimates import Estimate
 
 SECTIONS = ("plans", "front", "plan", "sensitivity", "trust", "coverage", "run", "notes")
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background"}
@@ -208,3 +209,13 @@ def test_any_number_of_layers_can_be_shown(make_report, n_layers: int) -> None: 
     assert len(text.encode()) < 6_000_000
     page = Page(text)
     assert set(page.data) >= {"figure-front", "figure-sensitivity", "figure-plan"}
+
+
+def test_the_loss_is_shown_by_output_and_by_slice_the_largest_first(report: Report) -> None:
+    assert "Where its loss comes from" not in render_report(report)
+    outputs = {"boxes": Estimate(0.01, 0.001), "scores": Estimate(0.19, 0.01)}
+    shown = replace(report, by_output=outputs, by_slice={"night": Estimate(0.1, 0.01)})
+    words = " ".join(Page(render_report(shown)).texts)
+    assert words.index("scores") < words.index("boxes")
+    assert "1.9" in words  # times the mean of 0.1
+    assert "Slice of the data" not in words  # there is but one
