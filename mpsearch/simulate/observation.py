@@ -225,7 +225,7 @@ def _warn_silent(graph: ModelGraph, observation: Observation) -> None:
             seen = observation.observers[value]
             if seen.low == seen.high == 0.0:
                 warnings.warn(
-                    f"{value!r}, which layer {layer.name!r} reads, is zero on all calibration samples: its range was "
+                    f"{value!r}, which layer {layer.name!r} reads, is zero on all calibration samples, or in a branch that none takes: its range was "
                     "never seen, and schemes with calibrated ranges make it zero on any other; give samples that use it",
                     SilentActivationWarning,
                     stacklevel=2,

@@ -95,6 +95,7 @@ def test_what_overflows_only_in_a_scheme_is_refused_by_name_and_the_rest_is_scor
         assert "fc0" in reason
 
 
+@pytest.mark.filterwarnings("ignore::mpsearch.simulate.observation.SilentActivationWarning")
 def test_a_dead_branch_is_zero_where_its_neighbours_are_not(tmp_path: Path) -> None:
     weights = random_weights(16, 8, 8, 3)
     weights[1][:] = 0

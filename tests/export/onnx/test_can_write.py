@@ -115,6 +115,7 @@ def branch(number: str) -> onnx.GraphProto:
     return helper.make_graph(nodes, f"branch{number}", [], [out], [own])
 
 
+@pytest.mark.filterwarnings("ignore::mpsearch.simulate.observation.SilentActivationWarning")
 @pytest.mark.parametrize("sign", [1, -1])
 def test_layers_in_branches_are_written_and_the_whole_is_proven(sign: int, tmp_path: Path) -> None:
     nodes = [
