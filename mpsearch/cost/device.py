@@ -42,7 +42,9 @@ class Device(Content):
         bandwidth_gb_s: Memory bandwidth.
         peak_tflops: Dense peak by rate (``fp16``, ``fp8``, ``fp4``, ``int8``, …).
         formats: Operand formats that its multipliers take (``nvfp4`` and ``mxfp4`` share a rate).
-        weight_only: Formats that weights may be stored in while computing in 16 bits.
+        weight_only: Formats that weights may be stored in beside activations of 16 bits, which set the rate.
+        mixed_weights: Format of narrower activations to those that weights may be stored in beside it; the
+            product runs at the activations' rate.
         sparsity: Pattern to the operand formats that have sparse kernels.
         sparse_gain: Gain of a sparse kernel over the dense one, compute-bound.
         efficiency: Share of the peak that kernels of a rate reach; 1 where it says nothing. Sparse kernels
@@ -77,6 +79,7 @@ class Device(Content):
     sparse_peak_tflops: Mapping[str, Positive] = Field(default_factory=dict)
     formats: tuple[str, ...]
     weight_only: tuple[str, ...] = ()
+    mixed_weights: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     sparsity: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     sparse_gain: Annotated[float, Field(ge=0.5, lt=2)] = 1.6
     efficiency: Mapping[str, Fraction] = Field(default_factory=dict)
@@ -135,14 +138,24 @@ def refusal(device: Device, scheme: Scheme) -> str:
         return f"{device.name} has no {wide} multipliers (it has {', '.join(device.formats)})"
     if scheme.rate not in device.peak_tflops:
         return f"{device.name} publishes no peak for {scheme.rate}"
-    if weight != activation and weight not in device.weight_only:
-        stored = ", ".join(device.weight_only) or "none"
+    beside = _stored_beside(device, activation)
+    if weight != activation and weight not in beside:
+        stored = ", ".join(beside) or "none"
         return (
-            f"{device.name} has no kernel with {weight} weights and {activation} (stored: {stored})"
+            f"{device.name} has no kernel with {weight} weights and {activation} activations "
+            f"(other weights beside {activation}: {stored})"
         )
     if scheme.sparsity is not None:
         taken = device.sparsity.get(scheme.sparsity, ())
-        if weight != activation or weight not in taken:
+        mixed = weight != activation and activation not in device.mixed_weights
+        if mixed or weight not in taken or activation not in taken:
             kinds = ", ".join(taken) or "no format"
             return f"{device.name} has {scheme.sparsity} kernels for {kinds}, not for {scheme.name}"
     return ""
+
+
+def _stored_beside(device: Device, activation: str) -> tuple[str, ...]:
+    """Formats other than ``activation`` that weights may be stored in beside it."""
+    if activation in ("fp16", "bf16"):
+        return device.weight_only
+    return device.mixed_weights.get(activation, ())

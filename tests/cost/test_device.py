@@ -5,7 +5,7 @@ import pytest
 from mpsearch.cost.device import operand_format, read_device, refusal
 from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_folder
-from mpsearch.schemes import SCHEMES, find_scheme
+from mpsearch.schemes import SCHEMES, Scheme, Spec, find_scheme
 
 DEVICES = sorted(path.stem for path in data_folder("cost_models").glob("*.toml"))
 GOOD = """
@@ -65,6 +65,41 @@ def test_sparse_kernels_are_those_that_exist() -> None:
     assert not runs("npu_200tops", "nvfp4_4of8")
     assert not runs("t4", "fp16_2of4")
     assert not runs("h100_sxm5_80gb", "w4a16_2of4")
+    assert not runs("npu_200tops", "nvfp4a16_2of4")
+
+
+INT4 = Spec("int4", "group", block_shape=(1, 128), scale_format="fp16")
+
+
+def test_weights_are_checked_against_what_they_are_multiplied_with() -> None:
+    with_int8 = Scheme("w4a8_int8", INT4, find_scheme("int8").activation)
+    with_fp8 = Scheme("w4a8", INT4, find_scheme("fp8").activation)
+    in_tf32 = Scheme("w4a32", INT4, find_scheme("tf32").activation)
+    a100, h100 = read_device("a100_pcie_80gb"), read_device("h100_sxm5_80gb")
+    assert not refusal(a100, find_scheme("w4a16"))
+    reason = (
+        "has no kernel with int4 weights and int8 activations (other weights beside int8: none)"
+    )
+    assert reason in refusal(a100, with_int8)
+    assert not refusal(h100, with_fp8)
+    assert "int4 weights and int8 activations" in refusal(h100, with_int8)
+    assert "int4 weights and tf32 activations" in refusal(a100, in_tf32)
+
+
+def test_blackwell_and_the_npu_multiply_eight_by_four_bits() -> None:
+    mx = Scheme("mx84", find_scheme("mxfp4").weight, find_scheme("mxfp8").activation)
+    assert not refusal(read_device("b200_hgx"), mx)
+    assert "multipliers" in refusal(read_device("h100_sxm5_80gb"), mx)
+    sparse = Scheme("a8b4", find_scheme("nvfp4").weight, find_scheme("fp8").activation, "2:4")
+    assert not refusal(read_device("npu_200tops"), sparse)
+    assert refusal(read_device("b200_hgx"), sparse)
+
+
+def test_published_peaks_are_dense_ones() -> None:
+    assert read_device("a100_pcie_80gb").peak_tflops["fp16"] == 312  # 156 is that of tf32
+    assert read_device("b300_hgx").peak_tflops["int8"] == 150
+    thor = read_device("jetson_t5000_thor").peak_tflops
+    assert thor["fp16"] == thor["fp8"] / 2
 
 
 @pytest.mark.parametrize(

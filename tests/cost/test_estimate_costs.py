@@ -256,7 +256,11 @@ def test_a_cpu_also_pays_for_the_way_back_to_floating_point() -> None:
         ("hopper", "h100_sxm5_80gb"),
         ("blackwell", "b200_hgx"),
         ("ada", "l4_24gb"),
+        ("blackwell", "jetson_t5000_thor"),
         ("ampere", "a100_sxm4_80gb"),
+        ("turing", "t4"),
+        ("volta", "v100_sxm2_32gb"),
+        ("ascend", "ascend_910b"),
         ("cpu", "cpu_epyc_turin_1t"),
     ],
 )
@@ -265,6 +269,15 @@ def test_each_space_runs_whole_on_its_device(space: str, device: str) -> None:
     costs = estimate_costs(graph_of(layers), read_space(space), device, batch=8)
     assert costs.allowed.all(), costs.reasons
     assert (costs.objectives["latency_us"] > 0).all()
+
+
+def test_int8_is_no_gain_on_b300_which_has_almost_none() -> None:
+    graph = graph_of([linear("fc", 8192, 8192, 8192)])
+    space = SearchSpace("two", (find_scheme("fp16"), find_scheme("int8")))
+    fp16, int8 = estimate_costs(graph, space, "b300_hgx").objectives["latency_us"][0]
+    assert int8 / fp16 == pytest.approx(2250 / 150, rel=0.01)
+    fp16, int8 = estimate_costs(graph, space, "h100_sxm5_80gb").objectives["latency_us"][0]
+    assert int8 < fp16
 
 
 @pytest.mark.parametrize("batch", [0, -1])
