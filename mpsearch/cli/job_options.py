@@ -51,7 +51,7 @@ def read_asked(asked: Asked) -> "tuple[Job, Sources]":
         JobError: A key is wrong, a file is missing, or a job file names code that is not trusted.
     """
     from mpsearch.errors import JobError
-    from mpsearch.runs.job import change_job, check_trust, new_job, read_job
+    from mpsearch.runs.job_file import change_job, check_trust, new_job, read_job
     from mpsearch.runs.sources import locate
 
     values, model = dict(asked.values), asked.model

@@ -16,7 +16,7 @@ from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import Front, Point, read_front
 from mpsearch.problem.ties import Difference, find_better, unpaired
 from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
-from mpsearch.runs.job import check_trust, read_job
+from mpsearch.runs.job_file import check_trust, read_job
 from mpsearch.runs.record import RunRecord, read_record
 from mpsearch.runs.sources import locate
 from mpsearch.search.choose_point import choose_point, upper

@@ -26,7 +26,8 @@ from mpsearch.problem.tables import (
 )
 from mpsearch.registry import find
 from mpsearch.runs.graph_file import read_graph, write_graph
-from mpsearch.runs.job import Job, OwnSettings
+from mpsearch.runs.job import Job
+from mpsearch.runs.job_tables import OwnSettings
 from mpsearch.runs.run_folder import Stage, parameters
 from mpsearch.search.find_front import find_front
 from mpsearch.search.measured.measure import measure_points

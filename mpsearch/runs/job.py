@@ -8,16 +8,13 @@ the table in ``docs/cli.md`` and of what errors say of a key.
 """
 
 import re
-from collections.abc import Container, Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import tomli_w
 from pydantic import AfterValidator, ByteSize, Field, TypeAdapter, ValidationError
 
-from mpsearch.artifacts import Content, explain, read_toml, write_text
-from mpsearch.errors import JobError
+from mpsearch.artifacts import Content
 from mpsearch.problem.tables import FULL
+from mpsearch.runs.job_tables import Limits, OwnSettings
 from mpsearch.runs.knob import CHOICE, DEVICE, FILES, MACHINE, SEARCH, TABLE, Knob
 from mpsearch.space.space import RecoveryName
 
@@ -39,46 +36,6 @@ def _budget(value: int | str) -> int | str:
     if value != FULL and (isinstance(value, str) or value < 0):
         raise ValueError(f'must be a number of at least 0, or "{FULL}"')
     return value
-
-
-class Limits(Content):
-    """What the chosen plan must keep to; None does not limit."""
-
-    latency_us: Annotated[
-        float | None,
-        Knob(CHOICE, "none", example=100.0, option="--max-latency-us"),
-        Field(description="Greatest latency of one batch on the device, in microseconds."),
-    ] = None
-    weight_bytes: Annotated[
-        float | None,
-        Knob(CHOICE, "none", example=1e6, option="--max-weight-bytes"),
-        Field(description="Greatest size: stored bytes of all decided weights."),
-    ] = None
-    effective_bits: Annotated[
-        float | None,
-        Knob(CHOICE, "none", example=6.0, option="--max-effective-bits"),
-        Field(description="Most stored bits a decided weight, scales included."),
-    ] = None
-    loss: Annotated[
-        float | None,
-        Knob(CHOICE, "none", example=0.01, option="--max-loss"),
-        Field(description="Greatest measured loss, that is, increase over the fp32 model."),
-    ] = None
-
-    def given(self) -> dict[str, float]:
-        """Return name to value of the limits that are set."""
-        values = {name: getattr(self, name) for name in Limits.model_fields if name != "extensions"}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-class OwnSettings(Content):
-    """What is told to a plug-in alone.
-
-    Attributes:
-        settings: Its own settings by name; ``mpsearch.registry.find(kind, name).settings`` says which there are.
-    """
-
-    settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
 class Job(Content):
@@ -325,74 +282,3 @@ class Job(Content):
     def memory_bytes(self) -> int | None:
         """Memory that the process may hold; None where nothing limits it."""
         return int(_BYTES.validate_python(self.max_memory)) if self.max_memory else None
-
-
-def new_job(values: Mapping[str, Any]) -> Job:
-    """Return the job that ``values`` make.
-
-    Raises:
-        JobError: A key is unknown or its value is wrong; the message names it.
-    """
-    try:
-        return Job.model_validate(dict(values))
-    except ValidationError as error:
-        raise JobError(explain(Job, error)) from None
-
-
-def check_trust(job: Job, name: str, *, told: Container[str] = ()) -> None:
-    """Refuse a job from a file that names code to be run.
-
-    Args:
-        job: The job.
-        name: Of its file.
-        told: Keys whose values the user gave, not the file.
-
-    Raises:
-        JobError: ``quality`` or ``loss`` names a function; the message says how to trust it.
-    """
-    for key, value in (("quality", job.quality), ("loss", job.loss)):
-        function = value.removeprefix("quality:")
-        if ":" in function and (key == "quality" or function != value) and key not in told:
-            raise JobError(
-                f"{name}: {key} names code to be run, {function!r}; read that code, then give --trust-code"
-            )
-
-
-def change_job(job: Job, values: Mapping[str, Any]) -> Job:
-    """Return ``job`` with ``values`` put over it; limits and settings are put over one by one.
-
-    Raises:
-        JobError: A key is unknown or its value is wrong; the message names it.
-    """
-    old = job.model_dump()
-    limits = {**old["limits"], **values.get("limits", {})}
-    own = {
-        key: {"settings": {**old[key]["settings"], **values.get(key, {}).get("settings", {})}}
-        for key in ("search", "sensitivity")
-    }
-    return new_job({**old, **values, "limits": limits, **own})
-
-
-def read_job(path: Path) -> Job:
-    """Read a job file.
-
-    Raises:
-        JobError: It cannot be read, or a key is unknown or wrong; the message names file and key.
-    """
-    return read_toml(path, Job, JobError)
-
-
-def write_job(job: Job, path: Path) -> None:
-    """Write ``job`` as TOML; empty keys are left out."""
-    write_text(path, job_text(job))
-
-
-def job_text(job: Job) -> str:
-    """Return ``job`` as TOML; empty keys are left out."""
-    said: dict[str, Any] = {}
-    for key, value in job.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            value = {k: v for k, v in value.items() if v not in (None, {})}
-        if value not in ("", [], None, {}):
-            said[key] = value
-    return tomli_w.dumps(said)

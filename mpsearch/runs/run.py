@@ -12,7 +12,8 @@ from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import Front, read_front
 from mpsearch.problem.tables import Costs, Table, read_costs, read_table
 from mpsearch.runs.graph_file import read_graph
-from mpsearch.runs.job import Job, read_job
+from mpsearch.runs.job import Job
+from mpsearch.runs.job_file import read_job
 from mpsearch.runs.record import Results, RunRecord, read_record
 from mpsearch.sensitivity.self_test_file import SelfTest, read_self_test
 

@@ -11,7 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from mpsearch.artifacts import read_artifact, read_envelope, write_artifact
 from mpsearch.data.batches import Batches
 from mpsearch.errors import ArtifactError, JobError, OutputExistsError
-from mpsearch.runs.job import Job, read_job, write_job
+from mpsearch.runs.job import Job
+from mpsearch.runs.job_file import read_job, write_job
 from mpsearch.runs.record import RunRecord, StageRecord
 
 T = TypeVar("T")

@@ -6,15 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsearch.errors import JobError, UnknownNameError
-from mpsearch.runs.job import (
-    Job,
-    Limits,
-    change_job,
-    job_text,
-    new_job,
-    read_job,
-    write_job,
-)
+from mpsearch.runs.job import Job
+from mpsearch.runs.job_file import change_job, job_text, new_job, read_job, write_job
+from mpsearch.runs.job_tables import Limits
 from mpsearch.runs.knob import GROUPS, find_keys
 from mpsearch.runs.run_folder import difference
 from mpsearch.runs.sources import locate

@@ -3,7 +3,7 @@
 import pytest
 
 from mpsearch.errors import JobError
-from mpsearch.runs.job import change_job, job_text, new_job
+from mpsearch.runs.job_file import change_job, job_text, new_job
 from mpsearch.runs.run_folder import difference
 
 

@@ -50,7 +50,7 @@ def _checked(path: Path) -> tuple[str, str]:
 
 
 def _run(path: Path) -> tuple[str, str]:
-    from mpsearch.runs.job import read_job
+    from mpsearch.runs.job_file import read_job
     from mpsearch.runs.record import read_record
 
     job, record = read_job(path / "job.toml"), read_record(path)
@@ -80,7 +80,7 @@ def _toml(path: Path) -> tuple[str, str]:
         return "device file", f"{device.title}, {device.bandwidth_gb_s:g} GB/s"
     if "model" in keys:
         from mpsearch.jobs.prepare import check_names
-        from mpsearch.runs.job import read_job
+        from mpsearch.runs.job_file import read_job
 
         job = read_job(path)
         check_names(job)
