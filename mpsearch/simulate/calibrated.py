@@ -1,7 +1,7 @@
 """A model made ready to be simulated: compiled, its ranges known, what each group may take, its weights."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from mpsearch.program.memory_of_machine import find_device, keep_freed_blocks
 from mpsearch.program.program import Program, Step
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.changes import Changes, change_constants
 from mpsearch.simulate.memory_budget import make_budget
 from mpsearch.simulate.observation import Observation, find_overflows, make_ranges
 from mpsearch.simulate.reference import Reference, iterate_feeds, measure_reference
@@ -56,6 +57,8 @@ class Calibrated:
         ports: [L] where each layer takes its operands.
         layer_steps: Layer to the step that it is, and the program (or subgraph's program) that this stands in.
         max_memory: Bytes of anonymous memory that the process may hold, None where nobody said.
+        changes: What a plan changes: then only its own assignment may be run. The constants among them are in
+            ``graph`` and ``program`` already.
     """
 
     graph: ModelGraph
@@ -69,6 +72,7 @@ class Calibrated:
     ports: tuple[Ports, ...]
     layer_steps: Mapping[int, tuple[Program, Step]]
     max_memory: int | None
+    changes: Changes = field(default_factory=Changes)
 
     @property
     def base(self) -> Scheme:
@@ -85,6 +89,7 @@ class Calibrated:
             self.weights,
             [step.layer for step in steps if step.layer >= 0],
             self.ports,
+            self.changes.biases,
         )
 
 
@@ -170,6 +175,21 @@ def calibrate_and_refer(
         max_memory,
     )
     return calibrated, reference
+
+
+def apply_changes(calibrated: Calibrated, changes: Changes) -> Calibrated:
+    """Return ``calibrated`` as a plan changes it: ranges stay, weights, biases and constants are its own."""
+    graph, program = change_constants(calibrated.graph, changes), calibrated.program
+    if changes.constants:
+        program = compile_graph(graph, program.device)
+    return replace(
+        calibrated,
+        graph=graph,
+        program=program,
+        weights=calibrated.weights.change(program, changes.weights),
+        layer_steps=program.find_layers(),
+        changes=changes,
+    )
 
 
 def _find_allowed(

@@ -12,6 +12,7 @@ from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.numerics.range import Range
 from mpsearch.program.program import Step
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.simulate.changes import add_bias
 from mpsearch.simulate.observation import activation_inputs
 from mpsearch.simulate.weight_cache import WeightStore
 
@@ -133,7 +134,17 @@ def _cast(x: Tensor, name: str) -> Tensor | None:
 class SchemeRun:
     """Runs layers in the schemes of one assignment, over one batch; shares quantised inputs."""
 
-    __slots__ = ("_base", "_graph", "_left", "_ports", "_ranges", "_schemes", "_shared", "_weights")
+    __slots__ = (
+        "_base",
+        "_biases",
+        "_graph",
+        "_left",
+        "_ports",
+        "_ranges",
+        "_schemes",
+        "_shared",
+        "_weights",
+    )
 
     def __init__(
         self,
@@ -144,10 +155,11 @@ class SchemeRun:
         weights: WeightStore,
         layers: Sequence[int],
         ports: Sequence[Ports],
+        biases: Mapping[int, Tensor] = {},
     ) -> None:
-        """Prepare to run ``layers``, in the scheme of each layer of the graph."""
+        """Prepare to run ``layers``, in the scheme of each layer of the graph; ``biases`` are added to outputs."""
         self._graph, self._schemes, self._base = graph, schemes, base
-        self._ports = ports
+        self._ports, self._biases = ports, biases
         self._ranges, self._weights = ranges, weights
         self._shared: dict[object, Tensor] = {}
         self._left = Counter(
@@ -164,6 +176,9 @@ class SchemeRun:
             inputs[index] = self._weights.simulated(step.layer, scheme, gemm)
         hidden = hidden_quantizer(layer, scheme, self._ranges) if ports.hidden else None
         result = step.kernel(*inputs) if hidden is None else step.kernel(*inputs, hidden=hidden)
+        bias = self._biases.get(step.layer)
+        if bias is not None and isinstance(result, Tensor):
+            result = add_bias(result, bias, layer)
         return round_output(result, self._base)
 
     def _quantized(

@@ -14,19 +14,21 @@ from mpsearch._version import __version__
 from mpsearch.artifacts import digest_json
 from mpsearch.data.batches import Batches
 from mpsearch.data.fit import check_batches
-from mpsearch.errors import DataError, NumericsError, SpaceError, check_argument
+from mpsearch.errors import DataError, SpaceError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import absolute_losses, accuracies, sample_losses, worst_slice
 from mpsearch.losses.scales import Scale
 from mpsearch.program.memory_of_machine import describe_device
 from mpsearch.simulate.assignments import layer_schemes
 from mpsearch.simulate.batch_form import cut_feed, join_outputs
-from mpsearch.simulate.calibrated import Calibrated, calibrate_and_refer
+from mpsearch.simulate.calibrated import Calibrated, apply_changes, calibrate_and_refer
+from mpsearch.simulate.changes import Changes
 from mpsearch.simulate.loss_store import Assignment, LossStore, MemoryLosses
 from mpsearch.simulate.lost_gradients import find_lost, warn_lost
 from mpsearch.simulate.memory_budget import make_budget
 from mpsearch.simulate.probe import run_outputs
 from mpsearch.simulate.reference import Reference, head_slots, measure_reference, to_tensors
+from mpsearch.simulate.relaxed_loss import differentiate
 from mpsearch.simulate.runner import Runner
 from mpsearch.simulate.scheme_run import Ranges
 from mpsearch.space.space import SearchSpace
@@ -168,6 +170,14 @@ class Simulator:
         kept = copy.copy(self)
         kept._store = store
         return kept
+
+    def change(self, changes: Changes) -> "Simulator":
+        """Return a simulator of the model as a plan changes it, by the same data and loss.
+
+        It may run the assignment that ``changes`` are for, and no other. Losses compare with the unchanged model.
+        """
+        made = apply_changes(self.calibrated, changes)
+        return Simulator._of(made, self.reference, self.seed, MemoryLosses())
 
     def by_loss(self, loss: str) -> "Simulator":
         """Return a simulator of the same model, calibration and data by another loss."""
@@ -323,21 +333,10 @@ class Simulator:
                 f"probabilities must have shape {self.allowed.shape}, got {given.shape}"
             )
         p = torch.tensor(given, device=self.program.device, requires_grad=True)
-        mixture = [
-            [(int(s), p[g, s]) for s in np.flatnonzero(self.allowed[g])]
-            for g in range(len(self.groups))
-        ]
-        total = list[Floats]()
-        for run, target in enumerate(self.targets):
-            heads = self._runner.heads(self._runner.run_mixture(self.feed_run(run), mixture))
-            losses = sample_losses(self.loss_kind, self.heads, heads, target)
-            if not bool(torch.isfinite(losses).all()):
-                raise NumericsError("the mixture's loss must be finite, but it is not")
-            if losses.requires_grad:
-                (losses.sum() / self.n_samples).backward()
-            total.append(losses.detach().cpu().numpy())
+        feeds = map(self.feed_run, range(self.n_runs))
+        losses = differentiate(self.reference, self._runner, p, self.allowed, feeds)
         gradient = np.zeros_like(given) if p.grad is None else p.grad.cpu().numpy()
-        return self.estimate(np.concatenate(total)), gradient
+        return self.estimate(losses), gradient
 
     def reference_losses(self) -> Floats:
         """Return the [n] losses of the fp32 model against the labels: nats, or relative squared error.

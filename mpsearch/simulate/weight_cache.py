@@ -10,6 +10,7 @@ from mpsearch.graph.model import Gemm, Layer, ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.program.program import Program
 from mpsearch.schemes import Scheme
+from mpsearch.simulate.changes import Product
 from mpsearch.simulate.layer_weight import quantize_layer_weight, simulate_layer_weight
 
 Recover = Callable[[int, int, Tensor, Scheme], Tensor]
@@ -23,7 +24,16 @@ class WeightStore:
     would keep none until it is needed again.
     """
 
-    __slots__ = ("_bytes", "_cache", "_graph", "_limit", "_program", "_recoverers", "_uses")
+    __slots__ = (
+        "_bytes",
+        "_cache",
+        "_changed",
+        "_graph",
+        "_limit",
+        "_program",
+        "_recoverers",
+        "_uses",
+    )
 
     def __init__(
         self,
@@ -31,13 +41,26 @@ class WeightStore:
         program: Program,
         limit: int,
         recoverers: Mapping[str, Recover] = {},
+        changed: Mapping[Product, QuantizedTensor] = {},
     ) -> None:
-        """Hold at most ``limit`` bytes of simulated weights; ``recoverers`` are by name of the recovery."""
+        """Hold at most ``limit`` bytes of simulated weights.
+
+        Args:
+            graph: The model.
+            program: The model, compiled.
+            limit: Bytes of simulated weights.
+            recoverers: By name of the recovery.
+            changed: (layer, product) to what a plan stores there, whatever the scheme.
+        """
         self._graph, self._program, self._limit = graph, program, limit
         self._cache: dict[object, Tensor] = {}
         self._uses: Counter[object] = Counter()
         self._bytes = 0
-        self._recoverers = dict(recoverers)
+        self._recoverers, self._changed = dict(recoverers), changed
+
+    def change(self, program: Program, changed: Mapping[Product, QuantizedTensor]) -> "WeightStore":
+        """Return an empty store of the same size for ``program``, in which ``changed`` take the place of others."""
+        return WeightStore(self._graph, program, self._limit, self._recoverers, changed)
 
     def plain(self, layer: int, gemm: int = 0) -> Tensor:
         """Return the fp32 weight as the node reads it."""
@@ -56,7 +79,7 @@ class WeightStore:
     def simulated(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
         """Return the weight in ``scheme``: pruned, then quantised; shape and type as in the graph."""
         right = self._graph.layers[layer].gemms[gemm].right
-        own = scheme.recovery != "none"  # recovered weights depend on the layer's own inputs
+        own = scheme.recovery != "none" or (layer, gemm) in self._changed
         key = (
             right.value, right.reduction_axis, right.channel_axes, right.groups,
             scheme.weight, scheme.sparsity, scheme.recovery, layer if own else -1,
@@ -94,6 +117,8 @@ class WeightStore:
 
     def quantized(self, layer: int, scheme: Scheme, gemm: int = 0) -> QuantizedTensor:
         """Return the weight as ``scheme`` stores it, of which :meth:`simulated` has the values."""
+        if (layer, gemm) in self._changed:
+            return self._changed[layer, gemm]
         owner = self._graph.layers[layer]
         return quantize_layer_weight(owner, gemm, scheme, self._source(layer, scheme, gemm))
 
@@ -105,6 +130,10 @@ class WeightStore:
 
     def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
         owner = self._graph.layers[layer]
+        if (layer, gemm) in self._changed:
+            made = self._changed[layer, gemm].dequantize()
+            plain = self.plain(layer, gemm)
+            return lay_out_weight(owner, owner.gemms[gemm], made.to(plain.device, plain.dtype))
         source = self._source(layer, scheme, gemm)
         is_same = scheme.sparsity is None and scheme.weight.is_cast
         if not is_same or scheme.weight.format != "fp32":
