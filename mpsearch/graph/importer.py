@@ -241,7 +241,7 @@ def _understood(
         values=values,
         layers=layers,
         edges=edges,
-        groups=find_groups(nodes, layers, shape_of),
+        groups=find_groups(nodes, layers, edges, shape_of),
         coverage=find_coverage(nodes, layers, constants, shape_of, draft.originals),
         batch=binding.batch,
         opset=draft.version(""),

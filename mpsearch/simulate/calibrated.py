@@ -140,7 +140,7 @@ def calibrate_and_refer(
         program: ``graph`` compiled, on a device; None compiles it.
     """
     batches = check_batches(batches, graph)
-    graph = tie_groups(graph, space) if space.ties else graph
+    graph = tie_groups(graph, space) if space.ties or space.untie else graph
     placed, budget = find_device(device), make_budget(max_memory)
     if program is None:
         keep_freed_blocks(budget.freed)

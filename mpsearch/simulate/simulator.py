@@ -190,7 +190,7 @@ class Simulator:
         first = self.calibrated.batches
         calibrated, reference = calibrate_and_refer(
             self.graph,
-            replace(space, ties=()),  # the graph's groups are tied already
+            replace(space, ties=(), untie=()),  # the graph's groups are tied already
             self.batches if first is None else first,
             loss=self.loss_given,
             max_memory=self.calibrated.max_memory,

@@ -9,6 +9,7 @@ from math import ceil
 import numpy as np
 
 from mpsearch.errors import SpaceError
+from mpsearch.graph.layers.groups import untie_layers
 from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
 from mpsearch.registry import find, list_names
 from mpsearch.schemes import Scheme, parse_sparsity
@@ -30,8 +31,10 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
             layer's reduction depends on an axis that nobody bound.
     """
     _check_sizes(graph)
-    if space.ties and tie_groups(graph, space).groups != graph.groups:
-        raise SpaceError(f"groups that {space.name!r} ties must be joined first: use tie_groups")
+    if (space.ties or space.untie) and tie_groups(graph, space).groups != graph.groups:
+        raise SpaceError(
+            f"groups that {space.name!r} ties or unties must be joined or split first: use tie_groups"
+        )
     can_write = find_export_limits(space)
     mask = np.ones((len(graph.groups), len(space.schemes)), np.bool_)
     reasons = {}
@@ -102,11 +105,13 @@ def uniform(space: SearchSpace, graph: ModelGraph, scheme_name: str, allowed: Bo
 
 
 def tie_groups(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
-    """Return ``graph`` with the groups joined that the space ties.
+    """Return ``graph`` with the groups split that the space unties, and then those joined that it ties.
 
     Raises:
-        SpaceError: A tie matches fewer than two layers.
+        SpaceError: A tie matches fewer than two layers, or a pattern to untie none.
     """
+    if space.untie:
+        graph = _untied(graph, space)
     owner = list(range(len(graph.groups)))
     of_layer = {i: g for g, group in enumerate(graph.groups) for i in group.layers}
     for tie in space.ties:
@@ -123,6 +128,18 @@ def tie_groups(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
         roots = {owner[of_layer[i]] for i in layers}
         owner = [min(roots) if root in roots else root for root in owner]
     return replace(graph, groups=tuple(_joined(graph, owner)))
+
+
+def _untied(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
+    free: set[int] = set()
+    for pattern in space.untie:
+        found = {i for i, layer in enumerate(graph.layers) if fnmatchcase(layer.name, pattern)}
+        if not found:
+            raise SpaceError(
+                f"{space.name}: a pattern to untie must match a layer; {pattern} matches none of {graph.name}"
+            )
+        free |= found
+    return replace(graph, groups=untie_layers(graph.layers, graph.groups, free))
 
 
 def _joined(graph: ModelGraph, owner: Sequence[int]) -> Iterator[Group]:

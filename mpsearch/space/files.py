@@ -22,6 +22,7 @@ class _SpaceFile(Content):
     recovery: RecoveryName = "none"
     min_block_fill: float = 0.0
     ties: tuple[tuple[str, ...], ...] = ()
+    untie: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     scheme: tuple[dict[str, Any], ...] = ()
 
@@ -93,6 +94,7 @@ def read_space(
         file.ties,
         file.min_block_fill,
         Path(target).stem if target is not None else "",
+        file.untie,
     )
 
 

@@ -74,6 +74,8 @@ class SearchSpace:
         min_block_fill: Share of a block's elements that channels must fill, on average: 0.5 forbids
             block formats to layers of fewer than 8 channels where blocks are 16 long.
         target: Name of the runtime whose rules are included; "" without.
+        untie: Patterns of layer names that leave their groups, each to decide for itself; layers that
+            read one weight tensor stay together. Ties come after it.
     """
 
     name: str
@@ -83,6 +85,7 @@ class SearchSpace:
     ties: tuple[tuple[str, ...], ...] = ()
     min_block_fill: float = 0.0
     target: str = ""
+    untie: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [scheme.name for scheme in self.schemes]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mpsearch.errors import SpaceError, UnknownNameError
+from mpsearch.graph.model import Group
 from mpsearch.registry import data_folder
 from mpsearch.schemes import Scheme, Spec, find_scheme
 from mpsearch.space.allowed import allowed, tie_groups, uniform
@@ -166,6 +167,58 @@ def test_ties_join_groups_before_anything_is_decided() -> None:
     assert allowed(space, tied)[0].shape == (2, 5)
     with pytest.raises(SpaceError, match="matches 0"):
         tie_groups(graph, replace(space, ties=(("nothing",),)))
+
+
+def test_what_is_untied_decides_for_itself_unless_it_shares_a_weight() -> None:
+    layers = [linear(name, 1, 4, 4) for name in ("q", "k", "v", "o")]
+    shared = replace(layers[3], gemms=layers[2].gemms)  # reads the weight of v
+    graph = graph_of([*layers[:3], shared])
+    graph = replace(graph, groups=(Group("q", (0, 1, 2, 3), "shared weight, one input"),))
+    space = replace(read_space("npu"), untie=("k", "o"))
+    with pytest.raises(SpaceError, match="tie_groups"):
+        allowed(space, graph)
+    untied = tie_groups(graph, space)
+    assert [group.layers for group in untied.groups] == [(0, 2, 3), (1,)]
+    assert tie_groups(untied, space).groups == untied.groups
+    assert allowed(space, untied)[0].shape == (2, 5)
+    alone = tie_groups(graph, replace(space, untie=("q", "[kvo]")))
+    assert [group.layers for group in alone.groups] == [(0,), (1,), (2, 3)]
+    both = tie_groups(graph, replace(space, untie=("*",), ties=(("q", "k"),)))
+    assert [group.layers for group in both.groups] == [(0, 1), (2, 3)]
+    with pytest.raises(SpaceError, match="matches none"):
+        tie_groups(graph, replace(space, untie=("nothing",)))
+
+
+def test_classification_and_regression_take_schemes_of_their_own(tmp_path: Path) -> None:
+    layers = [linear(name, 1, 4, 4) for name in ("classes", "boxes")]
+    graph = graph_of(layers)
+    graph = replace(
+        graph,
+        layers=tuple(
+            replace(layer, role=role)
+            for layer, role in zip(
+                graph.layers, ("head.classification", "head.regression"), strict=True
+            )
+        ),
+        groups=(Group("classes", (0, 1), "tied"),),
+    )
+    space = read_space(
+        write(
+            tmp_path / "heads.toml",
+            """
+            schemes = ["fp16", "fp8"]
+            untie = ["boxes"]
+            [[rules]]
+            role = "head.regression"
+            allow = ["fp16"]
+            reason = "coordinates need fp16"
+            """,
+        )
+    )
+    graph = tie_groups(graph, space)
+    mask, reasons = allowed(space, graph)
+    assert mask.tolist() == [[True, True], [True, False]]
+    assert reasons == {("boxes", "fp8"): "'boxes': coordinates need fp16"}
 
 
 def test_a_space_may_define_schemes_from_specs_or_after_another(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mpsearch.graph.layers.wiring import ARITHMETIC, MOVES, NONLINEAR, Wiring
 from mpsearch.graph.model import Layer, Node
 
-_DENSE = frozenset({"Gemm", "MatMul", "Einsum", "FusedGemm", "FusedMatMul"})
+DENSE = frozenset({"Gemm", "MatMul", "Einsum", "FusedGemm", "FusedMatMul"})
 
 
 def attention_roles(wiring: Wiring) -> Iterator[tuple[int, str]]:
@@ -104,7 +104,7 @@ def feed_forward_roles(wiring: Wiring) -> Iterator[tuple[int, str]]:
     follows.
     """
     for index, layer in enumerate(wiring.layers):
-        if layer.op_type not in _DENSE or not layer.has_weight:
+        if layer.op_type not in DENSE or not layer.has_weight:
             continue
         value = layer.gemms[0].left.value
         widening = wiring.producers.get(value, ())
@@ -123,7 +123,7 @@ def feed_forward_roles(wiring: Wiring) -> Iterator[tuple[int, str]]:
 
 def _widens(wiring: Wiring, index: int, down: Layer) -> bool:
     up = wiring.layers[index]
-    if up.op_type not in _DENSE or not up.has_weight:
+    if up.op_type not in DENSE or not up.has_weight:
         return False
     return up.n > up.k == down.n and up.n in (down.k, 2 * down.k)
 

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mpsearch.graph.layers.attention_roles import attention_roles, feed_forward_roles
+from mpsearch.graph.layers.attention_roles import DENSE, attention_roles, feed_forward_roles
 from mpsearch.graph.layers.traversal import all_nodes, bodies
-from mpsearch.graph.layers.wiring import MOVES, Wiring
+from mpsearch.graph.layers.wiring import MOVES, NONLINEAR, Wiring
 from mpsearch.graph.model import Edge, Layer, Node
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 _CLASSIFIES = frozenset({"ArgMax", "LogSoftmax", "Sigmoid", "Softmax", "TopK"})
+_BENDS = NONLINEAR | {"Exp"}
 _JOINS = frozenset({"Concat", "ScatterElements", "ScatterND", "Where"})
 
 
@@ -34,11 +35,12 @@ def assign_roles(
         attention_roles(wiring),
         _recurrent(wiring, nodes),
         _positional(wiring),
+        _heads(wiring, edges, outputs, alone=True),
         feed_forward_roles(wiring),
         _projections(wiring, nodes, reached),
         _stems(wiring, edges, reached),
         _convolutions(wiring, "depthwise"),
-        _heads(wiring, edges, outputs),
+        _heads(wiring, edges, outputs, alone=False),
         _convolutions(wiring, "pointwise"),
     )
     roles: dict[int, str] = {}
@@ -171,20 +173,45 @@ def _convolutions(wiring: Wiring, role: str) -> Iterator[tuple[int, str]]:
 
 
 def _heads(
-    wiring: Wiring, edges: Sequence[Edge], outputs: Sequence[str]
+    wiring: Wiring, edges: Sequence[Edge], outputs: Sequence[str], *, alone: bool
 ) -> Iterator[tuple[int, str]]:
-    """Weighted layers that reach an output of the model and no other layer."""
+    """Weighted layers that reach an output of the model and no other layer.
+
+    What is bent, neither pooled nor made classes of, is a regression, and so is what stands beside a
+    head of classes.
+
+    Args:
+        wiring: The graph.
+        edges: Its edges.
+        outputs: Its outputs.
+        alone: Only dense layers that make an output on their own: what may look like the end of a
+            feed-forward block, but joins no residual stream and is not normalised.
+    """
     followed = {edge.source for edge in edges}
     last = {index for name in outputs for index in wiring.producers.get(name, ())}
+    sole = {wiring.producers.get(name, ()) for name in outputs}
+    found: dict[int, str] = {}
     for index in sorted(last - followed):
         layer = wiring.layers[index]
-        if not layer.has_weight:
+        if not layer.has_weight or (alone and (layer.op_type not in DENSE or (index,) not in sole)):
             continue
-        following = wiring.after(layer.output, lambda node: not wiring.is_layer(node))
+        following = list(wiring.after(layer.output, lambda node: not wiring.is_layer(node)))
+        summed = any(_sums_up(node) for node in following)
         if any(_classifies(wiring, node) for node in following):
-            yield index, "head.classification"
+            found[index] = "head.classification"
+        elif alone and summed:
+            continue
+        elif layer.n == 1 or any(node.op_type in _BENDS and not summed for node in following):
+            found[index] = "head.regression"
         else:
-            yield index, "head.regression" if layer.n == 1 else "head"
+            found[index] = "head"
+    beside = "head.regression" if "head.classification" in found.values() else "head"
+    yield from ((index, beside if role == "head" else role) for index, role in found.items())
+
+
+def _sums_up(node: Node) -> bool:
+    """Return whether ``node`` normalises or pools: embeddings end so, and classes scored place by place."""
+    return node.op_type.endswith(("Normalization", "Pool")) or node.op_type.startswith("Reduce")
 
 
 def _classifies(wiring: Wiring, node: Node) -> bool:

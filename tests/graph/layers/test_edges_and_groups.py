@@ -116,15 +116,71 @@ def test_shared_weights_form_a_group_through_other_nodes(tmp_path: Path) -> None
 
 
 def test_both_reasons_are_named(tmp_path: Path) -> None:
+    """Query and key of one attention whose key weight is used once more behind it."""
     nodes = [
-        node("MatMul", ["x", "w"], ["a"], name="a"),
-        node("MatMul", ["x", "v"], ["b"], name="b"),
-        node("MatMul", ["a", "w"], ["c"], name="c"),
-        node("Add", ["b", "c"], ["y"]),
+        node("MatMul", ["x", "w"], ["q"], name="q"),
+        node("MatMul", ["x", "v"], ["k"], name="k"),
+        node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "kt"], ["s"], name="s"),
+        node("MatMul", ["s", "x"], ["m"], name="m"),
+        node("MatMul", ["m", "v"], ["y"], name="o"),
     ]
     tensors = [tensor("w", 4, 4), tensor("v", 4, 4)]
-    graph = imported(tmp_path, nodes, {"x": ["n", 4]}, ["y"], tensors)
-    assert groups(graph) == [(["a", "b", "c"], "shared weight, one input")]
+    graph = imported(tmp_path, nodes, {"x": ["n", 6, 4]}, ["y"], tensors)
+    assert groups(graph)[0] == (["q", "k", "o"], "shared weight, one input")
+
+
+def test_heads_that_read_one_tensor_are_decided_apart(tmp_path: Path) -> None:
+    nodes = [
+        node("Gemm", ["x", "w0"], ["h"], name="trunk"),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", "w1"], ["c"], name="classes"),
+        node("Softmax", ["c"], ["p"]),
+        node("Gemm", ["r", "w2"], ["boxes"], name="boxes"),
+    ]
+    tensors = [tensor("w0", 8, 16), tensor("w1", 16, 10), tensor("w2", 16, 4)]
+    graph = imported(tmp_path, nodes, {"x": ["n", 8]}, ["p", "boxes"], tensors)
+    assert [members for members, _ in groups(graph)] == [["trunk"], ["classes"], ["boxes"]]
+    assert [layer.role for layer in graph.layers[1:]] == ["head.classification", "head.regression"]
+
+
+def test_keys_and_values_of_other_blocks_are_decided_apart(tmp_path: Path) -> None:
+    """Two decoder layers look at one encoder's output: each fuses its own key and value alone."""
+    nodes, tensors, x = [], [], "x"
+    for prefix in ("a.", "b."):
+        block = attention_block(prefix, x)
+        for item in block[1:3]:
+            item.input[0] = "memory"  # type: ignore[attr-defined]
+        nodes += block
+        tensors += attention_weights(prefix)
+        x = f"{prefix}y"
+    shapes = {"x": ["n", 6, 8], "memory": ["n", 6, 8]}
+    graph = imported(tmp_path, nodes, shapes, [x], tensors)
+    assert [members for members, _ in groups(graph) if len(members) > 1] == [
+        ["a.k", "a.v"],
+        ["b.k", "b.v"],
+    ]
+
+
+def test_gate_and_up_form_a_group_and_what_chooses_experts_does_not(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "wr"], ["r"], name="router"), node("Softmax", ["r"], ["p"])]
+    tensors = [tensor("wr", 8, 2)]
+    for e in "ab":
+        nodes += [
+            node("MatMul", ["x", f"{e}g"], [f"{e}1"], name=f"{e}.gate"),
+            node("MatMul", ["x", f"{e}u"], [f"{e}2"], name=f"{e}.up"),
+            node("Sigmoid", [f"{e}1"], [f"{e}3"]),
+            node("Mul", [f"{e}1", f"{e}3"], [f"{e}4"]),
+            node("Mul", [f"{e}4", f"{e}2"], [f"{e}5"]),
+            node("MatMul", [f"{e}5", f"{e}d"], [f"{e}6"], name=f"{e}.down"),
+        ]
+        tensors += [tensor(f"{e}g", 8, 24), tensor(f"{e}u", 8, 24), tensor(f"{e}d", 24, 8)]
+    nodes += [node("Add", ["a6", "b6"], ["y0"]), node("ReduceMax", ["p"], ["top"], keepdims=1)]
+    nodes += [node("Mul", ["y0", "top"], ["y"])]
+    graph = imported(tmp_path, nodes, {"x": ["n", 8]}, ["y"], tensors)
+    assert [members for members, _ in groups(graph) if len(members) > 1] == [
+        ["a.gate", "a.up", "b.gate", "b.up"]
+    ]
 
 
 def test_every_layer_is_in_one_group(tmp_path: Path) -> None:
@@ -218,6 +274,7 @@ def test_slices_of_one_stored_weight_share_a_group(tmp_path: Path) -> None:
 
 
 def test_a_reshape_a_layer_hides_no_shared_input(tmp_path: Path) -> None:
+    """Query and key read one tensor through a reshape each; what reads it in other rows stays apart."""
     nodes = [
         node("Reshape", ["x", "flat"], ["x1"]),
         node("MatMul", ["x1", "w1"], ["a"], name="a"),
@@ -225,13 +282,17 @@ def test_a_reshape_a_layer_hides_no_shared_input(tmp_path: Path) -> None:
         node("MatMul", ["x2", "w2"], ["b"], name="b"),
         node("Reshape", ["x", "narrow"], ["x3"]),
         node("MatMul", ["x3", "w3"], ["c"], name="c"),
+        node("Transpose", ["b"], ["bt"], perm=[1, 0]),
+        node("Transpose", ["c"], ["ct"], perm=[1, 0]),
+        node("MatMul", ["a", "bt"], ["s"], name="s"),
+        node("MatMul", ["a", "ct"], ["t"], name="t"),
     ]
     tensors = [
         integers("flat", [-1, 8]),
         integers("narrow", [-1, 4]),
-        tensor("w1", 8, 3),
+        tensor("w1", 8, 5),
         tensor("w2", 8, 5),
         tensor("w3", 4, 5),
     ]
-    graph = imported(tmp_path, nodes, {"x": ["n", 6, 8]}, ["a", "b", "c"], tensors)
-    assert groups(graph) == [(["a", "b"], "one input"), (["c"], "single")]
+    graph = imported(tmp_path, nodes, {"x": ["n", 6, 8]}, ["s", "t"], tensors)
+    assert groups(graph)[:2] == [(["a", "b"], "one input"), (["c"], "single")]

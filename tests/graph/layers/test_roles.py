@@ -111,6 +111,34 @@ def test_a_transformer_encoder(tmp_path: Path, gated: bool) -> None:
     check(b, tmp_path, {"ids": ["n", 6]}, [b.op("Softmax", logits)], types={"ids": 7})
 
 
+@pytest.mark.parametrize(
+    ("ending", "role"),
+    [
+        ((), "head"),
+        (("Tanh",), "head.regression"),
+        (("Softplus", "Neg"), "head.regression"),
+        (("Softmax",), "head.classification"),
+    ],
+)
+def test_a_regressor_as_wide_as_its_input_ends_in_a_head(
+    tmp_path: Path, ending: tuple[str, ...], role: str
+) -> None:
+    """Without a residual stream the last layer is no feed-forward block's end."""
+    b = Builder()
+    y = b.dense(b.op("Relu", b.dense("x", 8, 32, "feed-forward.up")), 32, 8, role)
+    for op_type in ending:
+        y = b.op(op_type, y)
+    check(b, tmp_path, {"x": ["n", 8]}, [y])
+
+
+def test_scores_pooled_behind_a_nonlinearity_are_no_regression(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.op("Relu", b.op("Conv", "x", b.weight(8, 3, 3, 3)))
+    y = b.op("Conv", x, b.weight(10, 8, 1, 1))
+    b.labels = {"nv0": "stem", f"n{y}": "head"}
+    check(b, tmp_path, {"x": ["n", 3, 9, 9]}, [b.op("GlobalAveragePool", b.op("Relu", y))])
+
+
 def test_fused_projection_of_query_key_and_value(tmp_path: Path) -> None:
     b = Builder()
     fused = b.dense("x", 16, 48, "attention.qkv")

@@ -187,6 +187,8 @@ def _space_text(graph: "ModelGraph", space: "SearchSpace", device: str) -> str:
             else []
         ),
         "min_block_fill = 0.0  # 0.5 forbids block formats where channels fill half a block or less",
+        f"# ties = [[{first}, '*.other']]  # layers that share one scheme beside those that runtimes fuse",
+        f"# untie = [{first}]  # layers that decide for themselves although runtimes fuse them",
         "",
         "# Rules take schemes away from layers. All conditions that are given must match:",
         "# role, op, name (patterns), has_weight, position (first, last), misaligned (channels % n).",
