@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 from mpsearch.errors import SchemeError, UnknownNameError
 from mpsearch.formats import Format, find_format
+from mpsearch.notations import parse_accumulator, parse_estimator
 
 Granularity = Literal["tensor", "channel", "token", "group", "block"]
-Estimator = Literal["amax", "percentile", "mse", "entropy"]
 BlockScale = Literal["amax", "four_over_six", "mse"]
 
 
@@ -34,7 +34,9 @@ class Spec:
         scale_format: Format of the scales; None is a plain cast without any scale.
         tensor_scale: Whether block scales are themselves relative to one fp32 scale a tensor (nvfp4).
         symmetric: Whether integers have their zero point at 0.
-        estimator: How the range is chosen from the data.
+        estimator: How the range is chosen from the data: ``amax``, ``mse``, ``entropy``, ``percentile:99.99`` of the
+            magnitudes, or, of the batches that calibrate a static range, ``moving:0.9`` (minima and maxima averaged
+            with this momentum) or ``history:16`` (amax of the last ones). The number may be left out.
         block_scale: How a block's scale is chosen: from its ``amax``, by ``four_over_six``
             (arXiv 2512.02010) or by an ``mse`` sweep.
         subnormals: False flushes subnormal elements to zero.
@@ -47,15 +49,20 @@ class Spec:
     scale_format: str | None = "fp32"
     tensor_scale: bool = False
     symmetric: bool = True
-    estimator: Estimator = "amax"
+    estimator: str = "amax"
     block_scale: BlockScale = "amax"
     subnormals: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("granularity", self.granularity, get_args(Granularity))
         _check_choice("range", self.range, ("static", "dynamic"))
-        _check_choice("estimator", self.estimator, get_args(Estimator))
+        estimator = parse_estimator(self.estimator)
         _check_choice("block_scale", self.block_scale, get_args(BlockScale))
+        if estimator.needs_batches and not self.is_calibrated:
+            raise SchemeError(
+                f"estimator {estimator.name!r} follows batches and needs a static range of the whole tensor, "
+                f"got a {self.range} one per {self.granularity}"
+            )
         element = find_format(self.format)
         blocked = self.granularity in ("group", "block")
         if blocked != (self.block_shape is not None):
@@ -100,6 +107,12 @@ class Spec:
         return find_format(self.format)
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether calibration data set a scale of the whole tensor, where the spec is an activation's."""
+        whole = self.tensor_scale or (self.granularity == "tensor" and not self.is_cast)
+        return whole and self.range == "static"
+
+    @property
     def is_cast(self) -> bool:
         """Whether the spec is a plain cast without scales."""
         return self.scale_format is None
@@ -115,6 +128,8 @@ class Scheme:
         activation: Spec of the activations that the weights are multiplied with.
         sparsity: None, ``n:m`` or ``n:m_paired``: kept weights in each aligned group along the reduction.
         recovery: ``none``, or ``obs``: kept weights are updated from the layer's input Gram matrix.
+        accumulate: What sums are kept in: ``fp32``, or ``fp16:64`` (``bf16:64``): the products of each chunk of 64
+            are summed exactly, and these sums added in that format.
     """
 
     name: str
@@ -122,8 +137,10 @@ class Scheme:
     activation: Spec
     sparsity: str | None = None
     recovery: Literal["none", "obs"] = "none"
+    accumulate: str = "fp32"
 
     def __post_init__(self) -> None:
+        parse_accumulator(self.accumulate)
         _check_choice("recovery", self.recovery, ("none", "obs"))
         if self.sparsity is not None:
             parse_sparsity(self.sparsity)

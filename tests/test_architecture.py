@@ -14,7 +14,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mpsearch"
 
 # From the ground up. A module imports only from rows above its own in this list, or leftwards.
 ROWS = (
-    ("_version", "errors", "deadline", "settings", "registry", "artifacts", "formats", "schemes"),
+    (
+        "_version",
+        "errors",
+        "deadline",
+        "settings",
+        "registry",
+        "artifacts",
+        "formats",
+        "notations",
+        "schemes",
+    ),
     ("stats",),
     ("problem",),
     ("search",),

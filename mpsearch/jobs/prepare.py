@@ -24,7 +24,7 @@ from mpsearch.settings import check_settings
 from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.space.allowed import tie_groups
 from mpsearch.space.files import read_space
-from mpsearch.space.space import Rule, SearchSpace
+from mpsearch.space.space import Rule, SearchSpace, choose_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ def prepare(job: Job, sources: Sources) -> Prepared:
         space_name, target=job.target or None, base=job.base or None, recovery=job.recovery
     )
     space = cut_space(space, job.schemes)
+    if job.ranges:
+        space = choose_ranges(space, job.ranges)
     if job.recovery == "obs" and not any(scheme.sparsity for scheme in space.schemes):
         raise JobError(
             f"recovery obs is for sparse schemes, but {', '.join(space.names)} are dense; "

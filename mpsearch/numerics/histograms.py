@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpsearch.notations import parse_estimator
 from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import find_grid
 from mpsearch.numerics.scales import choose_affine, choose_steps, quantize_affine, quantize_to_steps
-from mpsearch.numerics.tiles import CLIP_RATIOS, PERCENTILE, POWER_RATIOS
+from mpsearch.numerics.tiles import CLIP_RATIOS, POWER_RATIOS
 from mpsearch.schemes import Spec
 
 Floats = NDArray[np.float64]
@@ -43,17 +44,17 @@ def choose_clip(counts: Tensor, low: float, high: float, spec: Spec) -> tuple[fl
         high: Largest value of the data.
         spec: Its estimator decides; symmetric specs get (-clip, clip).
     """
-    amax = max(-low, high, 0.0)
-    if amax == 0 or spec.estimator == "amax":
+    amax, estimator = max(-low, high, 0.0), parse_estimator(spec.estimator)
+    if amax == 0 or estimator.name == "amax":
         return (low, high) if not spec.symmetric else (-amax, amax)
     edges, numbers = _find_edges(counts, low, high)
-    if spec.estimator == "percentile":
+    if estimator.name == "percentile":
+        percent = estimator.value
         if not spec.symmetric:
-            outside = 100 - PERCENTILE
-            return _quantile(edges, numbers, outside), _quantile(edges, numbers, PERCENTILE)
-        clip = _quantile(*_fold(edges, numbers), PERCENTILE)
+            return _quantile(edges, numbers, 100 - percent), _quantile(edges, numbers, percent)
+        clip = _quantile(*_fold(edges, numbers), percent)
         return -clip, clip
-    if spec.estimator == "entropy":
+    if estimator.name == "entropy":
         clip = _least_divergence(*_fold(edges, numbers), amax, spec)
         return (-clip, clip) if spec.symmetric else (max(low, -clip), min(high, clip))
     points, weights = _find_points(edges, numbers)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpsearch.errors import UnknownNameError
 from mpsearch.formats import FORMATS, find_format
+from mpsearch.notations import parse_estimator
 from mpsearch.numerics import dispatch
 from mpsearch.numerics.elements import round_elements
 from mpsearch.numerics.grids import as_float32, round_plain
@@ -27,7 +28,7 @@ from mpsearch.numerics.scales import (
 from mpsearch.numerics.sparsity import choose_mask, prune
 from mpsearch.numerics.straight_through import largest_rounded, pass_straight
 from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_scales, join_tiles, spec_grid
-from mpsearch.schemes import SCHEMES, Estimator, Spec
+from mpsearch.schemes import SCHEMES, Spec
 
 _BLOCK_FORMATS = {
     "nvfp4": "nvfp4",
@@ -73,7 +74,7 @@ def fake_quantize(
     format: str | Spec,
     *,
     axis: int = -1,
-    range: Estimator | Range | None = "amax",
+    range: str | Range | None = "amax",
     name: str = "tensor",
 ) -> Tensor:
     """Return ``x`` as ``format`` would hold it, in fp32.
@@ -85,8 +86,8 @@ def fake_quantize(
         x: fp32 (fp16, bf16) of any shape, contiguous or not, on any device.
         format: Name (see :func:`find_spec`) or spec.
         axis: The reduction axis.
-        range: How scales are chosen from ``x``, or a calibrated range; None rounds elements without
-            any scale.
+        range: How scales are chosen from ``x`` (an estimator: ``amax``, ``mse``, ``entropy``, ``percentile:99.9``), or a
+            calibrated range; None rounds elements without any scale.
         name: What an error calls the tensor.
 
     Returns:
@@ -273,7 +274,8 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
 def _needs_histogram(spec: Spec) -> bool:
     """Whether the scale of the whole tensor follows from its histogram (an MSE sweep is exact)."""
     whole = spec.tensor_scale or (spec.granularity == "tensor" and not spec.is_cast)
-    exact = spec.estimator == "amax" or (spec.estimator == "mse" and spec.symmetric)
+    name = parse_estimator(spec.estimator).name
+    exact = name == "amax" or (name == "mse" and spec.symmetric)
     return whole and not exact
 
 

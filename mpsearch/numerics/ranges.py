@@ -1,11 +1,13 @@
 """Ranges of tensors: observed over streamed batches, or taken from one tensor."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError, SchemeError
+from mpsearch.notations import Estimator, parse_estimator
 from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.histograms import BINS, choose_clip, count_bins
@@ -15,9 +17,12 @@ from mpsearch.schemes import Spec
 
 
 class RangeObserver:
-    """Accumulates what calibration batches show of one tensor; the order of batches never matters."""
+    """Accumulates what calibration batches show of one tensor.
 
-    __slots__ = ("_counts", "high", "low", "name")
+    The order of batches matters to the estimators that follow them, to no other.
+    """
+
+    __slots__ = ("_counts", "_extremes", "high", "low", "name")
 
     def __init__(self, *, name: str = "tensor", histogram: bool = True) -> None:
         """Start with nothing seen.
@@ -29,6 +34,7 @@ class RangeObserver:
         self.name = name
         self.low = 0.0
         self.high = 0.0
+        self._extremes: list[tuple[float, float]] = []
         self._counts = torch.zeros(BINS if histogram else 0, dtype=torch.int64)
 
     def observe(self, x: Tensor) -> None:
@@ -42,11 +48,12 @@ class RangeObserver:
             return
         low, high = finite_range(x, self.name)
         self.low, self.high = min(self.low, low), max(self.high, high)
+        self._extremes.append((low, high))
         if len(self._counts):
             self._counts += count_bins(x)
 
     def merge(self, other: "RangeObserver") -> None:
-        """Add all that ``other`` has seen.
+        """Add all that ``other`` has seen, after this one.
 
         Raises:
             SchemeError: Only one of the two counts values.
@@ -56,6 +63,7 @@ class RangeObserver:
                 f"observers of {self.name!r} must both have a histogram or both none to be merged"
             )
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self._extremes += other._extremes
         self._counts += other._counts
 
     def finish(self, spec: Spec) -> Range:
@@ -64,9 +72,12 @@ class RangeObserver:
         Raises:
             SchemeError: The spec's estimator needs a histogram, and none was kept.
         """
-        found = make_range(self.low, self.high, spec)
-        if found.scale == 0 or spec.estimator == "amax":
+        found, estimator = make_range(self.low, self.high, spec), parse_estimator(spec.estimator)
+        if found.scale == 0 or estimator.name == "amax":
             return found
+        if estimator.needs_batches:
+            cut = make_range(*_follow(self._extremes, estimator), spec)
+            return replace(found, scale=cut.scale, zero_point=cut.zero_point)
         if not len(self._counts):
             raise SchemeError(
                 f"estimator {spec.estimator!r} needs an observer with histogram=True, "
@@ -75,6 +86,18 @@ class RangeObserver:
         clip = choose_clip(self._counts, self.low, self.high, spec)
         cut = make_range(*clip, spec)
         return replace(found, scale=cut.scale, zero_point=cut.zero_point)
+
+
+def _follow(extremes: Sequence[tuple[float, float]], estimator: Estimator) -> tuple[float, float]:
+    """Return (low, high) of batches' extremes: averaged with a momentum, or of the last batches."""
+    if estimator.name == "history":
+        last = extremes[-int(estimator.value) :]
+        return min(low for low, _ in last), max(high for _, high in last)
+    low, high = extremes[0]
+    for own_low, own_high in extremes[1:]:
+        low = estimator.value * low + (1 - estimator.value) * own_low
+        high = estimator.value * high + (1 - estimator.value) * own_high
+    return low, high
 
 
 def finite_range(x: Tensor, name: str) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import SchemeError
+from mpsearch.notations import parse_estimator
 from mpsearch.numerics.grids import Grid, find_grid
 from mpsearch.numerics.scales import FLOAT32_MAX, choose_scales, quantize_to_steps, steps_of
 from mpsearch.schemes import Spec
@@ -22,9 +23,6 @@ POWER_RATIOS = tuple(2.0**i for i in range(1, -8, -1))
 
 BLOCK_RATIOS = tuple(2 ** (i / 8) for i in range(-4, 7))
 """Multiples of a block's amax that an MSE sweep of its scale tries: every e4m3 code nearby."""
-
-PERCENTILE = 99.99
-"""Percentile of the magnitudes that the estimator of that name takes."""
 
 
 def cut_tiles(rows: Tensor, spec: Spec) -> Tensor:
@@ -80,8 +78,9 @@ def find_scales(tiles: Tensor, spec: Spec, g: float = 1.0) -> Tensor:
         return _least_error(tiles, amax, POWER_RATIOS, spec, g)
     if spec.estimator == "mse":
         return _least_error(tiles, amax, CLIP_RATIOS, spec, g)
-    if spec.estimator == "percentile" and spec.granularity in ("channel", "token"):
-        return choose_scales(_percentile(tiles), spec, g)
+    estimator = parse_estimator(spec.estimator)
+    if estimator.name == "percentile" and spec.granularity in ("channel", "token"):
+        return choose_scales(_percentile(tiles, estimator.value), spec, g)
     if spec.estimator != "amax" and not spec.tensor_scale:
         raise SchemeError(
             f"scales per {spec.granularity} must come from amax or mse (channels and tokens also from a "
@@ -115,8 +114,8 @@ def _squared_error(tiles: Tensor, steps: Tensor, grid: Grid) -> Tensor:
     return error.double().square_().sum(TILE_AXES, keepdim=True)  # squares of fp32 may not fit fp32
 
 
-def _percentile(tiles: Tensor) -> Tensor:
+def _percentile(tiles: Tensor, percent: float) -> Tensor:
     A, t, P, B, w = tiles.shape
     magnitudes = tiles.abs().permute(0, 2, 3, 1, 4).reshape(A, P, B, t * w)
-    rank = max(1, ceil(PERCENTILE / 100 * t * w))
+    rank = max(1, ceil(percent / 100 * t * w))
     return magnitudes.kthvalue(rank, dim=-1).values.reshape(A, 1, P, B, 1)

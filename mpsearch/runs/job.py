@@ -13,6 +13,8 @@ from typing import Annotated
 from pydantic import AfterValidator, ByteSize, Field, TypeAdapter, ValidationError
 
 from mpsearch.artifacts import Content
+from mpsearch.errors import SchemeError
+from mpsearch.notations import parse_estimator
 from mpsearch.problem.tables import FULL
 from mpsearch.runs.job_tables import Limits, OwnSettings
 from mpsearch.runs.knob import CHOICE, DEVICE, FILES, MACHINE, SEARCH, TABLE, Knob
@@ -29,6 +31,14 @@ def _size(text: str) -> str:
         _BYTES.validate_python(text or "0")
     except ValidationError:
         raise ValueError("must read like 2GB, 512MB or 1.5GiB") from None
+    return text
+
+
+def _estimator(text: str) -> str:
+    try:
+        parse_estimator(text or "amax")
+    except SchemeError as error:
+        raise ValueError(str(error)) from None
     return text
 
 
@@ -89,6 +99,15 @@ class Job(Content):
             description="How sparse schemes recover what pruning lost: none, or obs, which updates the kept weights on the data."
         ),
     ] = None
+    ranges: Annotated[
+        str,
+        AfterValidator(_estimator),
+        Knob(DEVICE, "amax, or the space's own", example="percentile:99.99"),
+        Field(
+            description="How calibration data set the ranges of activations: amax, mse, entropy, percentile:99.99, "
+            "moving:0.9 (minima and maxima averaged over batches) or history:16 (amax of the last batches)."
+        ),
+    ] = ""
     target: Annotated[
         str,
         Knob(DEVICE, "none", example="onnxruntime"),

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from mpsearch.graph.model import Layer, ModelGraph
+from mpsearch.notations import parse_accumulator
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.numerics.range import Range
 from mpsearch.program.program import Step
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.simulate.accumulation import run_in_chunks
 from mpsearch.simulate.changes import add_bias
 from mpsearch.simulate.observation import activation_inputs
 from mpsearch.simulate.weight_cache import WeightStore
+from mpsearch.space.allowed import ACCUMULATES
 
 Ranges = Mapping[tuple[str, Spec], Range]
 HIDDEN = ("LSTM", "GRU", "RNN", "Attention")
@@ -174,8 +177,15 @@ class SchemeRun:
             inputs[read.index] = self._quantized(read, scheme.activation, inputs, layer.name)
         for gemm, index in ports.weights:
             inputs[index] = self._weights.simulated(step.layer, scheme, gemm)
-        hidden = hidden_quantizer(layer, scheme, self._ranges) if ports.hidden else None
-        result = step.kernel(*inputs) if hidden is None else step.kernel(*inputs, hidden=hidden)
+        result: object
+        accumulator = parse_accumulator(scheme.accumulate)
+        if accumulator is not None and layer.op_type in ACCUMULATES:
+            result = run_in_chunks(layer, step.kernel, inputs, accumulator)
+        elif ports.hidden:
+            hidden = hidden_quantizer(layer, scheme, self._ranges)
+            result = step.kernel(*inputs, hidden=hidden)
+        else:
+            result = step.kernel(*inputs)
         bias = self._biases.get(step.layer)
         if bias is not None and isinstance(result, Tensor):
             result = add_bias(result, bias, layer)

