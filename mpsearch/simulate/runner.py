@@ -9,7 +9,7 @@ from mpsearch.errors import NumericsError
 from mpsearch.program.program import Program, Step, Values
 from mpsearch.program.schedule import LayerCall, Schedule, make_schedule, run_schedule
 from mpsearch.simulate.calibrated import Calibrated
-from mpsearch.simulate.mixture import MixtureRun
+from mpsearch.simulate.gradients.mixture import MixtureRun
 from mpsearch.simulate.prefix_cache import (
     Anchor,
     choose_slots,

@@ -23,12 +23,12 @@ from mpsearch.simulate.assignments import layer_schemes
 from mpsearch.simulate.batch_form import cut_feed, join_outputs
 from mpsearch.simulate.calibrated import Calibrated, apply_changes, calibrate_and_refer
 from mpsearch.simulate.changes import Changes
+from mpsearch.simulate.gradients.lost import find_lost, warn_lost
+from mpsearch.simulate.gradients.relaxed_loss import differentiate
 from mpsearch.simulate.loss_store import Assignment, LossStore, MemoryLosses
-from mpsearch.simulate.lost_gradients import find_lost, warn_lost
 from mpsearch.simulate.memory_budget import make_budget
 from mpsearch.simulate.probe import run_outputs
 from mpsearch.simulate.reference import Reference, head_slots, measure_reference, to_tensors
-from mpsearch.simulate.relaxed_loss import differentiate
 from mpsearch.simulate.runner import Runner
 from mpsearch.simulate.scheme_run import Ranges
 from mpsearch.space.space import SearchSpace

@@ -360,4 +360,4 @@ def test_ranges_of_a_job_are_those_of_its_plans(
         assert 0 < cut.range.scale < whole.range.scale
     found = mpsearch(*SEARCH(tiny), "--ranges", "percentile:9", "-o", tmp_path / "other")
     assert found.code == 1
-    assert "ranges: Value error, estimator percentile takes a percentage" in found.err
+    assert "ranges: estimator percentile takes a percentage" in found.err

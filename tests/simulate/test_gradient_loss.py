@@ -16,7 +16,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.program.onnxruntime_fallback import FallbackWarning
 from mpsearch.schemes import find_scheme
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
-from mpsearch.simulate.lost_gradients import GradientWarning, find_lost
+from mpsearch.simulate.gradients.lost import GradientWarning, find_lost
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.space import SearchSpace
 from tests.support.torch_models import build, imported
