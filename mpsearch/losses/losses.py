@@ -185,8 +185,8 @@ def class_axis(head: Head, rank: int) -> int:
     return axis + 1 if axis < head.batch_axis else axis
 
 
-def _log_probabilities(head: Head, value: Tensor) -> Tensor:
-    """Logarithms of class probabilities, classes last."""
+def log_probabilities(head: Head, value: Tensor) -> Tensor:
+    """Return logarithms of class probabilities, classes last."""
     moved = value.movedim(class_axis(head, value.ndim), -1)
     if head.meaning == "logits":
         return torch.log_softmax(moved, -1)
@@ -195,7 +195,8 @@ def _log_probabilities(head: Head, value: Tensor) -> Tensor:
     return moved
 
 
-def _odds(head: Head, value: Tensor) -> Tensor:
+def log_odds(head: Head, value: Tensor) -> Tensor:
+    """Return log(p / (1 − p)) of chances p."""
     if head.meaning == "odds":
         return value
     inside = value.clamp(1e-12, 1 - 1e-12)
@@ -208,9 +209,9 @@ def _compare(
     if head.is_number:
         return _mean_positions(scale.weigh((value - reference).square()), mask)
     if head.is_class:
-        p, q = _log_probabilities(head, reference), _log_probabilities(head, value)
+        p, q = log_probabilities(head, reference), log_probabilities(head, value)
         return _mean_positions((p.exp() * (p - q)).sum(-1), mask)
-    p, q = _odds(head, reference), _odds(head, value)
+    p, q = log_odds(head, reference), log_odds(head, value)
     chance = torch.sigmoid(p)
     divergence = chance * (F.logsigmoid(p) - F.logsigmoid(q)) + (1 - chance) * (
         F.logsigmoid(-p) - F.logsigmoid(-q)
@@ -245,13 +246,13 @@ def absolute_losses(heads: tuple[Head, ...], values: tuple[Tensor, ...], target:
         _check_shape(head, wanted, value.shape)
         return _mean_positions(target.scales[0].weigh((value - wanted).square()), target.mask)
     if not head.is_class:
-        odds = _odds(head, value)
+        odds = log_odds(head, value)
         wanted = labels.double()
         wanted = wanted.unsqueeze(-1) if wanted.ndim == odds.ndim - 1 else wanted
         _check_shape(head, wanted, odds.shape)
         each = F.binary_cross_entropy_with_logits(odds, wanted, reduction="none")
         return _mean_positions(each, target.mask)
-    log_p = _log_probabilities(head, value)
+    log_p = log_probabilities(head, value)
     if target.blank is not None:
         return ctc_losses(log_p, labels, target.blank, target.mask)
     labels, valid = _class_labels(head, labels, log_p, target)
@@ -274,9 +275,9 @@ def accuracies(heads: tuple[Head, ...], values: tuple[Tensor, ...], target: Targ
     if not head.is_class:
         wanted = labels.double()
         wanted = wanted.unsqueeze(-1) if wanted.ndim == value.ndim - 1 else wanted
-        right = (_odds(head, value) > 0) == (wanted > 0.5)
+        right = (log_odds(head, value) > 0) == (wanted > 0.5)
         return _mean_positions(right.double(), target.mask)
-    log_p = _log_probabilities(head, value)
+    log_p = log_probabilities(head, value)
     if target.blank is not None:
         return ctc_hits(log_p, labels, target.blank, target.mask)
     labels, valid = _class_labels(head, labels, log_p, target)

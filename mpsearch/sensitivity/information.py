@@ -1,10 +1,13 @@
 """Information: how much of what a layer knows about the model's answer a scheme's noise destroys.
 
 The information-bottleneck view with a Gaussian estimate. T is what a layer's channels say on average
-over positions, Y the model's scores, both cut to their leading principal components. A scheme adds
-noise of the measured covariance; I(T; Y) − I(T + noise; Y) is the loss, never negative if the noise
-is independent of T. Source: Tishby & Zaslavsky (arXiv 1503.02406); for the formulas Cover & Thomas,
-chapter 8.
+over positions, cut to its leading principal components; Y is the answer as it is told: the model's scores
+with as much noise as leaves them what the answers hold of the inputs. A scheme adds noise of the measured
+covariance; I(T; Y) − I(T + noise; Y) is the loss, never negative if the noise is independent of T.
+Since Y knows no more than the answers, no entry exceeds that: H(mean p) − mean H(p) of the classes'
+probabilities, which is at most the entropy of the classes, also where T is the scores themselves. Numbers are
+told to a tenth of their standard deviation. Source: Tishby & Zaslavsky (arXiv 1503.02406); for the
+formulas and the data processing inequality Cover & Thomas, chapters 2 and 8.
 
 Bias: the estimate of I(T; Y) from n samples is too large by about d_T d_Y / (2 n) nats, given as the detail
 ``bias``; it cancels in the difference where the noise is small, and shrinks it where the noise is large.
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from mpsearch.errors import DataError
 from mpsearch.problem.tables import Progress, Table
+from mpsearch.sensitivity.shared.answers import find_answers
 from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import capture, replay
 from mpsearch.simulate.simulator import Simulator
@@ -29,7 +33,8 @@ _RIDGE = 1e-6
 def score(task: MetricTask) -> Table:
     """Estimate the information about the model's answer that each entry destroys, in nats.
 
-    ``details`` holds I(X; T) of the noisy layer, I(T; Y) of the clean one and its bias.
+    ``details`` holds I(X; T) of the noisy layer, I(T; Y) of the clean one and its bias, summed over the
+    layers of a group.
 
     Args:
         task: What to score; about one evaluation is spent for each scheme, whatever the budget. Only the
@@ -52,16 +57,16 @@ def score(task: MetricTask) -> Table:
     rng = np.random.default_rng([task.seed, n])
     draws = [rng.integers(0, n, n) for _ in range(_DRAWS)]
     size = max(1, min(DIMENSIONS, n // 4))
-    y = _leading(answers, size)
+    y = answers @ _axes(answers, size)
     for (g, i, s), error in noise.items():
         axes = _axes(clean[i], size)
         t, e = clean[i] @ axes, error @ axes
-        lost = _lost(t, e, y)
+        lost = lost_information(t, e, y)
         values[g, s] += lost
-        spread = [_lost(t[rows], e[rows], y[rows]) for rows in draws]
+        spread = [lost_information(t[rows], e[rows], y[rows]) for rows in draws]
         variance[g, s] += float(np.var(spread))
         kept[g, s] += _through_noise(t, e)
-        relevant[g, s] += _mutual(_covariance(np.hstack([t, y])), t.shape[1])
+        relevant[g, s] += _mutual(_told(t, y), t.shape[1])
         bias[g, s] += t.shape[1] * y.shape[1] / (2 * n)
     return Table(
         metric="information",
@@ -83,34 +88,37 @@ METRIC = Metric(score)
 def _collect(
     simulator: Simulator, base: int, progress: Progress | None
 ) -> tuple[dict[int, Floats], dict[tuple[int, int, int], Floats], Floats]:
-    """Features of layers [n, C], their errors in each scheme, and the model's scores [n, D]."""
+    """Features of layers [n, C], their errors in each scheme, and the answers [n, D]."""
     layers = simulator.graph.layers
     group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
     clean: dict[int, list[Floats]] = {}
     noise: dict[tuple[int, int, int], list[Floats]] = {}
-    answers = []
-    batches = list(simulator.batches.iterate())
-    for done, batch in enumerate(batches):
+    batches = simulator.batches
+    for done in range(batches.n_runs):
+        batch = batches.feed_run(done)
         tensors = capture(simulator.calibrated, range(len(layers)), batch)
-        n = len(next(iter(batch.values())))
+        rows = batches.run_rows or min(batches.run_size, len(batches) - done * batches.run_size)
         for i, layer in enumerate(layers):
             plain = tensors.get(layer.output)
             if plain is None or not plain.is_floating_point():
                 continue
             axis = 1 if layer.op_type.startswith("Conv") else -1
-            clean.setdefault(i, []).append(_pool(plain, n, axis))
+            clean.setdefault(i, []).append(_pool(plain, rows, axis))
             for s in np.flatnonzero(simulator.allowed[group_of[i]]).tolist():
                 if s != base:
                     error = replay(simulator.calibrated, i, s, tensors) - plain
-                    noise.setdefault((group_of[i], i, s), []).append(_pool(error, n, axis))
-        heads = simulator.targets[done].reference
-        answers.append(np.hstack([_pool(head, n, -1) for head in heads]))
+                    noise.setdefault((group_of[i], i, s), []).append(_pool(error, rows, axis))
         if progress is not None:
-            progress(done + 1, len(batches), "features of layers")
+            progress(done + 1, batches.n_runs, "features of layers")
+    n = len(batches)  # what fills the last run up comes after
     return (
-        {i: np.concatenate(parts) for i, parts in clean.items()},
-        {key: np.concatenate(parts) for key, parts in noise.items()},
-        np.concatenate(answers),
+        {i: np.concatenate(parts)[:n] for i, parts in clean.items()},
+        {key: np.concatenate(parts)[:n] for key, parts in noise.items()},
+        find_answers(
+            simulator.heads,
+            list(zip(*(target.reference for target in simulator.targets), strict=True)),
+            simulator.targets[0].scales,
+        ),
     )
 
 
@@ -130,19 +138,28 @@ def _axes(x: Floats, size: int) -> Floats:
     return np.asarray(directions[: len(some)][some].T, np.float64)
 
 
-def _leading(x: Floats, size: int) -> Floats:
-    return np.asarray((x - x.mean(axis=0)) @ _axes(x, size), np.float64)
-
-
 def _covariance(x: Floats) -> Floats:
     centred = x - x.mean(axis=0)
     return np.asarray(centred.T @ centred / max(len(x) - 1, 1), np.float64)
 
 
-def _lost(t: Floats, e: Floats, y: Floats) -> float:
-    """I(T; Y) − I(T + E; Y) for Gaussians, E independent of T and Y."""
-    size = t.shape[1]
+def _told(t: Floats, y: Floats) -> Floats:
+    """The covariance of T and of Y with noise of variance 1."""
     joint = _covariance(np.hstack([t, y]))
+    joint[t.shape[1] :, t.shape[1] :] += np.eye(y.shape[1])
+    return joint
+
+
+def lost_information(t: Floats, e: Floats, y: Floats) -> float:
+    """Return I(T; Y) − I(T + E; Y) in nats for Gaussians, Y told with noise of variance 1.
+
+    Args:
+        t: [n, d] what is known.
+        e: [n, d] errors, taken as independent of ``t`` and ``y``.
+        y: [n, D] answers in units of their noise.
+    """
+    size = t.shape[1]
+    joint = _told(t, y)
     noisy = joint.copy()
     noisy[:size, :size] += e.T @ e / len(e)
     return max(_mutual(joint, size) - _mutual(noisy, size), 0.0)
