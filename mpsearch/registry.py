@@ -22,7 +22,14 @@ if TYPE_CHECKING:  # what plug-ins are, for those who read types: nothing here n
 
 DataFolder = Literal["search_spaces", "search_spaces/targets", "cost_models"]
 Kind = Literal[
-    "metrics", "cost_models", "searchers", "recoveries", "exporters", "export_limits", "runtimes"
+    "metrics",
+    "cost_models",
+    "searchers",
+    "rules",
+    "recoveries",
+    "exporters",
+    "export_limits",
+    "runtimes",
 ]
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
@@ -62,6 +69,11 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "greedy": "mpsearch.search.greedy:SEARCHER",
             "random": "mpsearch.search.random:SEARCHER",
         },
+        "rules": {
+            "first_last": "mpsearch.choose.rules_of_thumb:first_last",
+            "embeddings_heads": "mpsearch.choose.rules_of_thumb:embeddings_heads",
+            "snr_15db": "mpsearch.choose.rules_of_thumb:snr_15db",
+        },
         "recoveries": {
             "obs": "mpsearch.recovery.gram:Recovery",
         },
@@ -88,6 +100,7 @@ _NOUNS: Mapping[Kind, str] = {
     "metrics": "metric",
     "cost_models": "cost model",
     "searchers": "search method",
+    "rules": "rule of thumb",
     "recoveries": "recovery",
     "exporters": "export target",
     "export_limits": "limits of an export target",
@@ -152,7 +165,7 @@ def find(kind: Literal["searchers"], name: str) -> "Searcher": ...
 def find(kind: Literal["cost_models"], name: str) -> "CostModel": ...
 @overload
 def find(
-    kind: Literal["recoveries", "exporters", "export_limits", "runtimes"], name: str
+    kind: Literal["rules", "recoveries", "exporters", "export_limits", "runtimes"], name: str
 ) -> Any: ...
 def find(kind: Kind, name: str) -> Any:
     """Import and return the plug-in ``name`` of ``kind``.

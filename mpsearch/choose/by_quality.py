@@ -101,7 +101,7 @@ def choose_by_quality(
     """
     goal = front.names[0]
     reference = _score(scorer, None, keep.quality)
-    points = [*front.points, *uniforms.rivals.values()]
+    points = [*front.points, *uniforms.rivals.values(), *uniforms.rules.values()]
     values = np.array([[point.value(name).mean for name in front.names] for point in points])
     order = np.flatnonzero(non_dominated(values))  # some points may be dominated as measured
     order = order[thin(values[order, :1], TESTS)]
@@ -132,7 +132,7 @@ def choose_by_quality(
         )
     point = measure_point(kept[-1].point, evaluator)
     rule = f"fastest of {len(order)} along the front with {keep}"
-    same = [name for name, u in uniforms.points.items() if u.assignment == point.assignment]
+    same = [name for name, u in uniforms.candidates.items() if u.assignment == point.assignment]
     label = f"mixed (= {same[0]})" if same else "mixed"
     return Choice("mixed", label, rule, point), with_points(front, [point]), tuple(drops)
 

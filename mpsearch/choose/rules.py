@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mpsearch.choose.measured import (
     PairedEvaluator,
@@ -82,10 +82,18 @@ class Uniforms:
     Attributes:
         points: Label to measured point.
         base: Label of the one in the base format.
+        rules: Label to measured point of what rules of thumb give: candidates as well, but nothing is measured
+            against them.
     """
 
     points: Mapping[str, Point]
     base: str
+    rules: Mapping[str, Point] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> dict[str, Point]:
+        """All that a chosen plan must not be beaten by."""
+        return {**self.points, **self.rules}
 
     @property
     def rivals(self) -> dict[str, Point]:
@@ -138,7 +146,7 @@ def choose_plans(
     difference = paired(evaluator)
     inside = {
         label: point
-        for label, point in uniforms.points.items()
+        for label, point in uniforms.candidates.items()
         if all(rules.judged(point, name) <= limit for name, limit in limits.items())
     }
     found: tuple[Choice, ...]
@@ -199,7 +207,7 @@ def _against(
     label, rival = uniforms.best(difference)
     pool = [point for point in front.points if "loss" in point.measured]
     seen = {point.assignment for point in pool}
-    pool += [point for point in uniforms.points.values() if point.assignment not in seen]
+    pool += [point for point in uniforms.candidates.values() if point.assignment not in seen]
     sure = f", losses at {rules.confidence:.3g} confidence" if rules.confidence else ""
 
     def loses_no_more(point: Point) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mpsearch.choose.measured import cheapest_within, measure_point, plan_file
+from mpsearch.choose.rules_of_thumb import is_rule_label
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import JobError, MpsearchError, OutputExistsError
 from mpsearch.jobs.calibrate import calibrated_simulator, note_calibration
@@ -166,7 +167,7 @@ def _choose(front: Front, wanted: Wanted, difference: Difference = unpaired) -> 
 
 
 def _uniform_points(record: RunRecord) -> dict[str, Point]:
-    """File name, without its ending, to measured point of the run's uniform plans."""
+    """File name, without its ending, to measured point of the run's uniform plans and those of its rules."""
     found = {}
     for row in () if record.results is None else record.results.rows:
         costs = {
@@ -174,7 +175,8 @@ def _uniform_points(record: RunRecord) -> dict[str, Point]:
             for name in ("latency_us", "weight_bytes", "effective_bits")
             if (value := getattr(row, name)) is not None
         }
-        if row.label.startswith("uniform ") and row.assignment is not None and row.measured:
+        is_rival = row.label.startswith("uniform ") or is_rule_label(row.label)
+        if is_rival and row.assignment is not None and row.measured:
             predicted = {**row.predicted, **costs}
             found[row.label.replace(" ", "_")] = Point(row.assignment, predicted, row.measured)
     return found

@@ -123,6 +123,7 @@ def check_names(job: Job) -> None:
     for kind, noun, name in (
         ("metrics", "metric", job.metric),
         ("searchers", "search method", job.method),
+        *(("rules", "a rule of thumb", name) for name in job.rules),
     ):
         names = list_names(kind)  # type: ignore[arg-type]  # both are kinds
         if name and name not in names:

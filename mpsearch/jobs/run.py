@@ -9,6 +9,7 @@ from mpsearch.choose.by_quality import DEFAULT_CONFIDENCE, Keep, choose_by_quali
 from mpsearch.choose.feasibility import check_limits, constraints
 from mpsearch.choose.measured import measure_point
 from mpsearch.choose.rules import Uniforms, choose_plans
+from mpsearch.choose.rules_of_thumb import rule_points
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.figures.plan_row import uniform_points
 from mpsearch.jobs.calibrate import calibrated_simulator
@@ -32,7 +33,6 @@ from mpsearch.jobs.stages import (
     sensitivity_stage,
 )
 from mpsearch.problem.build import build_problem
-from mpsearch.problem.front import Point
 from mpsearch.problem.problem import Problem
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.report.page import write_report
@@ -120,8 +120,7 @@ def _run_stages(bench: Bench) -> None:
         confidence=job.confidence or None,
     )
     with folder.timed("uniform"):
-        uniforms = _measure_uniforms(bench, table, problem)
-    plans = Uniforms(uniforms, f"uniform {bench.prepared.space.base}")
+        plans = _measure_uniforms(bench, table, problem)
     stage = front_stage(bench, table, problem, plans)
     found = folder.run(stage)
     evaluation = bench.prepared.evaluation
@@ -152,22 +151,25 @@ def _run_stages(bench: Bench) -> None:
     if chosen.front != found:
         folder.write(stage, chosen.front)
     with folder.timed("plans"):
-        write_plans(bench, chosen, uniforms)
+        write_plans(bench, chosen, plans.candidates)
     with folder.timed("held-out"):
-        rows = score_rows(bench, scorer, chosen.choices, uniforms)
+        rows = score_rows(bench, scorer, chosen.choices, plans.candidates)
     folder.update(results=make_results(bench, table, chosen, rows))
     with folder.timed("report"):
         write_report(folder.file("report.html"), read_report(folder.path))
 
 
-def _measure_uniforms(bench: Bench, table: Table, problem: Problem) -> dict[str, Point]:
-    """Return label to measured point of the uniform plans."""
+def _measure_uniforms(bench: Bench, table: Table, problem: Problem) -> Uniforms:
+    """Measure the uniform plans and those of the rules of thumb."""
     prepared, told = bench.prepared, bench.watch("uniform")
-    found = uniform_points(
+    uniforms = uniform_points(
         problem, prepared.space, prepared.graph, table.allowed & bench.costs.allowed
     )
-    for done, (label, point) in enumerate(found.items()):
-        told(done, len(found), label)
-        found[label] = measure_point(point, bench.simulator)
-    told(len(found), len(found), "")
-    return found
+    rules = rule_points(prepared.job.rules, problem, bench.simulator)
+    total = len(uniforms) + len(rules)
+    for done, (label, point) in enumerate({**uniforms, **rules}.items()):
+        told(done, total, label)
+        own = uniforms if label in uniforms else rules
+        own[label] = measure_point(point, bench.simulator)
+    told(total, total, "")
+    return Uniforms(uniforms, f"uniform {prepared.space.base}", rules)

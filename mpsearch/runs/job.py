@@ -194,6 +194,14 @@ class Job(Content):
             description="Measurements that are spent on better points near the uniform plan to beat.",
         ),
     ] = 60
+    rules: Annotated[
+        Names,
+        AfterValidator(lambda names: () if names == ("none",) else names),
+        Knob(SEARCH, example=("first_last",), metavar="A,B,…", joined=True),
+        Field(
+            description="Rules of thumb whose plans are measured beside the uniform ones, or none; see `mpsearch list rules`."
+        ),
+    ] = ("first_last", "embeddings_heads", "snr_15db")
     self_test: Annotated[
         int,
         Knob(TABLE, "none", example=64),

@@ -321,7 +321,17 @@ def test_stages_can_be_run_one_by_one(tiny: Path, tmp_path: Path, mpsearch: Mpse
 
 @pytest.mark.parametrize(
     "what",
-    ["schemes", "spaces", "devices", "targets", "metrics", "searchers", "exporters", "runtimes"],
+    [
+        "schemes",
+        "spaces",
+        "devices",
+        "targets",
+        "metrics",
+        "searchers",
+        "rules",
+        "exporters",
+        "runtimes",
+    ],
 )
 def test_everything_can_be_listed(what: str, mpsearch: Mpsearch) -> None:
     names = [entry["name"] for entry in mpsearch("list", what, "--json").json]
@@ -361,3 +371,18 @@ def test_ranges_of_a_job_are_those_of_its_plans(
     found = mpsearch(*SEARCH(tiny), "--ranges", "percentile:9", "-o", tmp_path / "other")
     assert found.code == 1
     assert "ranges: estimator percentile takes a percentage" in found.err
+
+
+def test_rules_of_thumb_stand_beside_the_uniform_plans(
+    tiny: Path, finished: Path, tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    found = mpsearch(*SEARCH(tiny), "--eval", tiny / "held.npz", "-o", finished, "--json").json
+    rows = {row["label"]: row for row in found["rows"]}
+    for name in ("first_last", "embeddings_heads", "snr_15db"):
+        assert rows[f"rule {name}"]["measured"]["loss"]
+        assert (finished / "plans" / f"rule_{name}.json").is_file()
+    one = mpsearch(*SEARCH(tiny), "--rules", "first_last", "-o", tmp_path / "one", "--json").json
+    assert [r["label"] for r in one["rows"] if r["label"].startswith("rule")] == ["rule first_last"]
+    bad = mpsearch(*SEARCH(tiny), "--rules", "magic", "-o", tmp_path / "bad")
+    assert bad.code == 1
+    assert "a rule of thumb must be one of first_last, embeddings_heads, snr_15db" in bad.err

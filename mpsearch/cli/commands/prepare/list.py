@@ -18,6 +18,7 @@ class What(StrEnum):
     targets = "targets"
     metrics = "metrics"
     searchers = "searchers"
+    rules = "rules"
     exporters = "exporters"
     runtimes = "runtimes"
 
@@ -63,7 +64,7 @@ def _described(what: What) -> list[tuple[str, str]]:
             (path.stem, _about(path.read_text(encoding="utf-8")))
             for path in sorted(registry.data_folder(folder).glob("*.toml"))
         ]
-    kind: registry.Kind = what.value  # type: ignore[assignment]  # the other four are kinds
+    kind: registry.Kind = what.value  # type: ignore[assignment]  # the others are kinds
     return [(name, registry.describe(kind, name)) for name in registry.list_names(kind)]
 
 
