@@ -10,14 +10,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mpsearch.errors import NumericsError, SchemeError
+from mpsearch.errors import SchemeError
 from mpsearch.numerics.grids import as_float32
-from mpsearch.numerics.layout import Layout, find_layout
+from mpsearch.numerics.layout import find_layout
 from mpsearch.numerics.sparsity import choose_mask
-from mpsearch.schemes import Sparsity, parse_sparsity
-
-_SWEEP = 128
-"""Columns that a sweep updates one by one before it updates all that follow at once."""
+from mpsearch.recovery.gptq import check_gram, select
+from mpsearch.recovery.sweep import damp, factorize
 
 _SWEEP_DAMPING = 1e-3
 """Least damping of a sweep, which inverts the Gram matrix; the weights themselves need less."""
@@ -68,7 +66,7 @@ def recover(
         channel_axes=channel_axes,
         groups=groups,
     )
-    hessian = _check_gram(gram.to(weight.device), layout, name)
+    hessian = check_gram(gram.to(weight.device), layout, name)
     K = layout.positions * layout.channels
     rows = layout.to_rows(as_float32(weight.detach())).reshape(len(hessian), -1, K).double()
     if isinstance(selection, str):
@@ -79,12 +77,11 @@ def recover(
         raise SchemeError(
             f"the mask of {name} must have its shape {tuple(weight.shape)}, got {tuple(mask.shape)}"
         )
-    damped = _damp(hessian, damping)
+    damped = damp(hessian, damping)
     kept = layout.to_rows(mask).reshape(rows.shape)
     if isinstance(selection, str):
-        swept, swept_kept = _sweep(
-            rows, parse_sparsity(selection), _factorize(hessian, max(damping, _SWEEP_DAMPING))
-        )
+        factor = factorize(hessian, max(damping, _SWEEP_DAMPING))
+        swept, swept_kept = (x.mT for x in select(rows.mT.contiguous(), factor, selection))
         best = _refit(rows, swept_kept, swept, damped)
         worse = _error(best, rows, hessian) >= _error(rows * kept, rows, hessian)
         if bool(worse.any()):  # then the magnitude's own mask, refitted, cannot be
@@ -139,25 +136,6 @@ def find_patch_gram(
     return (rows.transpose(1, 2) @ rows).double()
 
 
-def _check_gram(gram: Tensor, layout: Layout, name: str) -> Tensor:
-    hessian = gram.double() if gram.ndim == 3 else gram.double().unsqueeze(0)
-    K = layout.positions * layout.channels
-    if hessian.ndim != 3 or hessian.shape[1:] != (K, K) or layout.rows % max(len(hessian), 1):
-        raise SchemeError(
-            f"the Gram matrix of {name} must be [{K}, {K}], or one for each group of its {layout.rows} "
-            f"rows, got {list(gram.shape)}"
-        )
-    if not bool(torch.isfinite(hessian).all()):
-        raise NumericsError(f"the Gram matrix of {name} must be finite, but it holds NaN or Inf")
-    return hessian
-
-
-def _damp(hessian: Tensor, damping: float) -> Tensor:
-    """Return the positive definite ``H + damping * mean(diagonal) * I``, even of a matrix of zeros."""
-    amount = damping * hessian.diagonal(dim1=1, dim2=2).mean(1) + torch.finfo(torch.float32).tiny
-    return hessian + torch.diag_embed(amount[:, None].expand(-1, hessian.shape[1]))
-
-
 def _error(rows: Tensor, original: Tensor, hessian: Tensor) -> Tensor:
     """Return the squared output error [G, R] of each row."""
     change = rows - original
@@ -194,36 +172,3 @@ def _refit(rows: Tensor, kept: Tensor, start: Tensor, damped: Tensor) -> Tensor:
         previous, power = power, (residual * scaled).sum(-1, keepdim=True)
         direction = scaled + torch.where(previous > 0, power / previous, 0.0) * direction
     return solution
-
-
-def _factorize(hessian: Tensor, damping: float) -> Tensor:
-    """Return the upper Cholesky factor of the damped inverse, with as much damping as it takes."""
-    while True:
-        lower, failed = torch.linalg.cholesky_ex(_damp(hessian, damping))
-        if not bool(failed.any()):
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not bool(failed.any()):
-                return factor
-        damping *= 10
-
-
-def _sweep(rows: Tensor, sparsity: Sparsity, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights and mask [G, R, K] of a column-wise sweep: prune a group, update all that follow."""
-    G, R, K = rows.shape
-    swept, kept = rows.clone(), torch.ones_like(rows, dtype=torch.bool)
-    for first in range(0, K, _SWEEP // sparsity.group * sparsity.group):
-        last = min(first + _SWEEP // sparsity.group * sparsity.group, K)
-        errors = torch.zeros(G, R, last - first, dtype=rows.dtype, device=rows.device)
-        for at in range(first, last):
-            if (at - first) % sparsity.group == 0:
-                group = slice(at, at + sparsity.group)
-                scale = factor.diagonal(dim1=1, dim2=2)[:, None, group]
-                score = (swept[:, :, group] / scale).float()
-                pattern = f"{sparsity.kept}:{sparsity.group}" + "_paired" * (sparsity.unit == 2)
-                kept[:, :, group] = choose_mask(score, pattern)
-            removed = torch.where(kept[:, :, at], 0.0, swept[:, :, at])
-            error = removed / factor[:, None, at, at]
-            swept[:, :, at:last] -= error.unsqueeze(-1) * factor[:, None, at, at:last]
-            errors[:, :, at - first] = error
-        swept[:, :, last:] -= errors @ factor[:, first:last, last:]
-    return swept * kept, kept

@@ -1,0 +1,101 @@
+"""Columns of a weight fixed one after another, each error made up for by the columns that follow.
+
+Weights are [G, K, R] here: of G convolution groups, K columns (the reduction) of R rows each, in fp64. The objective is
+each row's ``(w' - w) H (w' - w)ᵀ`` with H [G, K, K] = XᵀX + λ I of what the layer reads (GPTQ, arXiv 2210.17323; SparseGPT,
+arXiv 2301.00774).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_LEAF = 16
+"""Columns that are updated one by one; of halves above that, the second is updated at once."""
+
+Fix = Callable[[Tensor, int], Tensor]
+"""(wanted [G, R], column) to the values that the column takes."""
+Select = Callable[[Tensor, int], None]
+"""(wanted [G, unit, R], first column) is told of each unit of columns before any of them is fixed."""
+
+
+def damp(gram: Tensor, damping: float) -> Tensor:
+    """Return the positive definite ``H + damping * mean(diagonal) * I``, even of a matrix of zeros."""
+    amount = damping * gram.diagonal(dim1=1, dim2=2).mean(1) + torch.finfo(torch.float32).tiny
+    return gram + torch.diag_embed(amount[:, None].expand(-1, gram.shape[1]))
+
+
+def factorize(gram: Tensor, damping: float) -> Tensor:
+    """Return U [G, K, K], upper triangular with ``UᵀU`` = the damped inverse, with as much damping as it takes."""
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(damp(gram, damping).flip(1, 2))
+        if not bool(failed.any()):
+            # H = M Mᵀ with M upper triangular, so that M⁻¹ is the factor of the inverse.
+            return torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+        damping = max(10 * damping, 1e-8)
+
+
+def sweep(
+    columns: Tensor, factor: Tensor, fix: Fix, *, unit: int = 1, select: Select | None = None
+) -> Tensor:
+    """Return the fixed columns [G, K, R] of one pass.
+
+    Args:
+        columns: [G, K, R] what is wanted; it is overwritten.
+        factor: Of :func:`factorize`.
+        fix: Gives a column its values.
+        unit: Columns that ``select`` sees together; K is a multiple.
+        select: Told of each unit.
+    """
+    K = columns.shape[1]
+    fixed = torch.empty_like(columns)
+    errors = torch.empty_like(columns)
+    leaf = max(_LEAF // unit, 1) * unit
+
+    def go(first: int, last: int) -> None:
+        if last - first > leaf:
+            half = first + max((last - first) // 2 // leaf, 1) * leaf
+            go(first, half)
+            columns[:, half:last] -= (
+                factor[:, first:half, half:last].transpose(1, 2) @ errors[:, first:half]
+            )
+            go(half, last)
+            return
+        for at in range(first, last):
+            if select is not None and at % unit == 0:
+                select(columns[:, at : at + unit], at)
+            fixed[:, at] = fix(columns[:, at], at)
+            errors[:, at] = (columns[:, at] - fixed[:, at]) / factor[:, at, at, None]
+            if at + 1 < last:
+                columns[:, at + 1 : last] -= (
+                    factor[:, at, at + 1 : last, None] * errors[:, None, at]
+                )
+
+    go(0, K)
+    return fixed
+
+
+def descend(columns: Tensor, fixed: Tensor, damped: Tensor, fix: Fix) -> Tensor:
+    """Return ``fixed`` after one pass of coordinate descent: no row's objective rises.
+
+    Args:
+        columns: [G, K, R] what was wanted.
+        fixed: [G, K, R] what it became.
+        damped: [G, K, K] H of the objective.
+        fix: Gives a column the nearest values that it may take.
+    """
+    result = fixed.clone()
+    errors = fixed - columns
+    K = columns.shape[1]
+    for first in range(0, K, 4 * _LEAF):
+        last = min(first + 4 * _LEAF, K)
+        pull = damped[:, first:last] @ errors
+        for at in range(first, last):
+            wanted = result[:, at] - pull[:, at - first] / damped[:, at, at, None]
+            moved = fix(wanted, at) - result[:, at]
+            result[:, at] += moved
+            errors[:, at] += moved
+            if at + 1 < last:
+                pull[:, at + 1 - first :] += damped[:, at + 1 : last, at, None] * moved[:, None]
+    return result
