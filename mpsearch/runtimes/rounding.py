@@ -4,7 +4,8 @@ A runtime that takes fp32 to fp8 through fp16 rounds some ties the other way. Ro
 fed already rounded to the simulation comes out unchanged, so the rest of the layer is compared as it is.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,10 +28,14 @@ class Rounding:
     Attributes:
         through_half: fp32 goes to fp8 through fp16.
         left_out: 16-bit formats whose casts there and back are left out: such layers compute in fp32.
+        byte_codes: Value → lowest and highest code of those whose static int8 codes use their whole byte.
+        biases: Convolution → its bias in whole units of its integer products, as fp32.
     """
 
     through_half: bool = False
     left_out: frozenset[str] = frozenset()
+    byte_codes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 EXACT = Rounding()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpsearch.cost.onnxruntime_kernels import is_static_int8_activation
 from mpsearch.graph.model import Layer, ModelGraph, Operand
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.plan.plan import Plan
@@ -29,6 +30,7 @@ reciprocals, or scale codes in another order."""
 _NATIVE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _ELEMENT_TYPES = {"fp16": 10, "bf16": 16}  # of onnx.TensorProto
 _FLOAT = 1
+_BIAS = 2  # a convolution's input
 
 
 def widen(graph: ModelGraph, formats: Collection[str]) -> ModelGraph:
@@ -76,6 +78,10 @@ def round_activation(
     if spec.is_cast and (spec.format == "fp32" or spec.format in rounding.left_out):
         return x
     found = plan.find_range(operand.value, spec)
+    codes = rounding.byte_codes.get(operand.value)
+    if codes is not None and found is not None and is_static_int8_activation(spec):
+        step = found.scale or 1.0
+        return (torch.round(x / step).clamp(*codes) * step).to(x.dtype)
     axes = {"reduction_axis": operand.reduction_axis, "groups": operand.groups}
     if rounding.through_half:
         rounded = round_through_half(x, spec, found, **axes)
@@ -136,6 +142,8 @@ def call_documented(
         for number, gemm in enumerate(layer.gemms):
             if gemm.has_weight:
                 inputs[gemm.right.input_index] = weight(step.layer, number)
+        if layer.name in rounding.biases:
+            inputs[_BIAS] = rounding.biases[layer.name]
         result = step.kernel(*inputs)
         output = Operand(layer.output, "", 0, -1)
         if isinstance(result, tuple):

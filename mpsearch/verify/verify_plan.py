@@ -137,8 +137,11 @@ def verify_plan(
         for row, compared in enumerate(layers):
             inputs = _inputs(compared, graph, values, plan, session.rounding)
             formats = {base.format, compared.scheme.activation.format, *native}
-            left_out = bool(formats & session.rounding.left_out)
-            how = documented if left_out else space.index(compared.scheme.name)
+            is_own = bool(formats & session.rounding.left_out) or any(
+                operand.value in session.rounding.byte_codes
+                for operand in read_operands(compared.layer)
+            )
+            how = documented if is_own else space.index(compared.scheme.name)
             expected = replay(calibrated, compared.index, how, inputs)
             shown = values[compared.layer.output]
             squares[row] += _squares(compared.layer, shown, expected, runtime)

@@ -25,6 +25,7 @@ from mpsearch.graph.model import Gemm, Layer, ModelGraph, Operand
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.graph.onnx_file.write import to_onnx
 from mpsearch.numerics.quantized import QuantizedTensor
+from mpsearch.numerics.range import Range
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.schemes import Scheme, Spec
@@ -32,6 +33,33 @@ from mpsearch.schemes import Scheme, Spec
 Weights = Callable[[int, int, Scheme], QuantizedTensor]
 """(layer index, gemm index, scheme) to the weight as the scheme stores it."""
 
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a target writes operands; the canonical way unless it says otherwise.
+
+    Attributes:
+        weight: Appends a weight and what dequantises it: (writer, weight, whether its layer is in
+            ``own_weights``) to the fp32 value's name.
+        activation: Appends what rounds an activation: (writer, activation, spec, calibrated range, whether its
+            reader is in ``own_activations``) to the rounded value's name.
+        own_weights: Indices of layers whose weights are written in a way of their own.
+        own_activations: Indices of layers whose activations are.
+    """
+
+    weight: Callable[[Writer, QuantizedTensor, bool], str] = lambda writer, weight, _: (
+        encode_weight(writer, weight)
+    )
+    activation: Callable[[Writer, Activation, Spec, Range | None, bool], str] = (
+        lambda writer, activation, spec, found, _: encode_activation(
+            writer, activation, spec, found
+        )
+    )
+    own_weights: frozenset[int] = frozenset()
+    own_activations: frozenset[int] = frozenset()
+
+
+CANONICAL = Encoding()
 OPSET = 23
 _MX_OPSET = 24
 
@@ -43,6 +71,7 @@ class _Build:
     plan: Plan
     graph: ModelGraph
     weights: Weights
+    encoding: Encoding
     opset: int
     taken: set[str]
     encoded: dict[object, str] = field(default_factory=dict)
@@ -50,13 +79,16 @@ class _Build:
     functions: set[str] = field(default_factory=set)
 
 
-def build_canonical(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.ModelProto:
+def build_canonical(
+    plan: Plan, graph: ModelGraph, weights: Weights, encoding: Encoding = CANONICAL
+) -> onnx.ModelProto:
     """Return the canonical model of ``plan``: opset 23, or 24 where there are MX formats.
 
     Args:
         plan: Made for ``graph``.
         graph: The folded model.
         weights: Gives the simulation's own weights.
+        encoding: How operands are written.
 
     Raises:
         PlanError: The plan is for another model, or ONNX cannot say what one of its schemes does.
@@ -72,7 +104,7 @@ def build_canonical(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.Mod
         gemm.right.value for layer in graph.layers for gemm in layer.gemms if gemm.has_weight
     } & own.keys()
     model = upgrade_model(source, opset, quantised)
-    build = _Build(plan, graph, weights, opset, _names(source.graph))
+    build = _Build(plan, graph, weights, encoding, opset, _names(source.graph))
     layers = {layer.name: i for i, layer in enumerate(graph.layers)}
     nodes = _encode_nodes(build, model.graph.node, layers, schemes)
     del model.graph.node[:]
@@ -136,13 +168,15 @@ def _encode_layer(
             if operand.input_index < 0:
                 continue
             if is_weight:
-                key = _weight_key(operand, scheme, index)
+                key = _weight_key(operand, scheme, index), index in build.encoding.own_weights
                 encode = partial(_write_weight, build, index, number, scheme)
             else:
                 activation = _activation(build.graph, layer, gemm, operand)
-                key = _activation_key(activation, scheme.activation)
+                is_own = index in build.encoding.own_activations
+                key = _activation_key(activation, scheme.activation), is_own
                 is_flat = find_rank(build.graph, layer, operand) is None
-                encode = partial(_write_activation, build, activation, scheme.activation, is_flat)
+                rounded = activation, scheme.activation
+                encode = partial(_write_activation, build, *rounded, is_flat, is_own)
             if key not in build.encoded:
                 writer = Writer(_free_name(build, f"mpsearch/{operand.value}/{scheme.name}"))
                 build.encoded[key] = encode(writer)
@@ -160,13 +194,19 @@ def _encode_layer(
 
 
 def _write_weight(build: _Build, index: int, number: int, scheme: Scheme, writer: Writer) -> str:
-    value = encode_weight(writer, build.weights(index, number, scheme))
+    weight = build.weights(index, number, scheme)
+    value = build.encoding.weight(writer, weight, index in build.encoding.own_weights)
     dtype = _dtype(build.graph, build.graph.layers[index].gemms[number].right.value)
     return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
 
 
 def _write_activation(
-    build: _Build, activation: Activation, spec: Spec, is_flat: bool, writer: Writer
+    build: _Build,
+    activation: Activation,
+    spec: Spec,
+    is_flat: bool,
+    is_own: bool,
+    writer: Writer,
 ) -> str:
     """Append what rounds the tensor, in its own type and shape, and return the result's name."""
     dtype = _dtype(build.graph, activation.value)
@@ -177,7 +217,8 @@ def _write_activation(
     if is_flat:
         rows = writer.constant(np.array([-1, activation.size], np.int64), "rows")
         shape, value = writer.add("Shape", value), writer.add("Reshape", value, rows)
-    value = encode_activation(writer, replace(activation, value=value), spec, found)
+    read = replace(activation, value=value)
+    value = build.encoding.activation(writer, read, spec, found, is_own)
     if is_flat:
         value = writer.add("Reshape", value, shape)
     return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)

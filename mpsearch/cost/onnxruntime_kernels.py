@@ -1,0 +1,209 @@
+"""What onnxruntime runs on a CPU for (graph, assignment): integer kernels, or fp32 ones between roundings.
+
+A matrix product of two int8 operands runs on integers and gives floats. A convolution runs on integers only
+where its output is rounded to 8 bits too (QLinearConv), that is, where int8 layers alone read it: through Relu,
+which the rounding to unsigned codes takes over, and through operators that move values or choose among them. Any other int8
+convolution computes in fp32 between roundings, whatever the file says.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpsearch.graph.model import Layer, ModelGraph, Node
+from mpsearch.schemes import Scheme, Spec
+
+_MOVES = frozenset(
+    {
+        "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Identity",
+        "Clip",
+    }
+)  # fmt: skip
+"""Operators that move, choose or limit elements: rounding before and behind them is rounding behind them."""
+_POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
+_KEEPS_SIGN = _MOVES | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """How one layer runs.
+
+    Attributes:
+        is_integer: On integer kernels; else in fp32, between roundings where its scheme asks for them.
+        rounded: The value whose 8-bit codes an integer convolution gives (its readers' input); "" of others.
+        cut: Where the rounding is put so that the kernel takes it over: ``rounded``, or a value before the
+            operators that move it.
+    """
+
+    is_integer: bool
+    rounded: str = ""
+    cut: str = ""
+
+
+FLOAT = Executed(False)
+
+
+def is_static_int8(scheme: Scheme) -> bool:
+    """Whether weights and activations are 8-bit integers around zero, activations with one static scale."""
+    weight = scheme.weight
+    return (
+        is_static_int8_activation(scheme.activation)
+        and weight.element.kind == "int"
+        and weight.element.bits == 8
+        and weight.symmetric
+        and weight.granularity in ("tensor", "channel")
+    )
+
+
+def is_static_int8_activation(spec: Spec) -> bool:
+    """Whether ``spec`` rounds to 8-bit integers around zero with one static scale."""
+    is_byte = spec.element.kind == "int" and spec.element.bits == 8
+    return is_byte and spec.symmetric and spec.granularity == "tensor" and spec.range == "static"
+
+
+def executed_layers(
+    graph: ModelGraph, schemes: Sequence[Scheme], *, base: str = "fp32"
+) -> tuple[Executed, ...]:
+    """Return how onnxruntime runs each layer.
+
+    Args:
+        graph: The folded model.
+        schemes: [L] scheme of each layer.
+        base: Format that layers' outputs are rounded to; only in fp32 do convolutions run on integers.
+    """
+    readers = find_readers(graph)
+    own = {layer.name: i for i, layer in enumerate(graph.layers)}
+    nodes = {node.name: node for node in graph.nodes}
+    outputs = {value.name for value in graph.outputs}
+    found = []
+    for layer, scheme in zip(graph.layers, schemes, strict=True):
+        node = nodes.get(layer.name)
+        if node is None or not is_static_int8(scheme) or not _has_kernel(graph, layer, node):
+            found.append(FLOAT)
+        elif node.op_type != "Conv":
+            found.append(Executed(True))
+        elif base != "fp32":
+            found.append(FLOAT)
+        else:
+            found.append(_conv(graph, layer, schemes, own, readers, outputs))
+    return tuple(found)
+
+
+def find_readers(graph: ModelGraph) -> Mapping[str, Sequence[Node]]:
+    """Return value → the nodes of the outer graph that read it."""
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in dict.fromkeys(node.inputs):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def never_negative(graph: ModelGraph, value: str) -> bool:
+    """Whether ``value`` is known to hold no negative number, whatever the input."""
+    producers = {name: node for node in graph.nodes for name in node.outputs}
+    waiting, seen = [value], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = producers.get(name)
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return False
+        if node.op_type in _POSITIVE or _clips_at_zero(graph, node):
+            continue
+        if node.op_type not in _KEEPS_SIGN:
+            return False
+        waiting += node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    return True
+
+
+def _clips_at_zero(graph: ModelGraph, node: Node) -> bool:
+    if node.op_type != "Clip":
+        return False
+    lowest = node.attributes.get("min")
+    if lowest is None and len(node.inputs) > 1:
+        lowest = graph.constants.get(node.inputs[1])
+    return lowest is not None and float(np.asarray(lowest).min(initial=0.0)) >= 0
+
+
+def _has_kernel(graph: ModelGraph, layer: Layer, node: Node) -> bool:
+    """Whether an integer kernel takes the operator with these operands."""
+    value = graph.values.get(layer.output)
+    if node.domain not in ("", "ai.onnx") or value is None or value.dtype != "float32":
+        return False
+    gemm = layer.gemms[0]
+    if len(layer.gemms) != 1 or gemm.left.input_index < 0:
+        return False
+    if not gemm.has_weight:
+        return node.op_type == "MatMul" and gemm.left.value != gemm.right.value
+    weight = graph.constants.get(gemm.right.value)
+    if weight is None or len(gemm.right.channel_axes) != 1:
+        return False
+    if node.op_type == "MatMul":
+        return weight.ndim == 2 and gemm.right.input_index == 1
+    if node.op_type == "Gemm":
+        plain = all(node.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        return plain and gemm.right.input_index == 1 and not node.attributes.get("transA", 0)
+    bias = node.inputs[2] if len(node.inputs) > 2 else ""
+    return node.op_type == "Conv" and (not bias or bias in graph.constants)
+
+
+def _conv(
+    graph: ModelGraph,
+    layer: Layer,
+    schemes: Sequence[Scheme],
+    own: Mapping[str, int],
+    readers: Mapping[str, Sequence[Node]],
+    outputs: set[str],
+) -> Executed:
+    value, after_relu, is_moved = layer.output, "", False
+    while value not in outputs:
+        reading = readers.get(value, ())
+        if reading and _round_alike(graph, reading, value, schemes, own):
+            positive = never_negative(graph, value)
+            cut = after_relu if positive and after_relu else layer.output
+            return Executed(True, value, cut)
+        if len(reading) != 1 or reading[0].domain not in ("", "ai.onnx"):
+            break
+        node = reading[0]
+        if node.op_type == "Relu" and not after_relu and not is_moved:
+            after_relu = node.outputs[0]
+        elif _only_moves(node, value):
+            is_moved = True
+        else:
+            break
+        value = node.outputs[0]
+    return FLOAT
+
+
+def _only_moves(node: Node, value: str) -> bool:
+    """Whether all that ``node`` makes of ``value`` is some of its elements in one output."""
+    if node.op_type not in _MOVES or any(node.outputs[1:]):
+        return False
+    return node.op_type == "Concat" or node.inputs[0] == value
+
+
+def _round_alike(
+    graph: ModelGraph,
+    reading: Sequence[Node],
+    value: str,
+    schemes: Sequence[Scheme],
+    own: Mapping[str, int],
+) -> bool:
+    """Whether all of ``reading`` are layers that read ``value`` in one static int8 spec and nothing else."""
+    specs = set()
+    for node in reading:
+        index = own.get(node.name)
+        if index is None or not is_static_int8_activation(schemes[index].activation):
+            return False
+        specs.add(schemes[index].activation)
+        operands = {
+            operand.input_index
+            for gemm in graph.layers[index].gemms
+            for operand in ((gemm.left,) if gemm.has_weight else (gemm.left, gemm.right))
+        }
+        if any(i not in operands for i, name in enumerate(node.inputs) if name == value):
+            return False
+    return len(specs) == 1

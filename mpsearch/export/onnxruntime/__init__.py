@@ -1,0 +1,1 @@
+"""Plans as onnxruntime takes them: int8 on integer kernels, other formats emulated."""

@@ -1,0 +1,89 @@
+"""The export for onnxruntime on a CPU: the canonical model, lowered to what its optimiser turns into integer kernels.
+
+Static int8 operands are stored as unsigned codes with a zero point: products of unsigned and signed bytes
+saturate on x86 processors without VNNI, and signed activations make the optimiser fail on MatMul and Add. What is
+computed stays the canonical model's, but for codes beyond ±127, which a byte has room for.
+"""
+
+from pathlib import Path
+
+import onnx
+
+from mpsearch.cost.onnxruntime_kernels import (
+    executed_layers,
+    is_static_int8_activation,
+    never_negative,
+)
+from mpsearch.errors import PlanError
+from mpsearch.export.onnx.builder import Writer
+from mpsearch.export.onnx.canonical import Encoding, Weights, build_canonical
+from mpsearch.export.onnx.encode_activation import Activation, encode_activation
+from mpsearch.export.onnx.write_model import write_model
+from mpsearch.export.onnxruntime.operands import (
+    encode_emulated_activation,
+    encode_folded_weight,
+    encode_unsigned_activation,
+    encode_unsigned_weight,
+)
+from mpsearch.export.onnxruntime.rewrite import rewrite_layers
+from mpsearch.graph.model import ModelGraph
+from mpsearch.numerics.quantized import QuantizedTensor
+from mpsearch.numerics.range import Range
+from mpsearch.plan.match import plan_schemes
+from mpsearch.plan.plan import Plan
+from mpsearch.registry import find
+from mpsearch.schemes import Spec
+
+
+def export(plan: Plan, graph: ModelGraph, weights: Weights, folder: Path) -> list[Path]:
+    """Write ``model.onnx`` into ``folder`` and return the files written.
+
+    Raises:
+        PlanError: The plan does not fit, or onnxruntime cannot run one of its schemes.
+    """
+    return write_model(build_onnxruntime(plan, graph, weights), folder)
+
+
+def build_onnxruntime(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.ModelProto:
+    """Return the model of ``plan`` for onnxruntime.
+
+    Args:
+        plan: Made for ``graph``.
+        graph: The folded model.
+        weights: Gives the simulation's own weights.
+
+    Raises:
+        PlanError: The plan does not fit, or onnxruntime cannot run one of its schemes.
+    """
+    schemes = plan_schemes(plan, graph)
+    can_write = find("export_limits", "onnxruntime")
+    for layer, scheme in zip(graph.layers, schemes, strict=True):
+        if reason := can_write(graph, layer, scheme):
+            raise PlanError(reason)
+    base = plan.schemes[plan.base].activation.format
+    executed = executed_layers(graph, schemes, base=base)
+    integer = frozenset(i for i, how in enumerate(executed) if how.is_integer)
+    # A float convolution may read codes that others read too: it is one since its output is not rounded alone.
+    # Otherwise a DequantizeLinear before and a QuantizeLinear behind would have its weights rounded.
+    coded = integer | {i for i, layer in enumerate(graph.layers) if layer.op_type == "Conv"}
+    read = {g.left.value for x in graph.layers for g in x.gemms}
+    read |= {g.right.value for x in graph.layers for g in x.gemms if not g.has_weight}
+    positives = {value for value in read if never_negative(graph, value)}
+
+    def weight(writer: Writer, tensor: QuantizedTensor, is_own: bool) -> str:
+        if is_own:
+            return encode_unsigned_weight(writer, tensor)
+        return encode_folded_weight(writer, tensor)
+
+    def activation(
+        writer: Writer, read: Activation, spec: Spec, found: Range | None, is_own: bool
+    ) -> str:
+        if found is None or spec.granularity != "tensor" or spec.range != "static":
+            return encode_activation(writer, read, spec, found)
+        if not is_own or not is_static_int8_activation(spec):
+            return encode_emulated_activation(writer, read.value, spec, found)
+        return encode_unsigned_activation(writer, read.value, found, read.value in positives)
+
+    model = build_canonical(plan, graph, weights, Encoding(weight, activation, integer, coded))
+    rewrite_layers(model, graph, executed)
+    return model

@@ -1,0 +1,125 @@
+"""What lies around integer layers, so that onnxruntime's optimiser finds its kernels.
+
+MatMul and Add would become a Gemm before the optimiser looks for integers, and a Gemm with a Relu behind it a fused
+fp32 kernel: biases are added by Sum, which it leaves alone. A convolution's bias is stored in the units of its
+products, and its output is rounded at the cut, before what moves it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from mpsearch.cost.onnxruntime_kernels import Executed
+from mpsearch.graph.model import ModelGraph
+from mpsearch.graph.onnx_file.read import walk_nodes
+
+_INT32_LIMIT = 2**31 - 1
+
+
+def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence[Executed]) -> None:
+    """Rewrite ``model``, the encoded ``graph``, around its integer layers, in place.
+
+    Args:
+        model: Static int8 operands of integer layers are DequantizeLinear's results in it.
+        graph: The folded model.
+        executed: [L] how each layer runs.
+    """
+    own = {
+        layer.name: how for layer, how in zip(graph.layers, executed, strict=True) if how.is_integer
+    }
+    made = {name: node for node in model.graph.node for name in node.output}
+    rounders = {
+        node.input[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"
+    }
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes: list[onnx.NodeProto] = []
+    after: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        how = own.get(node.name)
+        nodes.append(node)
+        nodes += after.pop(node.output[0], [])
+        if how is None:
+            continue
+        if node.op_type == "MatMul":
+            for reader in readers.get(node.output[0], []):
+                if reader.op_type == "Add":
+                    reader.op_type = "Sum"
+        elif node.op_type == "Gemm":
+            nodes += _split_bias(node)
+        else:
+            bias = _encode_bias(model, node, made, tensors)
+            nodes[-1:-1] = bias
+            if how.cut != how.rounded:
+                pair = _round_at(how.cut, rounders[how.rounded], readers[how.cut])
+                if how.cut == node.output[0]:
+                    nodes += pair
+                else:
+                    after[how.cut] = pair
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    read = {name for node in walk_nodes(model.graph) for name in node.input}
+    read.update(output.name for output in model.graph.output)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _split_bias(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Take the bias off a Gemm, and return what adds it."""
+    if len(node.input) < 3 or not node.input[2]:
+        return []
+    output, product = node.output[0], f"mpsearch/{node.name}/product"
+    bias = node.input[2]
+    del node.input[2:]
+    node.output[0] = product
+    added = helper.make_node("Sum", [product, bias], [output], name=f"mpsearch/{node.name}/bias")
+    added.metadata_props.extend(node.metadata_props)
+    return [added]
+
+
+def _encode_bias(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    made: Mapping[str, onnx.NodeProto],
+    tensors: Mapping[str, onnx.TensorProto],
+) -> list[onnx.NodeProto]:
+    """Store a convolution's bias as int32 in units of (activation step × weight step)."""
+    if len(node.input) < 3 or not node.input[2]:
+        return []
+    left, right = (tensors[made[name].input[1]] for name in node.input[:2])
+    bias: NDArray[np.float32] = numpy_helper.to_array(tensors[node.input[2]])
+    steps = np.broadcast_to(
+        numpy_helper.to_array(left) * numpy_helper.to_array(right), bias.shape
+    ).astype(np.float32)
+    codes = np.round(bias.astype(np.float64) / steps).clip(-_INT32_LIMIT, _INT32_LIMIT)
+    prefix = f"{made[node.input[1]].name}/{node.name}/bias"
+    model.graph.initializer.append(
+        numpy_helper.from_array(codes.astype(np.int32), f"{prefix}/codes")
+    )
+    model.graph.initializer.append(numpy_helper.from_array(steps, f"{prefix}/scales"))
+    node.input[2] = prefix
+    inputs = [f"{prefix}/codes", f"{prefix}/scales"]
+    return [helper.make_node("DequantizeLinear", inputs, [prefix], name=prefix, axis=0)]
+
+
+def _round_at(
+    cut: str, like: onnx.NodeProto, readers: Sequence[onnx.NodeProto]
+) -> list[onnx.NodeProto]:
+    """Round ``cut`` as ``like`` does what is moved from it; its readers read the rounded value."""
+    codes, value = f"mpsearch/{cut}/codes", f"mpsearch/{cut}/rounded"
+    for reader in readers:
+        for i, name in enumerate(reader.input):
+            if name == cut:
+                reader.input[i] = value
+    scale = like.input[1:]
+    return [
+        helper.make_node("QuantizeLinear", [cut, *scale], [codes], name=codes),
+        helper.make_node("DequantizeLinear", [codes, *scale], [value], name=value),
+    ]
