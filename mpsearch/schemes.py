@@ -176,6 +176,11 @@ class Sparsity:
     group: int
     unit: int
 
+    @property
+    def index_bits(self) -> int:
+        """Bits of the indices of one group's kept units, as the hardware stores them."""
+        return self.kept // self.unit * ceil(log2(self.group // self.unit))
+
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -222,9 +227,7 @@ def stored_bits(
             raise SchemeError(
                 f"`channels % {pattern.group} == 0` must hold for {sparsity}, got {channels}"
             )
-        kept = elements // pattern.group * pattern.kept
-        index_bits = ceil(log2(pattern.group // pattern.unit))
-        total = kept * bits + kept // pattern.unit * index_bits
+        total = elements // pattern.group * (pattern.kept * bits + pattern.index_bits)
     scales = count_scales(spec, rows, positions, channels)
     if spec.scale_format is not None:
         total += scales * find_format(spec.scale_format).bits

@@ -7,29 +7,10 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from mpsearch.artifacts import Content, read_toml
-from mpsearch.errors import DeviceError
+from mpsearch.cost.npu_device import Fraction, NotNegative, Npu, Positive, at_point
+from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_file
 from mpsearch.schemes import Scheme, Spec
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class NpuOverheads(Content):
-    """What an NPU adds to the roofline.
-
-    Attributes:
-        clock_ghz: Clock of its arrays.
-        switch_cycles: Cycles that a change of the compute format takes between two kernels.
-        picojoule_per_op: Rate key to the energy of one operation (a MAC is two).
-        sparse_energy: Share of a dense kernel's energy that a sparse one takes.
-    """
-
-    clock_ghz: Positive
-    switch_cycles: NotNegative
-    picojoule_per_op: Mapping[str, Positive]
-    sparse_energy: Fraction = 1.0
 
 
 class Device(Content):
@@ -59,7 +40,7 @@ class Device(Content):
         quantize_ns: Time to convert one element into a narrow format, beside moving it.
         dequantize_ns: The same on the way back.
         relative_error: Relative standard error of a predicted latency.
-        npu: Overheads of an NPU.
+        npu: What an NPU adds.
         sparse_peak_tflops: Published sparse peaks, for people.
         sources: Where the facts come from.
     """
@@ -93,7 +74,7 @@ class Device(Content):
     quantize_ns: NotNegative = 0.0
     dequantize_ns: NotNegative = 0.0
     relative_error: NotNegative = 0.0
-    npu: NpuOverheads | None = None
+    npu: Npu | None = None
     sources: tuple[str, ...] = ()
     confidence: str = ""
     note: str = ""
@@ -108,12 +89,42 @@ class Device(Content):
 def read_device(name_or_path: str | Path) -> Device:
     """Read a device that ships with mpsearch, or a file of the user's.
 
+    Args:
+        name_or_path: A name or path; ``@POINT`` behind it chooses an operating point of the device.
+
     Raises:
-        UnknownNameError: No such device; the message lists those that ship.
+        UnknownNameError: No such device or point; the message lists those that there are.
         DeviceError: The file is malformed; the message names file and key.
     """
-    path = data_file("cost_models", name_or_path, "device")
-    return read_toml(path, Device, DeviceError)
+    text, point = split_point(str(name_or_path))
+    name = Path(text) if isinstance(name_or_path, Path) else text
+    device = read_toml(data_file("cost_models", name, "device"), Device, DeviceError)
+    return _at_point(device, point) if point else device
+
+
+def split_point(name_or_path: str) -> tuple[str, str]:
+    """Return the device and the operating point behind its ``@``, "" without one."""
+    name, at, point = name_or_path.rpartition("@")
+    if not at or "/" in point or "\\" in point or point.endswith(".toml"):
+        return name_or_path, ""
+    return name, point
+
+
+def _at_point(device: Device, name: str) -> Device:
+    points = device.npu.points if device.npu is not None else {}
+    if device.npu is None or name not in points:
+        raise UnknownNameError(
+            f"operating point of {device.name} must be one of {', '.join(points) or '(it has none)'}; "
+            f"got {name!r}"
+        )
+    scale = points[name].clock_ghz / device.npu.clock_ghz
+    return device.model_copy(
+        update={
+            "name": f"{device.name}@{name}",
+            "peak_tflops": {rate: peak * scale for rate, peak in device.peak_tflops.items()},
+            "npu": at_point(device.npu, points[name]),
+        }
+    )
 
 
 def operand_format(spec: Spec) -> str:

@@ -6,9 +6,10 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mpsearch.cost.arrays import dense_us
 from mpsearch.cost.device import Device, read_device, refusal
+from mpsearch.cost.products import element_bytes
 from mpsearch.errors import DeviceError
-from mpsearch.formats import find_format
 from mpsearch.graph.model import Gemm, Operand
 from mpsearch.schemes import Scheme, Spec, find_scheme, parse_sparsity, stored_bits
 from mpsearch.stats.estimates import Estimate
@@ -27,7 +28,8 @@ def gemm_latency(
 
     tau = c + (tc^p + tm^p)^(1/p); tc = 2 M N K (1 + m0/M)(1 + n0/N)(1 + k0/K) / (P s e) with the
     scheme's peak P, the gain s of sparsity and the efficiency e; tm = bytes moved / bandwidth. Blocks
-    compute on K padded to the block. Quantising the activations is not included.
+    compute on K padded to the block. An NPU takes what its arrays take (:mod:`mpsearch.cost.arrays`).
+    Quantising the activations is not included.
 
     Args:
         device: A device or its name.
@@ -52,9 +54,12 @@ def gemm_latency(
     if min(int(size.min(initial=1)) for size in sizes) < 1:
         raise DeviceError("`m, n, k >= 1` must hold for a GEMM")
     out = find_scheme(base).activation
-    flat = zip(*(size.ravel().tolist() for size in sizes), strict=True)
-    values = [_dense_gemm_us(device, scheme, out, *size) for size in flat]
-    mean = np.array(values, np.float64).reshape(sizes[0].shape)
+    if device.npu is not None:
+        mean = dense_us(device, scheme, *sizes, out=out)
+    else:
+        flat = zip(*(size.ravel().tolist() for size in sizes), strict=True)
+        values = [_dense_gemm_us(device, scheme, out, *size) for size in flat]
+        mean = np.array(values, np.float64).reshape(sizes[0].shape)
     if mean.ndim == 0:
         return Estimate(float(mean), float(mean) * device.relative_error)
     return Estimate(mean, mean * device.relative_error)  # type: ignore[arg-type]  # documented
@@ -102,19 +107,6 @@ def weight_bits(scheme: Scheme, gemm: Gemm) -> int:
     return _weight_bits(scheme, gemm.n, gemm.positions, channels)
 
 
-def element_bytes(spec: Spec) -> float:
-    """Return the bytes that an element of an activation takes, block scales included."""
-    scale = 0.0
-    if spec.block_shape is not None and spec.scale_format is not None:
-        scale = find_format(spec.scale_format).bits / (spec.block_shape[0] * spec.block_shape[1])
-    return (spec.element.bits + scale) / 8
-
-
-def executed_macs(scheme: Scheme, gemm: Gemm) -> int:
-    """Return the multiply-accumulates of a dense kernel, on channels padded to the block."""
-    return gemm.m * gemm.n * _executed_k(scheme, gemm) * gemm.calls
-
-
 def _executed_k(scheme: Scheme, gemm: Gemm) -> int:
     """K with the channels of each kernel position padded to the block, which never crosses one.
 
@@ -149,8 +141,9 @@ def _compute_us(device: Device, scheme: Scheme, gemm: Gemm) -> float:
         efficiency = device.efficiency.get(f"{scheme.rate}_sparse", efficiency)
     rate *= efficiency
     filling = (1 + device.half_m / gemm.m) * (1 + device.half_n / gemm.n)
-    filling *= 1 + device.half_k / _executed_k(scheme, gemm)
-    return 2 * executed_macs(scheme, gemm) * filling / (rate * 1e6)
+    reduction = _executed_k(scheme, gemm)
+    filling *= 1 + device.half_k / reduction
+    return 2 * gemm.m * gemm.n * reduction * gemm.calls * filling / (rate * 1e6)
 
 
 def _smooth_max(a: float, b: float, power: float) -> float:

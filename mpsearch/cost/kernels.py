@@ -7,6 +7,7 @@ import numpy as np
 
 from mpsearch.cost.device import Device, refusal
 from mpsearch.cost.gemm import kernel_us, weight_bits
+from mpsearch.cost.products import Products, collect
 from mpsearch.errors import DeviceError
 from mpsearch.graph.model import Gemm, Layer, ModelGraph
 from mpsearch.schemes import Scheme
@@ -58,6 +59,18 @@ def lower(
     return tuple(
         tuple(_kernels(layer, graph.batch, batch, own, tokens or own)) for layer in graph.layers
     )
+
+
+def collect_kernels(layers: Sequence[Sequence[Kernel]]) -> tuple[Products, Ints]:
+    """Return the N kernels of all layers as arrays, and the layer [N] that each belongs to."""
+    flat = [kernel for kernels in layers for kernel in kernels]
+    products = collect(
+        [kernel.gemm for kernel in flat],
+        [kernel.input_elements for kernel in flat],
+        [kernel.output_elements for kernel in flat],
+    )
+    sizes = [len(kernels) for kernels in layers]
+    return products, np.repeat(np.arange(len(layers)), sizes)
 
 
 def layer_latencies(

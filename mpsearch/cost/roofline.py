@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mpsearch.cost.device import Device
-from mpsearch.cost.gemm import element_bytes
 from mpsearch.cost.kernels import (
     Kernel,
     group_of_layers,
@@ -17,6 +16,7 @@ from mpsearch.cost.kernels import (
     sum_groups,
     sum_pairs,
 )
+from mpsearch.cost.products import element_bytes
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.problem.tables import Costs
 from mpsearch.schemes import Spec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mpsearch.cost.device import Device, read_device
+from mpsearch.cost.device import Device, read_device, split_point
 from mpsearch.data.batches import Batches, read_batches
 from mpsearch.data.fit import check_batches, data_shapes, fitting_axes
 from mpsearch.errors import JobError, ModelError, SpaceError, UnknownNameError
@@ -86,7 +86,7 @@ def prepare(job: Job, sources: Sources) -> Prepared:
     digests = {
         "model": graph.structure_digest,
         "weights": digest_weights(graph),
-        "device": _file_digest("cost_models", sources.device, "device"),
+        "device": _device_digest(sources.device),
         "space": _file_digest("search_spaces", space_name, "space"),
     }
     if batches is not None:
@@ -236,6 +236,13 @@ def keep_layers(space: SearchSpace, graph: ModelGraph, patterns: tuple[str, ...]
         for pattern in patterns
     )
     return replace(space, rules=space.rules + rules)
+
+
+def _device_digest(name: str) -> str:
+    """Digest of a device's file, and of the operating point where one is chosen."""
+    name, point = split_point(name)
+    digest = _file_digest("cost_models", name, "device")
+    return hashlib.sha256(f"{digest}@{point}".encode()).hexdigest() if point else digest
 
 
 def _file_digest(folder: DataFolder, name: str, noun: str) -> str:

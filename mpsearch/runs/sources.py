@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpsearch.cost.device import split_point
 from mpsearch.errors import JobError
 from mpsearch.registry import DataFolder, data_file
 from mpsearch.runs.job import Job
@@ -67,11 +68,18 @@ def locate(
         model=found,
         data=find("data", data, job.data),
         evaluation=find("eval", evaluation, job.eval),
-        device=_name_or_file("cost_models", job.device, own_device or folder, "device"),
+        device=_find_device(job.device, own_device or folder),
         space=_name_or_file("search_spaces", job.space, own_space or folder, "space")
         if job.space
         else "",
     )
+
+
+def _find_device(text: str, folder: Path) -> str:
+    """Name or file of a device, and its operating point behind it."""
+    name, point = split_point(text)
+    found = _name_or_file("cost_models", name, folder, "device")
+    return f"{found}@{point}" if point else found
 
 
 def _name_or_file(kind: DataFolder, text: str, folder: Path, noun: str) -> str:

@@ -20,3 +20,12 @@ def test_no_line_of_a_list_of_commands_is_cut(
         text = mpsearch(*words, "--help").out
         assert not [line for line in text.splitlines() if line.endswith("...")][1:]
         assert max(map(len, text.splitlines())) <= 80
+
+
+def test_devices_say_their_area_and_what_is_left_out(mpsearch: Mpsearch) -> None:
+    found = {row["name"]: row for row in mpsearch("list", "devices", "--json").json}
+    npu = found["npu_200tops"]
+    assert npu["area"]["multipliers"] == 25600
+    assert npu["points"]["0.7V"] == {"volts": 0.7, "clock_ghz": 0.6}
+    assert any("area" in line for line in npu["left_out"])
+    assert "area" not in found["t4"]

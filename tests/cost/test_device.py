@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from mpsearch.cost.device import operand_format, read_device, refusal
+from mpsearch.cost.npu_device import Area, area, left_out
 from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_folder
 from mpsearch.schemes import SCHEMES, Scheme, Spec, find_scheme
@@ -149,3 +150,45 @@ def test_a_malformed_device_is_one_line_that_names_the_key(
 def test_an_unknown_device_lists_those_there_are() -> None:
     with pytest.raises(UnknownNameError, match=r"device must be one of .*b200_hgx.*got 'b2000'"):
         read_device("b2000")
+
+
+def test_an_operating_point_is_chosen_behind_the_name() -> None:
+    low = read_device("npu_200tops@0.7V")
+    assert low.peak_tflops["fp16"] == pytest.approx(0.6 * 51.2)
+    assert low.bandwidth_gb_s == 1000
+    with pytest.raises(
+        UnknownNameError, match=r"of npu_200tops must be one of 1\.0V, 0\.7V; got '2V'"
+    ):
+        read_device("npu_200tops@2V")
+    with pytest.raises(UnknownNameError, match=r"of t4 must be one of \(it has none\)"):
+        read_device("t4@1V")
+
+
+def test_an_at_sign_in_a_path_is_no_operating_point(tmp_path: Path) -> None:
+    folder = tmp_path / "me@home"
+    folder.mkdir()
+    assert read_device(write(folder / "mine.toml", GOOD)).name == "mine"
+    npu = read_device("npu_200tops")
+    assert npu.npu is not None
+    own = write(folder / "npu.toml", (data_folder("cost_models") / "npu_200tops.toml").read_text())
+    assert read_device(f"{own}@0.7V").npu != npu.npu
+    assert read_device(f"{own}@1.0V").npu == npu.npu
+
+
+def test_what_no_source_gives_is_left_out_and_said() -> None:
+    npu = read_device("npu_200tops").npu
+    assert npu is not None
+    assert area(npu) == {
+        "multipliers": 25600,
+        "sram_mb": 12,
+        "control_overhead": None,
+        "mm2": None,
+    }
+    said = " ".join(left_out(npu))
+    for term in ("energy of traffic of tile, cluster, chip", "bandwidth of tile", "area in mm²"):
+        assert term in said
+    known = npu.model_copy(
+        update={"area": Area(mm2_per_multiplier=0.001, mm2_per_sram_mb=1, control_overhead=0.5)}
+    )
+    assert area(known)["mm2"] == pytest.approx((25.6 + 12) * 1.5)
+    assert "area" not in " ".join(left_out(known))

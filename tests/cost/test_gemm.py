@@ -5,13 +5,12 @@ from hypothesis import strategies as st
 
 from mpsearch.cost.device import Device, read_device
 from mpsearch.cost.gemm import (
-    element_bytes,
-    executed_macs,
     gemm_latency,
     kernel_us,
     operand_bytes,
     weight_bits,
 )
+from mpsearch.cost.products import collect, element_bytes, padded_reduction
 from mpsearch.errors import DeviceError
 from mpsearch.schemes import Scheme, find_scheme
 from tests.support.handmade_graph import conv, linear
@@ -110,13 +109,11 @@ def test_activations_take_their_bytes_and_their_block_scales(scheme: str, expect
 
 
 def test_a_block_pads_the_channels_of_each_kernel_position() -> None:
-    depthwise = conv("dw", 8, 24, 24, 3, groups=24).gemms[0]
-    dense = conv("c", 8, 24, 24, 3).gemms[0]
-    macs = dense.m * dense.n * dense.k
-    assert executed_macs(find_scheme("fp8"), dense) == macs
-    assert executed_macs(find_scheme("nvfp4"), dense) == macs // 24 * 32
-    assert executed_macs(find_scheme("nvfp4a16"), dense) == macs
-    assert executed_macs(find_scheme("nvfp4"), depthwise) == 16 * depthwise.m * depthwise.n * 9
+    gemms = [conv("dw", 8, 24, 24, 3, groups=24).gemms[0], conv("c", 8, 24, 24, 3).gemms[0]]
+    products = collect(gemms, [0, 0], [0, 0])
+    assert padded_reduction(find_scheme("fp8"), products).tolist() == [9, 9 * 24]
+    assert padded_reduction(find_scheme("nvfp4"), products).tolist() == [9 * 16, 9 * 32]
+    assert padded_reduction(find_scheme("nvfp4a16"), products).tolist() == [9, 9 * 24]
 
 
 def test_a_convolution_reads_its_input_not_the_im2col() -> None:

@@ -1,7 +1,7 @@
 """``mpsearch list``: names that commands and job files take."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,8 @@ def list_names(
     """List the names that commands and job files take, with a word on each."""
     found = _described(what)
     if as_json:
-        print_json([{"name": name, "about": about} for name, about in found])
+        more = _npus() if what is What.devices else {}
+        print_json([{"name": name, "about": about, **more.get(name, {})} for name, about in found])
     elif any(about for _, about in found):
         print_table(
             what, ["name", "about"], [[name, about] for name, about in found], text_columns=2
@@ -66,6 +67,26 @@ def _described(what: What) -> list[tuple[str, str]]:
         ]
     kind: registry.Kind = what.value  # type: ignore[assignment]  # the others are kinds
     return [(name, registry.describe(kind, name)) for name in registry.list_names(kind)]
+
+
+def _npus() -> dict[str, dict[str, Any]]:
+    """Area, operating points and what the model leaves out, of each device that has arrays of its own."""
+    from mpsearch.cost.device import read_device
+    from mpsearch.cost.npu_device import area, left_out
+    from mpsearch.registry import data_folder
+
+    devices = [read_device(path) for path in sorted(data_folder("cost_models").glob("*.toml"))]
+    return {
+        device.name: {
+            "area": area(device.npu),
+            "points": {
+                k: v.model_dump(exclude={"extensions"}) for k, v in device.npu.points.items()
+            },
+            "left_out": list(left_out(device.npu)),
+        }
+        for device in devices
+        if device.npu is not None
+    }
 
 
 def _about(text: str) -> str:

@@ -1,0 +1,124 @@
+"""Matrix products as arrays: sizes, padding and bytes of many kernels at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpsearch.formats import find_format
+from mpsearch.graph.model import Gemm
+from mpsearch.schemes import Scheme, Spec, parse_sparsity, stored_bits
+from mpsearch.stats.estimates import Bools, Floats, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """N matrix products, each field an array [N] (see :class:`mpsearch.graph.model.Gemm`).
+
+    Attributes:
+        m: Rows.
+        n: Columns, of all convolution groups together.
+        k: Reduction of one group.
+        positions: Kernel positions inside ``k``.
+        groups: Convolution groups.
+        calls: Independent runs.
+        has_weight: Whether the right operand is a weight.
+        input_elements: Elements of the activation tensor that is read.
+        output_elements: Elements of the tensor that is written.
+    """
+
+    m: Ints
+    n: Ints
+    k: Ints
+    positions: Ints
+    groups: Ints
+    calls: Ints
+    has_weight: Bools
+    input_elements: Ints
+    output_elements: Ints
+
+    @property
+    def channels(self) -> Ints:
+        """Elements of the reduction at one kernel position of one group."""
+        return self.k // self.positions
+
+    @property
+    def macs(self) -> Ints:
+        """Multiply-accumulates of a dense, unpadded product."""
+        return self.m * self.n * self.k * self.calls
+
+
+def collect(
+    gemms: Sequence[Gemm], input_elements: Sequence[int], output_elements: Sequence[int]
+) -> Products:
+    """Return ``gemms`` as arrays."""
+    rows = np.array(
+        [(g.m, g.n, g.k, g.positions, g.groups, g.calls, g.has_weight) for g in gemms], np.int64
+    ).reshape(-1, 7)
+    m, n, k, positions, groups, calls, has_weight = rows.T
+    return Products(
+        m,
+        n,
+        k,
+        positions,
+        groups,
+        calls,
+        has_weight.astype(np.bool_),
+        np.array(input_elements, np.int64),
+        np.array(output_elements, np.int64),
+    )
+
+
+def padded_reduction(scheme: Scheme, products: Products) -> Ints:
+    """Return K [N] with the channels of each kernel position padded to the block, which never crosses one.
+
+    A depthwise layer pads 1 channel to a whole block; weight-only schemes compute in the activations'
+    format, unpadded.
+    """
+    channels = products.channels
+    shape = scheme.activation.block_shape
+    if shape is not None and scheme.activation.granularity == "block":
+        channels = -(-channels // shape[1]) * shape[1]
+    return channels * products.positions
+
+
+def right_bytes(scheme: Scheme, products: Products, *, pattern_bits: float | None = None) -> Floats:
+    """Return the bytes [N] of the right operands: stored weights, or second activations.
+
+    Args:
+        scheme: Of the products.
+        products: Their sizes.
+        pattern_bits: Bits of the code of each sparse group; None: an index for each kept element.
+    """
+    elements: Floats = (products.calls * products.k * products.n).astype(np.float64)
+    result = elements * element_bytes(scheme.activation)
+    weights = np.flatnonzero(products.has_weight)
+    if not weights.size:
+        return result
+    shapes = np.stack([products.n, products.positions, products.channels], axis=1)[weights]
+    distinct, which = np.unique(shapes, axis=0, return_inverse=True)
+    bits = [_weight_bits(scheme, n, p, c, pattern_bits) for n, p, c in distinct.tolist()]
+    result[weights] = np.array(bits)[which.ravel()] / 8
+    return result
+
+
+def element_bytes(spec: Spec) -> float:
+    """Return the bytes that an element of an activation takes, block scales included."""
+    scale = 0.0
+    if spec.block_shape is not None and spec.scale_format is not None:
+        scale = find_format(spec.scale_format).bits / (spec.block_shape[0] * spec.block_shape[1])
+    return (spec.element.bits + scale) / 8
+
+
+def _weight_bits(
+    scheme: Scheme, n: int, positions: int, channels: int, pattern_bits: float | None
+) -> float:
+    if scheme.sparsity is None:
+        return stored_bits(scheme.weight, n, positions, channels)
+    pattern = parse_sparsity(scheme.sparsity)
+    channels = -(-channels // pattern.group) * pattern.group  # a kernel pads; a space forbids it
+    bits = stored_bits(scheme.weight, n, positions, channels, sparsity=scheme.sparsity)
+    if pattern_bits is None:
+        return bits
+    groups = n * positions * channels // pattern.group
+    return bits + groups * (pattern_bits - pattern.index_bits)
