@@ -26,7 +26,7 @@ from mpsearch.numerics.scales import (
     tensor_scale,
 )
 from mpsearch.numerics.sparsity import choose_mask, prune
-from mpsearch.numerics.straight_through import largest_rounded, pass_straight
+from mpsearch.numerics.straight_through import largest_rounded, pass_clipped, pass_straight
 from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_scales, join_tiles, spec_grid
 from mpsearch.schemes import SCHEMES, Spec
 
@@ -241,6 +241,8 @@ def _quantize(x: Tensor, spec: Spec, layout: Layout, range: Range | None, name: 
         range = _observed(values, spec, name)
     quantized = _quantize_fused(values, spec, layout, range, name)
     needs_inside = x.requires_grad and _can_clip(spec, range)
+    if quantized is not None and x.requires_grad and (limit := _clip_limit(spec, range)):
+        return pass_clipped(x, quantized, limit)
     if quantized is not None and not needs_inside:
         return pass_straight(x, quantized, None) if x.requires_grad else quantized
     low, high = finite_range(values, name)
@@ -282,7 +284,21 @@ def _needs_histogram(spec: Spec) -> bool:
 def _can_clip(spec: Spec, range: Range | None) -> bool:
     """Whether any element may saturate: not where its own amax sets an exact scale."""
     by_amax = spec.estimator == "amax" and spec.block_scale == "amax" and range is None
-    return not (spec.is_cast or (by_amax and spec.symmetric and spec.scale_format == "fp32"))
+    exact = spec.scale_format == "fp32" or spec.tensor_scale
+    return not (spec.is_cast or (by_amax and spec.symmetric and exact))
+
+
+def _clip_limit(spec: Spec, range: Range | None) -> float | None:
+    """Return the magnitude from which on a calibrated range cuts elements off, where it is one for all.
+
+    Of live block scales beside a tensor scale it is what their largest one cuts off.
+    """
+    if range is None or not spec.symmetric:
+        return None
+    top = range.scale * largest_rounded(spec.element)
+    if spec.tensor_scale and spec.block_scale == "amax":
+        return top * find_format(str(spec.scale_format)).max_value
+    return top if spec.granularity == "tensor" and not spec.is_cast else None
 
 
 def _quantize_fused(

@@ -35,6 +35,25 @@ class _StraightThrough(torch.autograd.Function):
         return (grads[0] if inside is None else grads[0] * inside), None, None
 
 
+def pass_clipped(x: Tensor, quantized: Tensor, limit: float) -> Tensor:
+    """Return ``quantized`` with the gradient of ``x`` where ``|x| < limit``, in one pass backwards, and 0 elsewhere."""
+    result: Tensor = _Clipped.apply(x, quantized, limit)
+    return result
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limit = limit
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grads[0], x, -ctx.limit, ctx.limit), None, None
+
+
 def largest_rounded(format: Format) -> float:
     """Return the magnitude from which on rounding would go beyond the format's maximum.
 
