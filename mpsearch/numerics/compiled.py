@@ -35,11 +35,16 @@ def _number(context: Any, x: Any) -> Any:
     return types.float32(types.int32), lambda _, b, __, args: b.bitcast(args[0], ir.FloatType())
 
 
-def _compile(function: Any) -> Any:
+def _compile(function: Any, **more: Any) -> Any:
     try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
+        return njit(nogil=True, error_model="numpy", cache=True, **more)(function)
     except RuntimeError:  # no writable place for the cache
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(nogil=True, error_model="numpy", **more)(function)
+
+
+def _compile_sum(function: Any) -> Any:
+    """Compile a loop that sums, in whatever order is fastest: the same on one machine."""
+    return _compile(function, fastmath={"reassoc"})
 
 
 @_compile
@@ -121,6 +126,22 @@ def round_flat(x, out, start, stop, step, grid):  # type: ignore[no-untyped-def]
         worst = size if size > worst else worst
         target[j] = _round(source[j] / divisor, grid) * step
     return worst
+
+
+@_compile_sum
+def clip_gradient(x, quantized, gradient, out, start, stop, limit, share):  # type: ignore[no-untyped-def]
+    """Write the gradient of what is not cut off; return the sum that moves a learned step."""
+    total = np.float64(0)
+    for first in range(start, stop, _LANES * STRIP):  # partial sums in fp32 stay exact enough
+        last = min(first + _LANES * STRIP, stop)
+        part = np.float32(0)
+        for j in range(first, last):
+            inside = abs(x[j]) < limit
+            out[j] = gradient[j] if inside else np.float32(0)
+            moved = share * (quantized[j] - x[j]) if inside else quantized[j]
+            part += gradient[j] * moved
+        total += np.float64(part)
+    return total
 
 
 @_compile

@@ -109,6 +109,24 @@ def round_flat(x: Tensor, step: float, grid: Grid) -> tuple[Tensor, float]:
     return out, _number(max(worst))
 
 
+def clip_gradient(
+    x: Tensor, quantized: Tensor, gradient: Tensor, limit: float, share: float
+) -> tuple[Tensor, float]:
+    """Return ``gradient`` where ``|x| < limit``, else 0, and its product with what a learned step moves, summed.
+
+    That is ``share * (quantized - x)`` below the limit and ``quantized`` from there on.
+    """
+    source = x.contiguous()
+    out = torch.empty_like(source)
+    arrays = (source, quantized.contiguous(), gradient.contiguous(), out)
+    flat = (array.view(-1).numpy() for array in arrays)
+    size = source.numel()
+    sums = _spread(
+        _kernels().clip_gradient, size, size, *flat, np.float32(limit), np.float32(share)
+    )
+    return out, float(sum(sums))
+
+
 def can_cast(format: Format, *, subnormals: bool) -> bool:
     """Whether a kernel casts to ``format``; fp32 needs none."""
     return format.kind != "exponent" and (

@@ -26,7 +26,13 @@ from mpsearch.numerics.scales import (
     tensor_scale,
 )
 from mpsearch.numerics.sparsity import choose_mask, prune
-from mpsearch.numerics.straight_through import largest_rounded, pass_clipped, pass_straight
+from mpsearch.numerics.straight_through import (
+    LearnedRange,
+    largest_rounded,
+    pass_clipped,
+    pass_straight,
+    quantize_learned,
+)
 from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_scales, join_tiles, spec_grid
 from mpsearch.schemes import SCHEMES, Spec
 
@@ -189,8 +195,11 @@ def simulate_weight(
     sparsity: str | None = None,
     name: str = "weight",
 ) -> Tensor:
-    """Return ``quantize_weight(…).dequantize()``, every bit of it, in fewer passes over memory."""
-    values = weight.detach()
+    """Return ``quantize_weight(…).dequantize()``, every bit of it, in fewer passes over memory.
+
+    The gradient is straight-through, where the pattern keeps and nothing saturates.
+    """
+    values = weight
     if sparsity is not None:
         values = prune(values, sparsity, axis=reduction_axis, groups=groups, name=name)
     layout = find_layout(
@@ -208,7 +217,7 @@ def quantize_activation(
     *,
     reduction_axis: int,
     groups: int = 1,
-    range: Range | None = None,
+    range: Range | LearnedRange | None = None,
     name: str = "activation",
 ) -> Tensor:
     """Return an activation as ``spec`` would hold it, in fp32, same shape, with a straight-through gradient.
@@ -219,13 +228,15 @@ def quantize_activation(
             tensor and nvfp4's tensor scale come from ``range`` when the spec is static.
         reduction_axis: Axis along which blocks run; a token is one slice along all of it.
         groups: Convolution groups that the axis spans: blocks do not cross them.
-        range: Calibrated range; None takes it from ``x``.
+        range: Calibrated range, or one that is learned; None takes it from ``x``.
         name: What an error calls the activation.
 
     Raises:
         NumericsError: ``x`` holds NaN or Inf.
         SchemeError: The axis is missing, or the groups do not divide it.
     """
+    if isinstance(range, LearnedRange):
+        return quantize_learned(x, range.step, spec.element, by_clip=range.by_clip)
     spans_groups = spec.block_shape is None
     layout = find_layout(
         tuple(x.shape), reduction_axis=reduction_axis, groups=1 if spans_groups else groups

@@ -1,5 +1,6 @@
 """Gradients through rounding: straight-through, and the learned step of LSQ."""
 
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.formats import Format
+from mpsearch.numerics import dispatch
 from mpsearch.numerics.grids import find_grid
 from mpsearch.numerics.scales import quantize_to_steps
 
@@ -65,41 +67,62 @@ def largest_rounded(format: Format) -> float:
     return format.max_value + 2.0 ** (format.max_exponent - format.mantissa_bits - 1)
 
 
-def quantize_learned(x: Tensor, step: Tensor, format: Format) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class LearnedRange:
+    """A static range of a whole tensor whose step is learned, in the place of a calibrated one.
+
+    Attributes:
+        step: 0-d fp32 > 0, what one unit of the format is worth.
+        by_clip: Whether only what is cut off moves it, as PACT's clip (arXiv 1805.06085); else rounding does too, as in LSQ.
+    """
+
+    step: Tensor
+    by_clip: bool = False
+
+
+def quantize_learned(x: Tensor, step: Tensor, format: Format, *, by_clip: bool = False) -> Tensor:
     """Quantise with a step that is learned: LSQ, arXiv 1902.08153.
 
-    The step's gradient is ``round(x/s) - x/s`` inside the range and ± the maximum outside, scaled by
+    The step's gradient is ``round(x/s) - x/s`` inside the range (0 where ``by_clip``) and ± the maximum outside, scaled by
     ``1 / sqrt(numel * max)``; the input's is 1 inside and 0 outside.
 
     Args:
         x: fp32 of any shape.
         step: fp32 > 0, broadcastable against ``x``: one for the tensor, or one a channel.
         format: Integer or narrow float format.
+        by_clip: Whether only what is cut off moves the step.
 
     Returns:
         fp32, shape of ``x``, differentiable in ``x`` and ``step``.
     """
-    result: Tensor = _LearnedStep.apply(x, step, format)
+    result: Tensor = _LearnedStep.apply(x, step, format, by_clip)
     return result
 
 
 class _LearnedStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, format: Format) -> Tensor:
-        quantized = quantize_to_steps(x, step, find_grid(format))
-        scaled = x / step
-        inside = scaled.abs() < largest_rounded(format)
-        slope = torch.where(inside, quantized / step - scaled, scaled.sign() * format.max_value)
-        ctx.save_for_backward(inside, slope)
-        ctx.step_shape = step.shape
+    def forward(ctx: Any, x: Tensor, step: Tensor, format: Format, by_clip: bool) -> Tensor:
+        if step.numel() == 1 and dispatch.can_run(x):
+            quantized = dispatch.round_flat(x, float(step), find_grid(format))[0]
+        else:
+            quantized = quantize_to_steps(x, step, find_grid(format))
+        ctx.save_for_backward(x, quantized, step)
+        ctx.limit, ctx.by_clip = largest_rounded(format), by_clip
         ctx.scale = 1 / sqrt(x.numel() / max(step.numel(), 1) * format.max_value)
         return quantized
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        inside, slope = ctx.saved_tensors
-        step_grad = (grads[0] * slope).sum_to_size(ctx.step_shape) * ctx.scale
-        return grads[0] * inside, step_grad, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, quantized, step = ctx.saved_tensors
+        share = 0.0 if ctx.by_clip else 1.0
+        if step.numel() == 1 and dispatch.can_run(x) and dispatch.can_run(grads[0]):
+            limit = float(step) * ctx.limit
+            passed, moved = dispatch.clip_gradient(x, quantized, grads[0], limit, share)
+            return passed, (moved / step * ctx.scale).to(step.dtype), None, None
+        inside = x.abs() < step * ctx.limit
+        slope = torch.where(inside, (quantized - x) * share, quantized)
+        total = (grads[0] * slope).sum_to_size(step.shape)
+        return grads[0] * inside, total / step * ctx.scale, None, None
 
 
 def first_step(x: Tensor, format: Format) -> Tensor:

@@ -36,7 +36,7 @@ def quantize_layer_weight(
 
 
 def simulate_layer_weight(layer: Layer, gemm: int, scheme: Scheme, weight: Tensor) -> Tensor:
-    """Return ``quantize_layer_weight(…).dequantize()``, every bit of it, in fewer passes over memory."""
+    """Return ``quantize_layer_weight(…).dequantize()``, every bit of it, in fewer passes; differentiable in ``weight``."""
     right = layer.gemms[gemm].right
     return simulate_weight(
         weight,

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,15 +12,16 @@ from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.notations import parse_accumulator
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.numerics.range import Range
+from mpsearch.numerics.straight_through import LearnedRange, pass_straight
 from mpsearch.program.program import Step
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.accumulation import run_in_chunks
 from mpsearch.simulate.changes import add_bias
 from mpsearch.simulate.observation import activation_inputs
-from mpsearch.simulate.weight_cache import WeightStore
 from mpsearch.space.allowed import ACCUMULATES
 
 Ranges = Mapping[tuple[str, Spec], Range]
+LearnedRanges = Mapping[tuple[str, Spec], Range | LearnedRange]
 HIDDEN = ("LSTM", "GRU", "RNN", "Attention")
 """Operators whose kernels take ``hidden``: what happens to their internal operand."""
 
@@ -91,7 +93,7 @@ def weight_inputs(layer: Layer) -> tuple[tuple[int, int], ...]:
     )
 
 
-def quantize_input(x: Tensor, spec: Spec, read: Read, ranges: Ranges, layer: str) -> Tensor:
+def quantize_input(x: Tensor, spec: Spec, read: Read, ranges: LearnedRanges, layer: str) -> Tensor:
     """Return an activation as ``spec`` holds it, in its own element type."""
     if spec.is_cast and (rounded := _cast(x, spec.format)) is not None:
         return rounded
@@ -131,7 +133,14 @@ def _cast(x: Tensor, name: str) -> Tensor | None:
     if name not in _HARDWARE or x.dtype not in (torch.float32, torch.float64):
         return None
     rounded = x.detach().to(_HARDWARE[name]).to(x.dtype)
-    return x + (rounded - x.detach()) if x.requires_grad else rounded
+    return pass_straight(x, rounded, None) if x.requires_grad else rounded
+
+
+class Weights(Protocol):
+    """What gives a run its weights."""
+
+    def simulated(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
+        """Return the weight of a layer's product in ``scheme``, shape and type as in the graph."""
 
 
 class SchemeRun:
@@ -154,8 +163,8 @@ class SchemeRun:
         graph: ModelGraph,
         schemes: Sequence[Scheme],
         base: Scheme,
-        ranges: Ranges,
-        weights: WeightStore,
+        ranges: LearnedRanges,
+        weights: Weights,
         layers: Sequence[int],
         ports: Sequence[Ports],
         biases: Mapping[int, Tensor] = {},
@@ -209,7 +218,9 @@ class SchemeRun:
         return known
 
 
-def hidden_quantizer(layer: Layer, scheme: Scheme, ranges: Ranges) -> Callable[[Tensor], Tensor]:
+def hidden_quantizer(
+    layer: Layer, scheme: Scheme, ranges: LearnedRanges
+) -> Callable[[Tensor], Tensor]:
     """Return what the operand inside a layer goes through.
 
     Casts do not reach it: it stays in what sums are kept in. The state of an RNN is not bounded (its activation may be Relu), so that its range is taken live.

@@ -120,10 +120,14 @@ class WeightStore:
         if (layer, gemm) in self._changed:
             return self._changed[layer, gemm]
         owner = self._graph.layers[layer]
-        return quantize_layer_weight(owner, gemm, scheme, self._source(layer, scheme, gemm))
+        return quantize_layer_weight(owner, gemm, scheme, self.source(layer, scheme, gemm))
 
-    def _source(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
-        """What is rounded: the weight, or what recovery made of it."""
+    def changed(self, layer: int, gemm: int = 0) -> QuantizedTensor | None:
+        """Return what a plan stores in the place of the model's weight, None where it does not."""
+        return self._changed.get((layer, gemm))
+
+    def source(self, layer: int, scheme: Scheme, gemm: int = 0) -> Tensor:
+        """Return what is rounded where a plan stores nothing else: the weight, or what recovery made of it."""
         if scheme.recovery == "none":
             return self.plain(layer, gemm)
         return self.recovered(layer, scheme, gemm)
@@ -134,13 +138,15 @@ class WeightStore:
             made = self._changed[layer, gemm].dequantize()
             plain = self.plain(layer, gemm)
             return lay_out_weight(owner, owner.gemms[gemm], made.to(plain.device, plain.dtype))
-        source = self._source(layer, scheme, gemm)
-        is_same = scheme.sparsity is None and scheme.weight.is_cast
-        if not is_same or scheme.weight.format != "fp32":
-            made = simulate_layer_weight(owner, gemm, scheme, source)
-        else:
-            made = source
+        made = round_weight(owner, gemm, scheme, self.source(layer, scheme, gemm))
         return lay_out_weight(owner, owner.gemms[gemm], made.to(self.plain(layer, gemm).dtype))
+
+
+def round_weight(layer: Layer, gemm: int, scheme: Scheme, weight: Tensor) -> Tensor:
+    """Return ``weight`` as ``scheme`` holds it, itself where that is fp32; differentiable in ``weight``."""
+    if scheme.sparsity is None and scheme.weight.is_cast and scheme.weight.format == "fp32":
+        return weight
+    return simulate_layer_weight(layer, gemm, scheme, weight)
 
 
 def _bytes(weight: Tensor) -> int:

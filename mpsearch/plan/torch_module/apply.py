@@ -18,9 +18,12 @@ from mpsearch.numerics.ranges import make_range
 from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, site_of
 from mpsearch.plan.restore import changed_weights, store_weights
+from mpsearch.plan.torch_module.live import LiveWeights
 from mpsearch.plan.torch_module.torch_calls import LayerCalls
+from mpsearch.plan.torch_module.trained import named_tensors, run_once, watch_parameters
 from mpsearch.program.compile import compile_graph
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.simulate.changes import Changes
 from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.scheme_run import SchemeRun, find_ports
 
@@ -31,9 +34,11 @@ class Applied:
 
     Attributes:
         plan: What is simulated.
+        trained: Returns what the parameters have changed of it; None where they are not trainable.
     """
 
     plan: Plan
+    trained: Callable[[], Changes] | None = field(default=None, repr=False)
     _undo: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     def remove(self) -> None:
@@ -42,7 +47,9 @@ class Applied:
             self._undo.pop()()
 
 
-def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
+def apply_plan(
+    plan: Plan, module: Any, example_inputs: Any = None, *, trainable: bool = False
+) -> Any:
     """Return ``module``, its forward now simulating ``plan``: the user's own code, in low precision.
 
     Products run as the plan's layers do in the simulator: inputs quantised with the calibrated
@@ -50,19 +57,23 @@ def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
     into a layer are skipped. Gradients pass straight through the rounding of activations. Parameters
     are not changed, and ``module.mpsearch_plan.remove()`` undoes it all.
 
+    Where it is ``trainable``, weights are rounded anew from the parameters in each forward, at the plan's own scales if it
+    brings any, so that gradients reach the parameters straight through the rounding and what an optimizer makes of these
+    counts; :func:`mpsearch.plan.torch_module.trained.read_trained` returns it for the plan.
+
     Args:
         plan: Made from ``import_torch`` of this module.
         module: A ``torch.nn.Module``; put into evaluation mode.
         example_inputs: What it was imported with, as ``import_torch`` takes it; None makes inputs of the
             plan's shapes, which serves for modules that take tensors alone.
+        trainable: Whether the parameters are to be trained under the plan.
 
     Raises:
         PlanError: The plan is for another module, or brings no weights that it recovered. Also when
             the module runs: a layer of the plan that it does not reach is named.
         ModelError: torch cannot export the module.
     """
-    own = dict(module.named_parameters(remove_duplicate=False))
-    own |= dict(module.named_buffers(remove_duplicate=False))
+    own = named_tensors(module)
     for decision in plan.decisions:
         for name in decision.site.weights:
             if name not in own:
@@ -85,16 +96,19 @@ def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
     changed = changed_weights(plan, graph, schemes, sites)
     weights = store_weights(graph, program, schemes, changed)
     folded = _folded_means(graph, module)
+    live = LiveWeights(graph, weights) if trainable else None
     base, layers = plan.schemes[plan.base], range(len(graph.layers))
     ports = find_ports(graph)
     forward, scopes = module.forward, list[str]()
 
     def simulated(*args: Any, **kwargs: Any) -> Any:
-        run = SchemeRun(graph, schemes, base, ranges, weights, layers, ports)
+        run = SchemeRun(graph, schemes, base, ranges, live or weights, layers, ports)
         scopes.clear()
-        with LayerCalls(graph, program, run, own, folded, scopes) as calls:
+        with LayerCalls(graph, program, run, own, folded, scopes, live) as calls:
             result = forward(*args, **kwargs)
         calls.check_complete()
+        if live is not None and not live.forms:
+            live.begin(schemes, calls.norms)
         return result
 
     applied = Applied(plan)
@@ -102,6 +116,14 @@ def apply_plan(plan: Plan, module: Any, example_inputs: Any = None) -> Any:
     applied._undo.append(_replace_forward(module, simulated))
     module.mpsearch_plan = applied
     applied._undo.append(lambda: module.__dict__.pop("mpsearch_plan", None))
+    if live is not None:
+
+        def run() -> None:
+            with torch.enable_grad():  # for what the weights follow from
+                run_once(module, example_inputs)
+
+        run()
+        applied.trained = watch_parameters(module, live, program, schemes, run)
     return module
 
 
@@ -199,7 +221,8 @@ def _make_inputs(plan: Plan, module: nn.Module) -> Any:
             inputs if by_name else tuple(inputs.values())
         )
         try:
-            _try_inputs(module, given)
+            with torch.no_grad():
+                run_once(module, given)
         except MpsearchError:
             raise
         except Exception as error:
@@ -209,13 +232,3 @@ def _make_inputs(plan: Plan, module: nn.Module) -> Any:
     raise PlanError(
         f"{type(module).__name__} must take tensors of the plan's shapes, give example_inputs: {failure}"
     )
-
-
-def _try_inputs(module: nn.Module, given: Any) -> None:
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            module(**given) if isinstance(given, dict) else module(*given)
-    finally:
-        module.train(training)

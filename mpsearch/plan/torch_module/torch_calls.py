@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from mpsearch.errors import PlanError
 from mpsearch.graph.model import Layer, ModelGraph
+from mpsearch.plan.torch_module.live import LiveWeights, Norm, stack_gates
+from mpsearch.plan.torch_module.padding import has_pads, same_padding
 from mpsearch.program.program import Program, Step
 from mpsearch.simulate.scheme_run import SchemeRun
 
@@ -27,6 +29,7 @@ class LayerCalls(TorchFunctionMode):
 
     Attributes:
         scopes: Qualified names of the modules that are running, innermost last.
+        norms: Layer to the normalisation that followed it and that it includes.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class LayerCalls(TorchFunctionMode):
         tensors: Mapping[str, Tensor],
         folded: Collection[str],
         scopes: Sequence[str],
+        live: LiveWeights | None = None,
     ) -> None:
         """Prepare one forward.
 
@@ -47,9 +51,12 @@ class LayerCalls(TorchFunctionMode):
             tensors: The module's parameters and buffers by qualified name.
             folded: Names of running means whose normalisation a layer includes.
             scopes: Kept up to date by the caller.
+            live: Is handed the weights and biases of calls; None: the graph's own are multiplied with.
         """
         super().__init__()
         self.scopes = scopes
+        self.norms: dict[int, Norm] = {}
+        self._live, self._last = live, (-1, torch.empty(0))
         self._program, self._run, self._layers = program, run, graph.layers
         self._folded = {_storage(tensors[name]) for name in folded}
         steps = program.find_layers()
@@ -97,8 +104,9 @@ class LayerCalls(TorchFunctionMode):
             return NotImplemented
         if site[0].op_type == "Gemm":
             flat = x.reshape(-1, x.shape[-1])
-            return self._call(site, flat).reshape(*x.shape[:-1], weight.shape[0])
-        y = self._call(site, x)
+            y = self._call(site, flat, weights=(weight,), bias=bias)
+            return self._made(site, y.reshape(*x.shape[:-1], weight.shape[0]))
+        y = self._call(site, x, weights=(weight,))
         return y if bias is None else y + bias
 
     def convolution(self, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -106,17 +114,19 @@ class LayerCalls(TorchFunctionMode):
         site = self._take(weight)
         if site is None:
             return NotImplemented
-        if "same" in (*args, *kwargs.values()) and not any(_pads(site[1])):
+        if "same" in (*args, *kwargs.values()) and not has_pads(site[1]):
             dilation = args[3] if len(args) > 3 else kwargs.get("dilation", 1)
-            x = F.pad(x, _same_padding(weight, dilation))
+            x = F.pad(x, same_padding(weight, dilation))
+        bias = args[0] if args else kwargs.get("bias")
         if x.ndim == weight.ndim:
-            return self._call(site, x)
-        return self._call(site, x.unsqueeze(0)).squeeze(0)
+            return self._made(site, self._call(site, x, weights=(weight,), bias=bias))
+        y = self._call(site, x.unsqueeze(0), weights=(weight,), bias=bias)
+        return self._made(site, y.squeeze(0))
 
     def product(self, a: Tensor, b: Tensor, **_: Any) -> Any:
         """A matrix product of activations, or of one with a parameter."""
         site = self._take(b) or self._take(a) or self._take(None)
-        return NotImplemented if site is None else self._call(site, a, b)
+        return NotImplemented if site is None else self._call(site, a, b, weights=(b, a))
 
     def reversed_product(self, b: Tensor, a: Tensor) -> Any:
         """``a @ b`` as Python asks the right operand for it."""
@@ -130,8 +140,8 @@ class LayerCalls(TorchFunctionMode):
         if site is None:
             return NotImplemented
         if site[0].op_type == "Gemm":
-            return self._call(site, a, b, c)
-        return self._call(site, a, b) * alpha + c * beta
+            return self._call(site, a, b, c, weights=(b, a), bias=c)
+        return self._call(site, a, b, weights=(b, a)) * alpha + c * beta
 
     def einsum(self, equation: Any, *operands: Any) -> Any:
         """A product of two operands in letters."""
@@ -141,7 +151,7 @@ class LayerCalls(TorchFunctionMode):
             return NotImplemented
         a, b = operands
         site = self._take(b) or self._take(a) or self._take(None)
-        return NotImplemented if site is None else self._call(site, a, b)
+        return NotImplemented if site is None else self._call(site, a, b, weights=(b, a))
 
     def attention(
         self,
@@ -196,7 +206,12 @@ class LayerCalls(TorchFunctionMode):
                 y = F.dropout(y, dropout)
             rows = slice(level * directions, (level + 1) * directions)
             initial = {5 + i: s[rows] for i, s in enumerate(states)}
-            out = self._run(site[1], self._inputs(site[1], {0: y, **initial}))
+            inputs = self._inputs(site[1], {0: y, **initial})
+            if self._live is not None:
+                part = weights[level * each : (level + 1) * each]
+                w, r, b = stack_gates(site[0].op_type, part, directions, has_bias)
+                self._hand_over(site[1], inputs, (w, r), b, at=3)
+            out = self._run(site[1], inputs)
             assert isinstance(out, tuple)
             y = out[0].permute(0, 2, 1, 3).flatten(2)
             for kept, end in zip(ends, out[1:], strict=False):
@@ -204,10 +219,25 @@ class LayerCalls(TorchFunctionMode):
         final = (torch.cat(end) for end in ends)
         return (y.transpose(0, 1) if batch_first else y), *final
 
-    def normalisation(self, x: Tensor, mean: Tensor | None, *_: Any, **__: Any) -> Any:
+    def normalisation(
+        self,
+        x: Tensor,
+        mean: Tensor | None,
+        variance: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Any:
         """A batch normalisation: nothing is left to do where a layer includes it."""
-        known = mean is not None and _storage(mean) in self._folded
-        return x if known else NotImplemented
+        del training, momentum  # a layer includes the statistics that were exported
+        if mean is None or variance is None or _storage(mean) not in self._folded:
+            return NotImplemented
+        layer, output = self._last
+        if output is x:
+            self.norms[layer] = Norm(mean, variance, weight, bias, eps)
+        return x
 
     @property
     def _scope(self) -> str:
@@ -238,8 +268,45 @@ class LayerCalls(TorchFunctionMode):
             )
         return None
 
-    def _call(self, site: tuple[Layer, Step], *operands: Tensor) -> Tensor:
-        """Run a layer on the operands of a call that are not constants of the graph."""
+    def _made(self, site: tuple[Layer, Step], output: Tensor) -> Tensor:
+        """Remember the output of a layer, for the normalisation that may follow."""
+        self._last = (site[1].layer, output)
+        return output
+
+    def _hand_over(
+        self,
+        step: Step,
+        inputs: list[Tensor | None],
+        weights: Sequence[Tensor],
+        bias: Tensor | None,
+        at: int = 2,
+    ) -> None:
+        """Give the weights of a call to the run; the first ones that are not ``inputs`` are the layer's."""
+        assert self._live is not None
+        gemms = [i for i, gemm in enumerate(self._layers[step.layer].gemms) if gemm.has_weight]
+        for gemm, weight in zip(gemms, weights, strict=False):
+            self._live.given[step.layer, gemm] = weight
+        slot = step.inputs[at] if len(step.inputs) > at else -1
+        if gemms and slot in self._program.constants:
+            constant = inputs[at]
+            assert constant is not None
+            inputs[at] = self._live.bias(step.layer, bias, constant)
+
+    def _call(
+        self,
+        site: tuple[Layer, Step],
+        *operands: Tensor,
+        weights: Sequence[Tensor] = (),
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Run a layer on the operands of a call that are not constants of the graph.
+
+        Args:
+            site: The layer.
+            *operands: Of the call, in the graph's order.
+            weights: The operands that may be its weight, the likeliest first.
+            bias: Its bias.
+        """
         layer, step = site
         free = [
             index
@@ -252,7 +319,11 @@ class LayerCalls(TorchFunctionMode):
             own = [index for index in free if index < len(operands)]
             chosen = tuple(operands[index] for index in own)
         try:
-            result = self._run(step, self._inputs(step, dict(zip(free, chosen, strict=False))))
+            inputs = self._inputs(step, dict(zip(free, chosen, strict=False)))
+            if self._live is not None and weights:
+                fixed = [x for x in weights if not any(x is given for given in chosen)]
+                self._hand_over(step, inputs, fixed or weights, bias)
+            result = self._run(step, inputs)
         except (RuntimeError, IndexError) as error:
             raise PlanError(f"{_called(layer)} must run as it was exported: {error}") from error
         assert isinstance(result, Tensor)
@@ -287,22 +358,6 @@ def _called(layer: Layer) -> str:
 
 def _shown(scope: str) -> str:
     return repr(scope) if scope else "the module itself"
-
-
-def _pads(step: Step) -> Sequence[int]:
-    pads = step.node.attributes.get("pads", ())
-    automatic = step.node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET")
-    return (1,) if automatic or not isinstance(pads, Sequence) else tuple(pads)
-
-
-def _same_padding(weight: Tensor, dilation: Any) -> list[int]:
-    sizes = weight.shape[2:]
-    spread = [dilation] * len(sizes) if isinstance(dilation, int) else list(dilation)
-    padding: list[int] = []
-    for size, step in zip(reversed(sizes), reversed(spread), strict=False):
-        total = step * (size - 1)
-        padding += [total // 2, total - total // 2]
-    return padding
 
 
 def _transparent(function: Any) -> Callable[..., Any]:
