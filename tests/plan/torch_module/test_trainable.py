@@ -172,5 +172,5 @@ def test_what_a_plan_cannot_change_is_named() -> None:
     mp.apply_plan(plan, module, x, trainable=True)
     with torch.no_grad():
         module.root += 1
-    with pytest.raises(PlanError, match="'root' has been trained.*freeze it"):
+    with pytest.raises(PlanError, match=r"'root' has been trained.*freeze it"):
         module.mpsearch_plan.trained()
