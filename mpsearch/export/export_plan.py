@@ -2,25 +2,17 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from mpsearch.data.batches import Batches
-from mpsearch.errors import ModelError, OutputExistsError
-from mpsearch.export.onnx.canonical import Weights
-from mpsearch.graph.importer import import_onnx
-from mpsearch.graph.model import ModelGraph
-from mpsearch.numerics.quantized import QuantizedTensor
+from mpsearch.errors import OutputExistsError
+from mpsearch.export.planned import planned_weights
+from mpsearch.plan.changes import changes_of
 from mpsearch.plan.files import weights_file, write_plan
-from mpsearch.plan.match import check_weights, plan_schemes
+from mpsearch.plan.match import import_planned
 from mpsearch.plan.plan import Plan
-from mpsearch.plan.restore import changed_weights, rebuild_weights
-from mpsearch.program.tensors import to_tensor
+from mpsearch.plan.restore import rebuild_weights
 from mpsearch.registry import find
-from mpsearch.schemes import Scheme
-from mpsearch.simulate.layer_weight import quantize_layer_weight
 
 MARK = "export.json"
 """File that says that a folder is an export, and of what: only such a folder is ever replaced."""
@@ -58,12 +50,12 @@ def export_plan(
     check_replaceable(folder)
     graph = import_planned(plan, model)
     plan = rebuild_weights(plan, graph, batches)
-    weights = planned_weights(graph, changed_weights(plan, graph, plan_schemes(plan, graph)))
+    weights = planned_weights(graph, changes_of(plan, graph))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / "export"
         made.mkdir()
-        written = export(plan, graph, weights, made)
+        written = export(plan, weights.graph, weights, made)
         write_plan(plan, made / "plan.json")
         mark = {"mpsearch": "export", "target": target, "model": plan.model}
         (made / MARK).write_text(json.dumps(mark, indent=1) + "\n")
@@ -75,23 +67,6 @@ def export_plan(
     if plan.weights is not None:
         own.append(weights_file(own[0]))
     return [folder / path.relative_to(made) for path in written] + own
-
-
-def import_planned(plan: Plan, model: str | Path) -> ModelGraph:
-    """Return the model of ``plan``, its free axes bound as the plan's ranges and figures hold for.
-
-    Raises:
-        ModelError: The file cannot be read.
-        PlanError: It is another model, or has other weights.
-    """
-    try:
-        graph = import_onnx(model, shapes=plan.shapes or None, batch_axes=plan.batch_axes or None)
-    except ModelError:
-        plan_schemes(plan, import_onnx(model))  # another model is the likelier reason
-        raise
-    plan_schemes(plan, graph)
-    check_weights(plan, graph)
-    return graph
 
 
 def check_replaceable(folder: Path) -> None:
@@ -113,21 +88,3 @@ def check_replaceable(folder: Path) -> None:
             f"{folder.name} must be absent, empty or an earlier export, but holds other files; "
             "choose another folder"
         )
-
-
-def planned_weights(graph: ModelGraph, changed: Mapping[tuple[int, int], Tensor] = {}) -> Weights:
-    """Return what gives the weights of ``graph`` as schemes store them.
-
-    Args:
-        graph: The model.
-        changed: (layer, gemm) to the fp32 weight that the plan puts in the place of the model's.
-    """
-
-    def weights(layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
-        owner = graph.layers[layer]
-        weight = changed.get((layer, gemm))
-        if weight is None:
-            weight = to_tensor(graph.constants[owner.gemms[gemm].right.value])
-        return quantize_layer_weight(owner, gemm, scheme, weight)
-
-    return weights

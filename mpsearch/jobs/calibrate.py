@@ -11,9 +11,9 @@ from mpsearch.data.batches import DEFAULT_BATCH_SIZE, Batches, read_batches
 from mpsearch.errors import DataError, MpsearchError
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.stage_inputs import Watch, unwatched
+from mpsearch.plan.changes import with_weights
 from mpsearch.plan.files import read_plan
 from mpsearch.plan.plan import Plan
-from mpsearch.plan.restore import with_weights
 from mpsearch.plan.weights import check_file
 from mpsearch.simulate.simulator import Simulator
 

@@ -11,8 +11,10 @@ from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import NumericsError, PlanError
 from mpsearch.plan.plan import (
     KNOWN_FEATURES,
+    KNOWN_TRANSFORMS,
     VERSION,
     CalibratedRange,
+    Change,
     Covered,
     Decision,
     Plan,
@@ -36,6 +38,9 @@ def write_plan(plan: Plan, path: Path) -> str:
     for name, value in (*plan.predicted.items(), *plan.measured.items()):
         if not (isfinite(value.mean) and isfinite(value.stderr)):
             raise NumericsError(f"figures of a plan must be finite, but {name} is {value.mean}")
+    for change in plan.changes:
+        if not (isfinite(change.error_before) and isfinite(change.error_after)):
+            raise NumericsError(f"errors of {change.site.node!r} must be finite")
     inputs = {"structure": plan.structure_digest, "weights": plan.weights_digest}
     named = None
     if plan.weights is not None:
@@ -71,9 +76,14 @@ def read_plan(path: str | Path) -> Plan:
         )
     if ("weights" in plan.requires) != (plan.weights is not None):
         raise PlanError(f"{path.name}: a plan requires weights where it names them, and only there")
-    if plan.transforms:
+    foreign = sorted(set(plan.transforms) - KNOWN_TRANSFORMS)
+    if foreign:
         raise PlanError(
-            f"{path.name}: this version knows no transforms, got {plan.transforms[0]!r}"
+            f"{path.name}: transforms must be among {', '.join(sorted(KNOWN_TRANSFORMS))}, got {foreign[0]!r}"
+        )
+    if plan.weights is None and (plan.recovery or plan.transforms or plan.changes):
+        raise PlanError(
+            f"{path.name}: a plan that was recovered or transformed must bring the weights that this changed"
         )
     for decision in plan.decisions:
         if decision.scheme not in plan.schemes:
@@ -85,6 +95,13 @@ def read_plan(path: str | Path) -> Plan:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise PlanError(f"{path.name}: a site must be decided once, got {min(twice)!r} twice")
+    changed = [change.site.node for change in plan.changes]
+    decided = {decision.site.node for decision in plan.decisions}
+    wrong = [name for name in changed if name not in decided or changed.count(name) > 1]
+    if wrong:
+        raise PlanError(
+            f"{path.name}: a change must be of a site that the plan decides, and one a site, got {wrong[0]!r}"
+        )
     plan_space(plan)  # checks the base
     return plan
 
@@ -162,13 +179,16 @@ class PlanContent(Content):
     fallback: _FileName = ""
     batch_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(default_factory=dict)
     weights: NamedWeights | None = None
+    recovery: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    changes: tuple[Change, ...] = ()
 
     @model_serializer(mode="wrap")
     def _leave_out_weights(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A plan that changes no weights says nothing of them, as before there were any."""
         found: dict[str, Any] = serialise(self)
-        if self.weights is None:
-            found.pop("weights", None)
+        for name in ("weights", "recovery", "changes"):
+            if not getattr(self, name):
+                found.pop(name, None)
         return found
 
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from mpsearch.errors import PlanError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
+from mpsearch.plan.changes import with_weights
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, site_of
-from mpsearch.plan.restore import collect_weights, with_weights
+from mpsearch.plan.restore import collect_weights
 from mpsearch.problem.front import Point
 from mpsearch.problem.tables import Costs
 from mpsearch.schemes import Scheme, stored_bits

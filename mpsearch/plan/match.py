@@ -1,8 +1,11 @@
 """A plan on a model: its schemes as a space, its decisions as an assignment, its weights checked."""
 
+from pathlib import Path
+
 import numpy as np
 
-from mpsearch.errors import PlanError
+from mpsearch.errors import ModelError, PlanError
+from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.plan.plan import Plan, site_of
@@ -83,3 +86,20 @@ def check_weights(plan: Plan, graph: ModelGraph) -> None:
             f"the plan must be used with the weights that it was made for ({plan.weights_digest[:12]}), "
             f"got {graph.name} with others ({found[:12]})"
         )
+
+
+def import_planned(plan: Plan, model: str | Path) -> ModelGraph:
+    """Return the model of ``plan``, its free axes bound as the plan's ranges and figures hold for.
+
+    Raises:
+        ModelError: The file cannot be read.
+        PlanError: It is another model, or has other weights.
+    """
+    try:
+        graph = import_onnx(model, shapes=plan.shapes or None, batch_axes=plan.batch_axes or None)
+    except ModelError:
+        plan_schemes(plan, import_onnx(model))  # another model is the likelier reason
+        raise
+    plan_schemes(plan, graph)
+    check_weights(plan, graph)
+    return graph

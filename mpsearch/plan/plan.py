@@ -20,6 +20,8 @@ VERSION = 1
 KNOWN_FEATURES = frozenset({"weights", "recovery"})
 """What a plan may require of whoever reads it: ``weights`` lie beside it; those of ``recovery``, in plans of earlier
 versions, are rebuilt from the calibration data."""
+KNOWN_TRANSFORMS = frozenset({"smooth", "awq", "rotate"})
+"""Equivalent transforms whose results a plan may bring: weights and constants that were changed before rounding."""
 
 Kind = Literal["gemm", "kv_cache", "state"]
 
@@ -56,6 +58,23 @@ class CalibratedRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What was done to a layer, and what it bought.
+
+    Attributes:
+        site: The layer.
+        methods: Names of recoveries and transforms, in the order that they were applied.
+        error_before: Squared error of the layer's output relative to the fp32 model's, plainly rounded.
+        error_after: The same with what the plan brings.
+    """
+
+    site: Site
+    methods: tuple[str, ...]
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Covered:
     """What a plan decides of its model.
 
@@ -85,7 +104,6 @@ class Plan:
         structure_digest: SHA-256 of the model's graph without weights.
         weights_digest: SHA-256 of its weights.
         shapes: Input name to the sizes that ranges and costs hold for; None is a free axis.
-        batch_axes: Input name to the axis that samples run over (None: none), where it is not the first free one.
         base: Scheme of what no decision covers; layers' outputs are rounded to its format.
         schemes: Name to definition of every scheme that a decision names, and the base.
         decisions: One a layer, in schedule order.
@@ -98,11 +116,14 @@ class Plan:
         batch: Samples that one latency is for; 0 without a cost model.
         method: What found the assignment.
         fingerprint: What computed the measured values.
-        transforms: Reserved; empty.
+        transforms: Equivalent transforms of weights and constants before rounding: ``smooth``, ``awq``, ``rotate``.
         requires: Features that a reader must know.
         fallback: File name of a safer plan beside this one; "" without.
         weights: The tensors that the plan changes; None if it changes none.
         extensions: Fields of others.
+        batch_axes: Input name to the axis that samples run over (None: none), where it is not the first free one.
+        recovery: What its weights were recovered by, in order: ``gptq``, ``bias``, ``train``, …
+        changes: What was done to each layer that was changed, where that is known.
     """
 
     model: str
@@ -127,6 +148,8 @@ class Plan:
     weights: PlanWeights | None = None
     extensions: Mapping[str, Any] = field(default_factory=dict)
     batch_axes: Mapping[str, int | None] = field(default_factory=dict)
+    recovery: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def find_range(self, value: str, spec: Spec) -> Range | None:
         """Return what ``value`` was calibrated to for ``spec``, or None."""

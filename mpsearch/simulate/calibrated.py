@@ -59,6 +59,7 @@ class Calibrated:
         max_memory: Bytes of anonymous memory that the process may hold, None where nobody said.
         changes: What a plan changes: then only its own assignment may be run. The constants among them are in
             ``graph`` and ``program`` already.
+        original: The model without them; None where there are none.
     """
 
     graph: ModelGraph
@@ -73,6 +74,12 @@ class Calibrated:
     layer_steps: Mapping[int, tuple[Program, Step]]
     max_memory: int | None
     changes: Changes = field(default_factory=Changes)
+    original: "Calibrated | None" = None
+
+    @property
+    def unchanged(self) -> "Calibrated":
+        """The model without what a plan changes: the one that losses compare with."""
+        return self if self.original is None else self.original
 
     @property
     def base(self) -> Scheme:
@@ -178,7 +185,13 @@ def calibrate_and_refer(
 
 
 def apply_changes(calibrated: Calibrated, changes: Changes) -> Calibrated:
-    """Return ``calibrated`` as a plan changes it: ranges stay, weights, biases and constants are its own."""
+    """Return ``calibrated`` as a plan changes it: ranges stay, weights, biases and constants are its own.
+
+    What it was changed to before is left out.
+    """
+    calibrated = calibrated.unchanged
+    if not changes:
+        return calibrated
     graph, program = change_constants(calibrated.graph, changes), calibrated.program
     if changes.constants:
         program = compile_graph(graph, program.device)
@@ -189,6 +202,7 @@ def apply_changes(calibrated: Calibrated, changes: Changes) -> Calibrated:
         weights=calibrated.weights.change(program, changes.weights),
         layer_steps=program.find_layers(),
         changes=changes,
+        original=calibrated,
     )
 
 

@@ -22,7 +22,7 @@ from mpsearch.program.memory_of_machine import describe_device
 from mpsearch.simulate.assignments import layer_schemes
 from mpsearch.simulate.batch_form import cut_feed, join_outputs
 from mpsearch.simulate.calibrated import Calibrated, apply_changes, calibrate_and_refer
-from mpsearch.simulate.changes import Changes
+from mpsearch.simulate.changes import Changes, digest_changes
 from mpsearch.simulate.gradients.lost import find_lost, warn_lost
 from mpsearch.simulate.gradients.relaxed_loss import differentiate
 from mpsearch.simulate.loss_store import Assignment, LossStore, MemoryLosses
@@ -113,11 +113,8 @@ class Simulator:
     ) -> None:
         """Set all attributes; the calibration may be that of other data."""
         self.calibrated, self.reference, self.seed = calibrated, reference, seed
-        self.graph, self.space, self.program = (
-            calibrated.graph,
-            calibrated.space,
-            calibrated.program,
-        )
+        self.graph, self.space = calibrated.graph, calibrated.space
+        self.program = calibrated.program
         self.allowed, self.reasons = calibrated.allowed, calibrated.reasons
         self.ranges: Ranges = calibrated.ranges
         self.groups = tuple(group.name for group in calibrated.graph.groups)
@@ -127,12 +124,8 @@ class Simulator:
         self.loss_given, self.loss_kind, self.unit = reference.loss, reference.kind, reference.unit
         self.heads, self.targets = reference.heads, reference.targets
         self._slots = head_slots(calibrated.program, reference.heads)
-        self._runner = Runner(
-            calibrated,
-            self._slots,
-            reference.slot_bytes,
-            reference.shares.values / self.n_runs,
-        )
+        budget = reference.shares.values / self.n_runs
+        self._runner = Runner(calibrated, self._slots, reference.slot_bytes, budget)
         self._store = store
         self.fingerprint: dict[str, str | int] = {
             "mpsearch": __version__,
@@ -142,11 +135,14 @@ class Simulator:
             "threads": torch.get_num_threads(),
             "batch_size": self.batches.run_size,
         }
+        if calibrated.changes:
+            self.fingerprint["changes"] = digest_changes(calibrated.changes)
 
     @classmethod
-    def _of(
+    def of(
         cls, calibrated: Calibrated, reference: Reference, seed: int, store: LossStore
     ) -> "Simulator":
+        """Return the simulator of ``calibrated`` on the data of ``reference``, its losses kept in ``store``."""
         made = cls.__new__(cls)
         made._begin(calibrated, reference, seed, store)
         return made
@@ -163,7 +159,7 @@ class Simulator:
         """
         batches = check_batches(batches, self.graph)
         reference = self._refer(self.calibrated, batches, loss, scales=self.reference.scales)
-        return Simulator._of(self.calibrated, reference, self.seed, MemoryLosses())
+        return Simulator.of(self.calibrated, reference, self.seed, MemoryLosses())
 
     def keep_losses(self, store: LossStore) -> "Simulator":
         """Return this simulator with its losses kept in ``store``, and read from there."""
@@ -177,7 +173,7 @@ class Simulator:
         It may run the assignment that ``changes`` are for, and no other. Losses compare with the unchanged model.
         """
         made = apply_changes(self.calibrated, changes)
-        return Simulator._of(made, self.reference, self.seed, MemoryLosses())
+        return Simulator.of(made, self.reference, self.seed, MemoryLosses())
 
     def by_loss(self, loss: str) -> "Simulator":
         """Return a simulator of the same model, calibration and data by another loss."""
@@ -206,7 +202,7 @@ class Simulator:
             )
         schemes = [repr(scheme) for scheme in calibrated.space.schemes]
         name = digest_json([schemes, reference.kind, reference.loss])
-        return Simulator._of(calibrated, reference, self.seed, self._store.branch(name))
+        return Simulator.of(calibrated, reference, self.seed, self._store.branch(name))
 
     def _refer(
         self,
@@ -216,9 +212,10 @@ class Simulator:
         *,
         scales: tuple[Scale, ...] | None = None,
     ) -> Reference:
+        plain = calibrated.unchanged
         return measure_reference(
-            calibrated.graph,
-            calibrated.program,
+            plain.graph,
+            plain.program,
             batches,
             loss or self.loss_given,
             make_budget(calibrated.max_memory),
@@ -251,7 +248,8 @@ class Simulator:
             NumericsError: An output is not finite; the message names the first layer that is not.
         """
         parts = cut_feed(self.batches, inputs)
-        found = [run_outputs(self.calibrated, part, assignment) for part in parts]
+        known = self.calibrated if assignment is not None else self.calibrated.unchanged
+        found = [run_outputs(known, part, assignment) for part in parts]
         if len(found) == 1 and parts[0] is inputs:
             return found[0]
         return join_outputs(self.graph, self.batches, inputs, found)

@@ -21,6 +21,7 @@ from mpsearch.program.program import Program, Step
 from mpsearch.program.schedule import LayerCall, make_schedule, run_schedule
 from mpsearch.runtimes.rounding import Rounding, round_through_half
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.simulate.changes import add_bias
 
 _NUDGE = 2.0**-16
 """Relative distance from a rounding boundary within which runtimes may round either way: they multiply by
@@ -117,6 +118,7 @@ def call_documented(
     schemes: Sequence[Scheme],
     weight: Callable[[int, int], Tensor],
     rounding: Rounding,
+    biases: Mapping[int, Tensor] = {},
 ) -> LayerCall:
     """Return what runs a layer of the plan with a runtime's documented rounding.
 
@@ -128,6 +130,7 @@ def call_documented(
         schemes: [L] scheme of each layer.
         weight: (layer, gemm) to the simulated weight.
         rounding: What the runtime documents.
+        biases: Layer to what is added to its output along its channels.
     """
     base = plan.schemes[plan.base].activation
     left_out = {_NATIVE[name] for name in rounding.left_out}
@@ -149,6 +152,8 @@ def call_documented(
         if isinstance(result, tuple):
             return tuple(round_activation(x, base, output, plan, rounding) for x in result)
         assert isinstance(result, Tensor)
+        if step.layer in biases:
+            result = add_bias(result, biases[step.layer], layer)
         return round_activation(result, base, output, plan, rounding)
 
     return call

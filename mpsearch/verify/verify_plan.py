@@ -16,13 +16,12 @@ from torch import Tensor
 from mpsearch.data.batches import Batches
 from mpsearch.data.fit import check_batches
 from mpsearch.errors import NumericsError, PlanError
-from mpsearch.export.export_plan import import_planned
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.losses.losses import Target, sample_losses
 from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
 from mpsearch.losses.scales import make_scale
-from mpsearch.plan.match import plan_assignment, plan_schemes
+from mpsearch.plan.match import import_planned, plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import rebuild_weights, restore
 from mpsearch.problem.tables import Progress
@@ -97,7 +96,7 @@ def verify_plan(
 
     native = _native_formats(graph)
     unrounded = native & session.rounding.left_out
-    wide = compile_graph(widen(graph, unrounded)) if unrounded else calibrated.program
+    wide = compile_graph(widen(calibrated.graph, unrounded)) if unrounded else calibrated.program
 
     def weight(layer: int, gemm: int) -> Tensor:
         scheme = space.index(schemes[layer].name)
@@ -105,7 +104,9 @@ def verify_plan(
             return quantized_weight(calibrated, layer, scheme, gemm).dequantize().float()
         return simulated_weight(calibrated, layer, scheme, gemm)
 
-    documented = call_documented(graph, plan, schemes, weight, session.rounding)
+    documented = call_documented(
+        graph, plan, schemes, weight, session.rounding, calibrated.changes.biases
+    )
     base = plan.schemes[plan.base].activation
     outer = {node.name for node in graph.nodes}
     unproven = {
@@ -151,7 +152,9 @@ def verify_plan(
         if session.rounding != EXACT:
             fed = {name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()}
             same_rounding = run_documented(wide, documented, fed)
-        outputs.append(_Outputs(run_outputs(calibrated, feeds), simulated, same_rounding, values))
+        outputs.append(
+            _Outputs(run_outputs(calibrated.unchanged, feeds), simulated, same_rounding, values)
+        )
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))
             progress(done, chosen.n_runs, f"worst layer so far differs by {worst:.2g}")

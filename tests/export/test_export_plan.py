@@ -9,8 +9,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from mpsearch.errors import ModelError, OutputExistsError, PlanError, UnknownNameError
-from mpsearch.export.export_plan import export_plan, planned_weights
+from mpsearch.export.export_plan import export_plan
 from mpsearch.export.onnx.canonical import build_canonical
+from mpsearch.export.planned import planned_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.files import read_plan
 from mpsearch.plan.make import make_plan

@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save
 from mpsearch.errors import MpsearchError, PlanError
 from mpsearch.plan.files import read_plan, remove_plan, weights_file, write_plan
 from mpsearch.plan.plan import Plan
-from mpsearch.plan.weights import PlanWeights, hold_weights, load_weights
+from mpsearch.plan.weights import Expected, PlanWeights, hold_weights, load_weights
 from tests.plan.test_plan import edit, plan
 
 PLACE = ("fc1", "w1")
 KEY = "fc1::w1"
-SHAPES = {PLACE: (2, 3)}
+EXPECTED = {PLACE: Expected((2, 3), is_needed=True)}
 WEIGHT: NDArray[np.float32] = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
@@ -35,7 +35,7 @@ def written(path: Path) -> PlanWeights:
 
 
 def test_weights_survive_the_round_trip(tmp_path: Path) -> None:
-    found = load_weights(written(tmp_path / "plan.json"), SHAPES)
+    found = load_weights(written(tmp_path / "plan.json"), EXPECTED)
     np.testing.assert_array_equal(found[PLACE], WEIGHT)
     assert read_plan(tmp_path / "plan.json") == changing()
     assert list(load_file(weights_file(tmp_path / "plan.json"))) == [KEY]
@@ -64,7 +64,7 @@ def test_weights_go_where_their_plan_goes(tmp_path: Path) -> None:
     assert names == ["copy.json", "copy.weights.safetensors"]
     found = read_plan(tmp_path / "copy.json").weights
     assert found is not None
-    np.testing.assert_array_equal(load_weights(found, SHAPES)[PLACE], WEIGHT)
+    np.testing.assert_array_equal(load_weights(found, EXPECTED)[PLACE], WEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,8 @@ def test_weights_go_where_their_plan_goes(tmp_path: Path) -> None:
         ({KEY: WEIGHT.astype(np.float64)}, "must be float32 .* got float64"),
         ({KEY: np.full((2, 3), np.nan, np.float32)}, "must be finite, but it holds NaN or Inf"),
         ({KEY: np.full((2, 3), np.inf, np.float32)}, "must be finite, but it holds NaN or Inf"),
-        ({"fc2::w2": WEIGHT}, "lacks 'fc1::w1'"),
+        ({}, "lacks 'fc1::w1'"),
+        ({"fc2::w2": WEIGHT}, "must not hold 'fc2::w2'"),
         ({KEY: WEIGHT, "fc2::w2": WEIGHT}, "must not hold 'fc2::w2'"),
         ({KEY: np.zeros((300, 300), np.float32)}, "must be of at most 110024 bytes"),
     ],
@@ -89,7 +90,7 @@ def test_a_file_that_does_not_fit_the_model_is_refused_in_one_line(
     data = save(content)
     path.write_bytes(data)
     with pytest.raises(PlanError, match=message) as raised:
-        load_weights(PlanWeights(hashlib.sha256(data).hexdigest(), path=path), SHAPES)
+        load_weights(PlanWeights(hashlib.sha256(data).hexdigest(), path=path), EXPECTED)
     assert "\n" not in str(raised.value)
 
 
@@ -98,7 +99,7 @@ def test_a_file_that_is_no_safetensors_is_refused_in_one_line(tmp_path: Path, da
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
     with pytest.raises(PlanError, match=r"x\.safetensors: must") as raised:
-        load_weights(PlanWeights(hashlib.sha256(data).hexdigest(), path=path), SHAPES)
+        load_weights(PlanWeights(hashlib.sha256(data).hexdigest(), path=path), EXPECTED)
     assert "\n" not in str(raised.value)
 
 
@@ -106,7 +107,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     weights = written(tmp_path / "plan.json")
     weights_file(tmp_path / "plan.json").unlink()
     with pytest.raises(PlanError, match=r"plan\.weights\.safetensors: .* must lie beside it"):
-        load_weights(weights, SHAPES)
+        load_weights(weights, EXPECTED)
     with pytest.raises(PlanError, match="must lie beside it"):
         write_plan(read_plan(tmp_path / "plan.json"), tmp_path / "copy.json")
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
@@ -116,7 +117,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     weights = written(tmp_path / "plan.json")
     weights_file(tmp_path / "plan.json").write_bytes(save({KEY: WEIGHT + 1}))
     with pytest.raises(PlanError, match="must be the weights that the plan names"):
-        load_weights(weights, SHAPES)
+        load_weights(weights, EXPECTED)
 
 
 @pytest.mark.parametrize(

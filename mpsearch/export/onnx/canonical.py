@@ -8,6 +8,7 @@ names, so that any layer's inputs and output can be read under the names of the 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -28,10 +29,20 @@ from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.numerics.range import Range
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
+from mpsearch.program.tensors import to_array
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.simulate.changes import Changes, output_channel_axis
 
-Weights = Callable[[int, int, Scheme], QuantizedTensor]
-"""(layer index, gemm index, scheme) to the weight as the scheme stores it."""
+
+class Weights(Protocol):
+    """Gives the weights of a plan's model, and what it changes beside them."""
+
+    @property
+    def changes(self) -> Changes:
+        """Weights that are not the model's own, and biases that are added to outputs before these are rounded."""
+
+    def __call__(self, layer: int, gemm: int, scheme: Scheme, /) -> QuantizedTensor:
+        """Return the weight of a layer's product as ``scheme`` stores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +179,9 @@ def _encode_layer(
             if operand.input_index < 0:
                 continue
             if is_weight:
-                key = _weight_key(operand, scheme, index), index in build.encoding.own_weights
+                own = index if (index, number) in build.weights.changes.weights else -1
+                is_own = index in build.encoding.own_weights
+                key = _weight_key(operand, scheme, own), is_own
                 encode = partial(_write_weight, build, index, number, scheme)
             else:
                 activation = _activation(build.graph, layer, gemm, operand)
@@ -184,10 +197,14 @@ def _encode_layer(
             node.input[operand.input_index] = build.encoded[key]
     rounders = Writer(_free_name(build, f"mpsearch/{layer.name}/output"))
     base = build.plan.schemes[build.plan.base].activation.format
+    has_bias = index in build.weights.changes.biases
     for place, output in enumerate(node.output):
-        if output and base != "fp32":
+        if output and (base != "fp32" or (has_bias and place == 0)):
             node.output[place] = raw = _free_name(build, f"{output}/raw")
-            _round_output(build.graph, rounders, raw, base, output)
+            if has_bias and place == 0:
+                raw = _add_bias(build, index, rounders, raw, output if base == "fp32" else "")
+            if base != "fp32":
+                _round_output(build.graph, rounders, raw, base, output)
     _tag(node, props)
     yield node
     yield from _collect(build, rounders, props)
@@ -233,6 +250,30 @@ def _round_output(graph: ModelGraph, writer: Writer, raw: str, base: str, output
     writer.add("Cast", rounded, output=output, to=dtype)
 
 
+def _add_bias(build: _Build, index: int, writer: Writer, raw: str, output: str) -> str:
+    """Append what adds a changed bias to a layer's product, in its own type, and return the sum's name."""
+    layer, bias = build.graph.layers[index], build.weights.changes.biases[index]
+    if output_channel_axis(layer) != -1:
+        bias = bias.reshape(-1, *[1] * _trailing_axes(build.graph, layer))
+    value = writer.constant(to_array(bias.float()), "bias")
+    dtype = _dtype(build.graph, layer.output)
+    if dtype != TensorProto.FLOAT:
+        value = writer.add("Cast", value, to=dtype)
+    return writer.add("Add", raw, value, output=output)
+
+
+def _trailing_axes(graph: ModelGraph, layer: Layer) -> int:
+    """Axes of a layer's output behind its channels, where these are not the last."""
+    if layer.op_type not in ("Conv", "ConvTranspose"):
+        return 1
+    rank = find_rank(graph, layer, layer.gemms[0].left)
+    if rank is None:
+        raise PlanError(
+            f"{layer.name!r}: the rank of its input must be known to add a bias; give sizes with --shape"
+        )
+    return rank - 2
+
+
 def _activation(graph: ModelGraph, layer: Layer, gemm: Gemm, operand: Operand) -> Activation:
     """The operand as it is encoded; of unknown rank, as the matrix of its last axis."""
     rank = find_rank(graph, layer, operand)
@@ -253,9 +294,8 @@ def _activation_key(activation: Activation, spec: Spec) -> object:
 
 
 def _weight_key(operand: Operand, scheme: Scheme, index: int) -> object:
-    """What layers must have in common to read one stored weight; recovery depends on the layer's input."""
-    own = index if scheme.recovery != "none" else -1
-    return operand, scheme.weight, scheme.sparsity, scheme.recovery, own
+    """What layers must have in common to read one stored weight; ``index`` is that of a layer that has its own."""
+    return operand, scheme.weight, scheme.sparsity, scheme.recovery, index
 
 
 def _dtype(graph: ModelGraph, value: str) -> int:

@@ -1,7 +1,8 @@
 """A plan put onto the torch module that it was made for."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -15,17 +16,22 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.torch_export import import_torch
 from mpsearch.numerics.range import Range
 from mpsearch.numerics.ranges import make_range
+from mpsearch.plan.changes import changes_of
 from mpsearch.plan.match import check_weights, plan_schemes
 from mpsearch.plan.plan import Plan, site_of
-from mpsearch.plan.restore import changed_weights, store_weights
+from mpsearch.plan.restore import WEIGHT_SHARE
 from mpsearch.plan.torch_module.live import LiveWeights
 from mpsearch.plan.torch_module.torch_calls import LayerCalls
 from mpsearch.plan.torch_module.trained import named_tensors, run_once, watch_parameters
 from mpsearch.program.compile import compile_graph
+from mpsearch.program.memory_of_machine import default_memory
+from mpsearch.program.tensors import to_tensor
 from mpsearch.schemes import Scheme, Spec
-from mpsearch.simulate.changes import Changes
+from mpsearch.simulate.changes import Changes, change_constants, constant_source
+from mpsearch.simulate.layer_weight import quantize_layer_weight
 from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.scheme_run import SchemeRun, find_ports
+from mpsearch.simulate.weight_cache import WeightStore
 
 
 @dataclass(slots=True)
@@ -90,11 +96,18 @@ def apply_plan(
     schemes, ranges = _schemes_and_ranges(plan, graph)
     module.eval()
     device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
-    program = compile_graph(graph, device)
     same = plan.structure_digest == graph.structure_digest
     sites = None if same else [decision.site for decision in plan.decisions]
-    changed = changed_weights(plan, graph, schemes, sites)
-    weights = store_weights(graph, program, schemes, changed)
+    changes = _store_constants(changes_of(plan, graph, schemes, sites), graph, schemes)
+    own_changes = _changes_outside(graph, changes, own)
+    if trainable and own_changes:
+        raise PlanError(
+            "the plan changes tensors that no layer of it multiplies with, such as gains of normalisations, which "
+            "would be trained for nothing; take trainable=False"
+        )
+    graph = change_constants(graph, changes)
+    program = compile_graph(graph, device)
+    weights = WeightStore(graph, program, default_memory() // WEIGHT_SHARE, changed=changes.weights)
     folded = _folded_means(graph, module)
     live = LiveWeights(graph, weights) if trainable else None
     base, layers = plan.schemes[plan.base], range(len(graph.layers))
@@ -102,9 +115,12 @@ def apply_plan(
     forward, scopes = module.forward, list[str]()
 
     def simulated(*args: Any, **kwargs: Any) -> Any:
-        run = SchemeRun(graph, schemes, base, ranges, live or weights, layers, ports)
+        run = SchemeRun(
+            graph, schemes, base, ranges, live or weights, layers, ports, changes.biases
+        )
         scopes.clear()
-        with LayerCalls(graph, program, run, own, folded, scopes, live) as calls:
+        calls = LayerCalls(graph, program, run, own, folded, scopes, live)
+        with _put_in(own_changes), calls:
             result = forward(*args, **kwargs)
         calls.check_complete()
         if live is not None and not live.forms:
@@ -123,7 +139,7 @@ def apply_plan(
                 run_once(module, example_inputs)
 
         run()
-        applied.trained = watch_parameters(module, live, program, schemes, run)
+        applied.trained = watch_parameters(module, live, program, schemes, run, changes)
     return module
 
 
@@ -163,6 +179,64 @@ def _schemes_and_ranges(
         if not spec.is_cast and spec.range == "static":
             ranges["", spec] = make_range(-1.0, 1.0, spec)
     return schemes, ranges
+
+
+def _store_constants(changes: Changes, graph: ModelGraph, schemes: Sequence[Scheme]) -> Changes:
+    """Return ``changes`` with layers' weights among the constants as what is stored of them, by layer."""
+    weights, held = dict(changes.weights), set[str]()
+    for i, layer in enumerate(graph.layers):
+        for j, gemm in enumerate(layer.gemms):
+            name = gemm.right.value
+            if gemm.has_weight and name in changes.constants:
+                held.add(name)
+                if (i, j) not in weights:
+                    value = to_tensor(changes.constants[name])
+                    weights[i, j] = quantize_layer_weight(layer, j, schemes[i], value)
+    layers = {layer.name for layer in graph.layers}
+    others = {n for x in all_nodes(graph.nodes) if x.name not in layers for n in x.inputs}
+    constants = {n: v for n, v in changes.constants.items() if n not in held or n in others}
+    return Changes(weights, changes.biases, constants)
+
+
+def _changes_outside(
+    graph: ModelGraph, changes: Changes, own: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the module's own tensors that a plan changes and that other code than its layers reads, and their values.
+
+    Raises:
+        PlanError: One of them is no tensor of the module's own.
+    """
+    layers = {layer.name for layer in graph.layers}
+    read = {
+        name
+        for node in all_nodes(graph.nodes)
+        if node.name not in layers
+        for name in node.inputs
+        if name in changes.constants
+    }
+    found = []
+    for name in sorted(read):
+        tensor = own.get(constant_source(graph, name))
+        value = to_tensor(changes.constants[name])
+        if tensor is None or tensor.shape != value.shape:
+            raise PlanError(
+                f"the plan changes {name!r}, which must be a parameter or buffer of the module, but is none"
+            )
+        found.append((tensor, value.to(tensor.device, tensor.dtype)))
+    return found
+
+
+@contextmanager
+def _put_in(changed: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Give tensors other values while a module runs."""
+    before = [tensor.data for tensor, _ in changed]
+    try:
+        for tensor, value in changed:
+            tensor.data = value
+        yield
+    finally:
+        for (tensor, _), data in zip(changed, before, strict=True):
+            tensor.data = data
 
 
 def _follow_scopes(module: nn.Module, scopes: list[str]) -> Iterator[Callable[[], object]]:

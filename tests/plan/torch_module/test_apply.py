@@ -13,8 +13,13 @@ from torch import Tensor, nn
 import mpsearch as mp
 from mpsearch.data.batches import make_batches
 from mpsearch.errors import PlanError
+from mpsearch.plan.changes import bring_changes
+from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Decision, Plan, Site
+from mpsearch.plan.score import simulate_plan
 from mpsearch.schemes import find_scheme
+from mpsearch.simulate.changes import Changes, output_channels
+from tests.support.changed_plans import change_weight
 
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -180,3 +185,42 @@ def test_a_module_takes_the_recovered_weights_that_the_plan_brings() -> None:
     torch.testing.assert_close(module(x), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(PlanError, match="does not bring them"):
         mp.apply_plan(replace(plan, weights=None), module)
+
+
+@pytest.mark.parametrize("make", [pictures, words])
+def test_a_module_takes_all_that_a_plan_changes(make: Made) -> None:
+    module, examples = make()
+    before = module(*examples)
+    plan, plain = planned(make, 1)
+    graph = mp.import_torch(module, examples)
+    layers = {layer.name for layer in graph.layers}
+    schemes = plan_schemes(plan, graph)
+    weights = {
+        (i, 0): change_weight(graph, i, 0, schemes[i])
+        for i, layer in enumerate(graph.layers)
+        if layer.has_weight and i % 2
+    }
+    biases = {
+        i: torch.randn(n) * 0.2
+        for i in range(len(graph.layers))
+        if (n := output_channels(graph, i)) is not None
+    }
+    gains = [
+        name
+        for node in graph.nodes
+        if node.op_type == "LayerNormalization" and node.name not in layers
+        for name in node.inputs[1:]
+    ]
+    constants = {name: np.asarray(graph.constants[name]) + np.float32(0.1) for name in gains}
+    assert bool(constants) == (make is words)
+    changes = Changes(weights, biases, constants)
+    arrays = {v.name: x.numpy() for v, x in zip(graph.inputs, examples, strict=True)}
+    simulated = simulate_plan(bring_changes(plan, graph, changes), graph, make_batches(arrays))
+    wanted = simulated.run(arrays, plan_assignment(plan, graph, simulated.space))
+    mp.apply_plan(bring_changes(plan, graph, changes), module, examples)
+    for _ in range(2):
+        found = module(*examples)
+        torch.testing.assert_close(found, next(iter(wanted.values())), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-2)
+    module.mpsearch_plan.remove()
+    assert torch.equal(module(*examples), before)
