@@ -67,7 +67,8 @@ def keep_weights(plan: Plan, path: Path) -> Plan | None:
 def _origin(plan: Plan) -> tuple[object, ...]:
     """All that the weights that a plan changes depend on."""
     digests = plan.structure_digest, plan.weights_digest
-    return *digests, plan.schemes, plan.decisions, plan.fingerprint
+    changed = plan.recovery, plan.transforms
+    return *digests, plan.schemes, plan.decisions, plan.fingerprint, *changed
 
 
 def read_data(path: Path, plan: Plan) -> Batches:

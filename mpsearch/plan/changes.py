@@ -138,7 +138,7 @@ def bring_changes(
         changes: All that is to be changed, what the plan brought before included.
         recovery: Names of what recovered weights, in order; behind those that the plan names.
         transforms: Names of equivalent transforms, likewise.
-        done: What was done to each layer.
+        done: What was done to each layer; methods go behind those that the plan names.
 
     Raises:
         PlanError: The plan is for another model, or a weight is stored in another way than its scheme says.
@@ -159,7 +159,7 @@ def bring_changes(
         made,
         recovery=tuple(dict.fromkeys((*plan.recovery, *recovery))) if changes else (),
         transforms=tuple(dict.fromkeys((*plan.transforms, *transforms))) if changes else (),
-        changes=tuple(done) if changes else (),
+        changes=_continue(plan.changes, done) if changes else (),
     )
     before = 0 if plan.weights is None else added_bytes(graph, changes_of(plan, graph))
     return _resize(made, graph, added_bytes(graph, changes) - before)
@@ -199,6 +199,17 @@ def with_weights(plan: Plan, weights: PlanWeights | None) -> Plan:
     others = tuple(name for name in plan.requires if name not in ("weights", "recovery"))
     return replace(
         plan, weights=weights, requires=others if weights is None else (*others, "weights")
+    )
+
+
+def _continue(before: Sequence[Change], done: Sequence[Change]) -> tuple[Change, ...]:
+    """``done``, of each layer behind what was done to it before."""
+    earlier = {change.site: change.methods for change in before}
+    return tuple(
+        replace(
+            change, methods=tuple(dict.fromkeys((*earlier.get(change.site, ()), *change.methods)))
+        )
+        for change in done
     )
 
 

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.run import run_job
+from mpsearch.jobs.stage_inputs import batch_contexts, evaluation_context
 from mpsearch.jobs.stages import Stage
+from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.runs.job import Job
 from mpsearch.runs.run_folder import RunFolder
+from mpsearch.simulate.changes import Changes
 from tests.jobs.test_interrupted import prepared
 from tests.support.tiny_job import write_job
 
@@ -70,3 +76,23 @@ def test_settings_of_a_plug_in_are_inputs_where_they_are_told(
     run_job(prepared(write_job(tmp_path), refine=0, **told), tmp_path / "run")
     assert inputs["front"]["search"] == '{"eps": 0.5}'
     assert inputs["sensitivity"]["sensitivity"] == '{"tolerance": 0.4}'
+
+
+def test_losses_of_a_changed_model_are_kept_apart_in_the_store(tmp_path: Path) -> None:
+    made = prepared(write_job(tmp_path))
+    assert made.batches is not None
+    simulator = calibrated_simulator(made, made.batches)
+    changed = [simulator.change(Changes(biases={0: torch.full((16,), by)})) for by in (0.1, 0.2)]
+    contexts = [
+        (evaluation_context(made, s, made.batches), *batch_contexts(made, s, made.batches))
+        for s in (simulator, *changed)
+    ]
+    assert len({key for keys in contexts for key in keys}) == sum(map(len, contexts))
+    chosen = np.zeros(len(simulator.groups), np.int64)
+    with EvaluationStore(tmp_path / "kept.sqlite") as store:
+        kept = [
+            s.keep_losses(StoredLosses(store, keys[0], keys[1:])).loss(chosen).mean
+            for s, keys in zip((simulator, *changed), contexts, strict=True)
+        ]
+    assert len(set(kept)) == 3
+    assert kept == [s.loss(chosen).mean for s in (simulator, *changed)]

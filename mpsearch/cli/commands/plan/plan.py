@@ -89,6 +89,18 @@ def show(
             for decision in plan.decisions
         ]
         print_table("decisions", ["layer", "weights", "scheme"], rows, text_columns=3)
+        if plan.changes:
+            changed = [
+                [
+                    change.site.node,
+                    ", ".join(change.methods) or "–",
+                    number(change.error_before),
+                    number(change.error_after),
+                ]
+                for change in plan.changes
+            ]
+            columns = ["layer", "changed by", "error before", "error after"]
+            print_table("changed layers", columns, changed, text_columns=2)
         for name, why in plan.coverage.undecided.items():
             print(f"not decided: {name}: {why}")
 
@@ -106,6 +118,9 @@ def _print_figures(plan: "Plan") -> None:
             if name != "effective_bits"
         ]
     rows.append(["base", plan.base])
+    for word, names in (("recovery", plan.recovery), ("transforms", plan.transforms)):
+        if names:
+            rows.append([word, ", ".join(names)])
     if plan.device:
         rows.append(["device", f"{plan.device}, batch {plan.batch}"])
     print_table(f"plan for {plan.model}", ["", ""], rows, text_columns=2)
@@ -125,6 +140,17 @@ def _plan_json(plan: "Plan") -> dict[str, Any]:
         "decisions": [
             {"node": d.site.node, "weights": list(d.site.weights), "scheme": d.scheme}
             for d in plan.decisions
+        ],
+        "recovery": list(plan.recovery),
+        "transforms": list(plan.transforms),
+        "changes": [
+            {
+                "node": change.site.node,
+                "methods": list(change.methods),
+                "error_before": change.error_before,
+                "error_after": change.error_after,
+            }
+            for change in plan.changes
         ],
         "undecided": dict(plan.coverage.undecided),
     }
