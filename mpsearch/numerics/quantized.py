@@ -7,7 +7,7 @@ from torch import Tensor
 from mpsearch.numerics.layout import Layout
 from mpsearch.numerics.scales import steps_of
 from mpsearch.numerics.tiles import cut_tiles, join_tiles
-from mpsearch.schemes import Spec, stored_bits
+from mpsearch.schemes import Scheme, Spec, stored_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,10 @@ class QuantizedTensor:
         shape = (self.layout.rows, self.layout.positions, self.layout.channels)
         return self.layout.from_rows(join_tiles(tiles * steps, shape))
 
+    def is_stored_as(self, scheme: Scheme) -> bool:
+        """Return whether ``scheme`` stores weights like this one; how scales are chosen may differ."""
+        return _storage(self.spec) == _storage(scheme.weight) and self.sparsity == scheme.sparsity
+
     @property
     def stored_bytes(self) -> int:
         """Bytes of codes, scales, zero points, tensor scale and the indices of kept elements."""
@@ -54,6 +58,11 @@ class QuantizedTensor:
             self.spec, layout.rows, layout.positions, layout.channels, sparsity=self.sparsity
         )
         return -(-bits // 8)
+
+
+def _storage(spec: Spec) -> tuple[object, ...]:
+    scales = spec.granularity, spec.block_shape, spec.scale_format, spec.tensor_scale
+    return spec.format, spec.symmetric, *scales
 
 
 def drop_tile_axes(per_tile: Tensor) -> Tensor:

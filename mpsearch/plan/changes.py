@@ -146,10 +146,7 @@ def bring_changes(
     schemes = plan_schemes(plan, graph)
     for (layer, gemm), weight in changes.weights.items():
         scheme, layout = schemes[layer], _layout(graph, (layer, gemm))
-        same = part_types(weight.spec, weight.sparsity, layout) == part_types(
-            scheme.weight, scheme.sparsity, layout
-        )
-        if not same or weight.spec.format != scheme.weight.format or weight.layout != layout:
+        if not weight.is_stored_as(scheme) or weight.layout != layout:
             raise PlanError(
                 f"{graph.layers[layer].name!r}: the changed weight must be stored as {scheme.name} says, "
                 f"got {weight.spec}"

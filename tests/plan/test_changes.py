@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 import mpsearch as mp
-from mpsearch.errors import PlanError
+from mpsearch.errors import PlanError, SpaceError
 from mpsearch.graph.importer import import_onnx
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.changes import bring_changes, changes_of, hold_changes
@@ -105,6 +105,12 @@ def test_what_is_changed_shows_in_the_fingerprint_and_no_loss_is_taken_over(
     prints = [s.fingerprint.get("changes") for s in (simulator, changed, other)]
     assert prints[0] is None
     assert len(set(prints)) == 3
+
+
+def test_a_changed_model_refuses_to_run_in_another_plan(tmp_path: Path) -> None:
+    _, simulator, chosen, changes, _ = changed_plan(tmp_path, "fp8")
+    with pytest.raises(SpaceError, match="must be run in the plan that it was changed for"):
+        simulator.change(changes).loss(np.zeros_like(chosen))
 
 
 def test_a_plan_made_by_a_changed_simulator_brings_the_changes(tmp_path: Path) -> None:
