@@ -11,6 +11,7 @@ from mpsearch.cli.commands.plan.score import score
 from mpsearch.cli.commands.plan.verify import verify
 from mpsearch.cli.commands.prepare.check import check
 from mpsearch.cli.commands.prepare.data import data
+from mpsearch.cli.commands.prepare.fit import fit
 from mpsearch.cli.commands.prepare.init import init
 from mpsearch.cli.commands.prepare.inspect import inspect
 from mpsearch.cli.commands.prepare.list import list_names
@@ -59,6 +60,7 @@ app.command("score", short_help=first_line(score))(score)
 app.command("export", short_help=first_line(export))(export)
 app.command("verify", short_help=first_line(verify))(verify)
 app.command("report", short_help=first_line(report))(report)
+app.command("fit", short_help=first_line(fit))(fit)
 app.command("list", short_help=first_line(list_names))(list_names)
 app.command("check", short_help=first_line(check))(check)
 app.command("demo", short_help=first_line(demo))(demo)

@@ -83,24 +83,6 @@ def work(device: Device, scheme: Scheme, products: Products, *, out: Spec) -> Wo
     )
 
 
-def dense_us(device: Device, scheme: Scheme, m: Ints, n: Ints, k: Ints, *, out: Spec) -> Floats:
-    """Return the latency of products of ``m`` × ``k`` activations by ``k`` × ``n`` weights, of their shape."""
-    rows, columns, reduction = (size.ravel() for size in (m, n, k))
-    ones = np.ones_like(rows)
-    products = Products(
-        m=rows,
-        n=columns,
-        k=reduction,
-        positions=ones,
-        groups=ones,
-        calls=ones,
-        has_weight=ones.astype(np.bool_),
-        input_elements=rows * reduction,
-        output_elements=rows * columns,
-    )
-    return work(device, scheme, products, out=out).latency_us.reshape(m.shape)
-
-
 def _compute_us(device: Device, npu: Npu, scheme: Scheme, products: Products) -> Floats:
     reduction = _reduction(npu, scheme, products) * _density(scheme)
     utilisation = npu.sparse_utilisation if scheme.sparsity is not None else 1.0

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from mpsearch.artifacts import Content, read_toml
+from mpsearch.cost.fitted import FittedKernels
 from mpsearch.cost.npu_device import Fraction, NotNegative, Npu, Positive, at_point
 from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_file
@@ -42,11 +43,14 @@ class Device(Content):
         relative_error: Relative standard error of a predicted latency.
         npu: What an NPU adds.
         sparse_peak_tflops: Published sparse peaks, for people.
+        kernels: Parameters of measured kernels (``mpsearch fit``); they take the place of the roofline.
+        aliases: What measurements call the device.
         sources: Where the facts come from.
     """
 
     name: str
     title: str
+    aliases: tuple[str, ...] = ()
     model: str = "roofline"
     architecture: str = ""
     compute_capability: str = ""
@@ -75,6 +79,7 @@ class Device(Content):
     dequantize_ns: NotNegative = 0.0
     relative_error: NotNegative = 0.0
     npu: Npu | None = None
+    kernels: tuple[FittedKernels, ...] = ()
     sources: tuple[str, ...] = ()
     confidence: str = ""
     note: str = ""

@@ -6,13 +6,19 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mpsearch.cost.arrays import dense_us
+from mpsearch.cost.arrays import work
 from mpsearch.cost.device import Device, read_device, refusal
-from mpsearch.cost.products import element_bytes
+from mpsearch.cost.measured import Latencies, measured_latencies
+from mpsearch.cost.products import (
+    Products,
+    element_bytes,
+    padded_reduction,
+    right_bytes,
+)
 from mpsearch.errors import DeviceError
-from mpsearch.graph.model import Gemm, Operand
+from mpsearch.graph.model import Gemm
 from mpsearch.schemes import Scheme, Spec, find_scheme, parse_sparsity, stored_bits
-from mpsearch.stats.estimates import Estimate
+from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 
 def gemm_latency(
@@ -26,10 +32,11 @@ def gemm_latency(
 ) -> Estimate:
     """Return the latency of M × K activations by K × N weights, in microseconds.
 
-    tau = c + (tc^p + tm^p)^(1/p); tc = 2 M N K (1 + m0/M)(1 + n0/N)(1 + k0/K) / (P s e) with the
-    scheme's peak P, the gain s of sparsity and the efficiency e; tm = bytes moved / bandwidth. Blocks
-    compute on K padded to the block. An NPU takes what its arrays take (:mod:`mpsearch.cost.arrays`).
-    Quantising the activations is not included.
+    Where the device file has fitted kernels: their curve, and what it left at kernels nearby
+    (:mod:`mpsearch.cost.measured`). An NPU takes what its arrays take (:mod:`mpsearch.cost.arrays`). Else
+    tau = c + (tc^p + tm^p)^(1/p); tc = 2 M N K (1 + m0/M)(1 + n0/N)(1 + k0/K) / (P s e) with the scheme's peak P,
+    the gain s of sparsity and the efficiency e; tm = bytes moved / bandwidth. Blocks compute on K padded to
+    the block. Quantising the activations is not included.
 
     Args:
         device: A device or its name.
@@ -53,71 +60,57 @@ def gemm_latency(
     sizes = np.broadcast_arrays(*(np.asarray(size, np.int64) for size in (m, n, k)))
     if min(int(size.min(initial=1)) for size in sizes) < 1:
         raise DeviceError("`m, n, k >= 1` must hold for a GEMM")
-    out = find_scheme(base).activation
-    if device.npu is not None:
-        mean = dense_us(device, scheme, *sizes, out=out)
-    else:
-        flat = zip(*(size.ravel().tolist() for size in sizes), strict=True)
-        values = [_dense_gemm_us(device, scheme, out, *size) for size in flat]
-        mean = np.array(values, np.float64).reshape(sizes[0].shape)
-    if mean.ndim == 0:
-        return Estimate(float(mean), float(mean) * device.relative_error)
-    return Estimate(mean, mean * device.relative_error)  # type: ignore[arg-type]  # documented
+    found = latencies(device, scheme, dense_products(*sizes), out=find_scheme(base).activation)
+    if sizes[0].ndim == 0:
+        return Estimate(float(found.mean[0]), float(found.stderr[0]))
+    shape = sizes[0].shape
+    return Estimate(found.mean.reshape(shape), found.stderr.reshape(shape))  # type: ignore[arg-type]  # documented
 
 
-def kernel_us(
-    device: Device,
-    scheme: Scheme,
-    gemm: Gemm,
-    *,
-    out: Spec,
-    input_elements: int,
-    output_elements: int,
-) -> float:
-    """Return the latency of one matrix product of a network, in microseconds.
+def latencies(device: Device, scheme: Scheme, products: Products, *, out: Spec) -> Latencies:
+    """Return the latency [N] of matrix products of a network, by what is known of the device.
+
+    By its fitted kernels where the device file has them for the scheme; else by its roofline, whose
+    error is the device's ``relative_error``. Quantising activations is not included.
 
     Args:
         device: The device; it must be able to run ``scheme``.
-        scheme: What the product runs in.
-        gemm: Its sizes at the batch that is priced.
-        out: Spec that the result is written in (the base format).
-        input_elements: Elements of the activation tensor (of a convolution: not of its im2col).
-        output_elements: Elements of the result.
+        scheme: What the products run in.
+        products: Their sizes at the batch that is priced.
+        out: Spec that results are written in (the base format).
     """
-    tc = _compute_us(device, scheme, gemm)
-    moved = input_elements * element_bytes(scheme.activation)
-    moved += output_elements * element_bytes(out)
-    if moved <= device.on_chip_mb * 2**20:
-        moved = 0.0
-    moved += operand_bytes(scheme, gemm)
-    tm = moved / (device.bandwidth_gb_s * 1e3 * device.memory_efficiency)
-    return device.launch_us + _smooth_max(tc, tm, device.roofline_power or inf)
+    if device.npu is not None:
+        mean = work(device, scheme, products, out=out).latency_us
+    else:
+        measured = measured_latencies(device, scheme, products, out=out)
+        if measured is not None:
+            return measured
+        mean = _roofline_us(device, scheme, products, out)
+    nothing = np.zeros(len(mean), np.bool_)
+    return Latencies(mean, mean * device.relative_error, nothing)
 
 
-def operand_bytes(scheme: Scheme, gemm: Gemm) -> float:
-    """Return the bytes of the right operand: stored weights, or the second activation."""
-    if not gemm.has_weight:
-        return gemm.calls * gemm.k * gemm.n * element_bytes(scheme.activation)
-    return weight_bits(scheme, gemm) / 8
+def dense_products(m: Ints, n: Ints, k: Ints) -> Products:
+    """Return products of ``m`` × ``k`` activations by ``k`` × ``n`` weights, [N] from any shape."""
+    rows, columns, reduction = (size.ravel() for size in (m, n, k))
+    ones = np.ones_like(rows)
+    return Products(
+        m=rows,
+        n=columns,
+        k=reduction,
+        positions=ones,
+        groups=ones,
+        calls=ones,
+        has_weight=ones.astype(np.bool_),
+        input_elements=rows * reduction,
+        output_elements=rows * columns,
+    )
 
 
 def weight_bits(scheme: Scheme, gemm: Gemm) -> int:
     """Return the stored bits of a product's weight, scales and metadata included."""
     channels = gemm.k // gemm.positions
     return _weight_bits(scheme, gemm.n, gemm.positions, channels)
-
-
-def _executed_k(scheme: Scheme, gemm: Gemm) -> int:
-    """K with the channels of each kernel position padded to the block, which never crosses one.
-
-    A depthwise layer pads 1 channel to a whole block; weight-only schemes compute in the
-    activations' format, unpadded.
-    """
-    channels = gemm.k // gemm.positions
-    shape = scheme.activation.block_shape
-    if shape is not None and scheme.activation.granularity == "block":
-        channels = ceil(channels / shape[1]) * shape[1]
-    return channels * gemm.positions
 
 
 @lru_cache(maxsize=65536)
@@ -129,25 +122,32 @@ def _weight_bits(scheme: Scheme, n: int, positions: int, channels: int) -> int:
     return stored_bits(scheme.weight, n, positions, channels, sparsity=sparsity)
 
 
-def _dense_gemm_us(device: Device, scheme: Scheme, out: Spec, m: int, n: int, k: int) -> float:
-    gemm = Gemm(m, n, k, Operand("", "", 0, -1), Operand("", "", 1, 0, (1,)))
-    return kernel_us(device, scheme, gemm, out=out, input_elements=m * k, output_elements=m * n)
+def _roofline_us(device: Device, scheme: Scheme, products: Products, out: Spec) -> Floats:
+    tc = _compute_us(device, scheme, products)
+    left = products.input_elements * element_bytes(scheme.activation)
+    activations = left + products.output_elements * element_bytes(out)
+    stays = activations <= device.on_chip_mb * 2**20
+    moved: Floats = right_bytes(scheme, products) + np.where(stays, 0.0, activations)
+    tm = moved / (device.bandwidth_gb_s * 1e3 * device.memory_efficiency)
+    return device.launch_us + _smooth_max(tc, tm, device.roofline_power or inf)
 
 
-def _compute_us(device: Device, scheme: Scheme, gemm: Gemm) -> float:
+def _compute_us(device: Device, scheme: Scheme, products: Products) -> Floats:
     rate, efficiency = device.peak_tflops[scheme.rate], device.efficiency.get(scheme.rate, 1.0)
     if scheme.sparsity is not None:
         rate *= device.sparse_gain
         efficiency = device.efficiency.get(f"{scheme.rate}_sparse", efficiency)
     rate *= efficiency
-    filling = (1 + device.half_m / gemm.m) * (1 + device.half_n / gemm.n)
-    reduction = _executed_k(scheme, gemm)
+    reduction = padded_reduction(scheme, products).astype(np.float64)
+    filling = (1 + device.half_m / products.m) * (1 + device.half_n / products.n)
     filling *= 1 + device.half_k / reduction
-    return 2 * gemm.m * gemm.n * reduction * gemm.calls * filling / (rate * 1e6)
+    flops: Floats = 2e-6 * products.m * products.n * reduction * products.calls * filling
+    return flops / rate
 
 
-def _smooth_max(a: float, b: float, power: float) -> float:
-    high, low = max(a, b), min(a, b)
-    if power == inf or low == 0:
+def _smooth_max(a: Floats, b: Floats, power: float) -> Floats:
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    if power == inf:
         return high
-    return float(high * (1 + (low / high) ** power) ** (1 / power))
+    result: Floats = high * (1 + (low / high) ** power) ** (1 / power)
+    return result

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpsearch.cost.device import Device, refusal
-from mpsearch.cost.gemm import kernel_us, weight_bits
+from mpsearch.cost.gemm import latencies, weight_bits
 from mpsearch.cost.products import Products, collect
 from mpsearch.errors import DeviceError
 from mpsearch.graph.model import Gemm, Layer, ModelGraph
@@ -75,27 +75,20 @@ def collect_kernels(layers: Sequence[Sequence[Kernel]]) -> tuple[Products, Ints]
 
 def layer_latencies(
     device: Device, space: SearchSpace, layers: Sequence[Sequence[Kernel]], mask: Bools
-) -> Floats:
-    """Return [L, S] microseconds of each layer at each scheme that ``mask`` [G, S] allows somewhere."""
+) -> tuple[Floats, Floats]:
+    """Return [L, S] microseconds of each layer at each scheme that ``mask`` [G, S] allows somewhere.
+
+    With them their standard errors: a layer's kernels share a curve, so that their errors add up.
+    """
     out = space.schemes[space.index(space.base)].activation
-    result = np.zeros((len(layers), len(space.schemes)))
+    products, layer_of = collect_kernels(layers)
+    result = np.zeros((2, len(layers), len(space.schemes)))
     for s, scheme in enumerate(space.schemes):
         if mask[:, s].any():
-            result[:, s] = [
-                sum(
-                    kernel_us(
-                        device,
-                        scheme,
-                        kernel.gemm,
-                        out=out,
-                        input_elements=kernel.input_elements,
-                        output_elements=kernel.output_elements,
-                    )
-                    for kernel in kernels
-                )
-                for kernels in layers
-            ]
-    return result
+            found = latencies(device, scheme, products, out=out)
+            result[0, :, s] = np.bincount(layer_of, found.mean, len(layers))
+            result[1, :, s] = np.bincount(layer_of, found.stderr, len(layers))
+    return result[0], result[1]
 
 
 def mask_schemes(

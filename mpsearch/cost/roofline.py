@@ -42,9 +42,11 @@ def estimate(
     """
     mask, reasons = mask_schemes(graph, space, device)
     layers = lower(graph, batch=batch, tokens=tokens)
-    latency = sum_groups(graph, layer_latencies(device, space, layers, mask))
-    latency += sum_groups(graph, _reads(graph, space, device, layers))
-    latency[~mask] = 0.0
+    kernels, errors = layer_latencies(device, space, layers, mask)
+    reads = sum_groups(graph, _reads(graph, space, device, layers))
+    latency = sum_groups(graph, kernels) + reads
+    stderr = sum_groups(graph, errors) + reads * device.relative_error
+    latency[~mask] = stderr[~mask] = 0.0
     stored, parameters = group_weights(graph, space.schemes, mask)
     edges, pairs = sum_pairs(_conversions(graph, space, device, layers), len(space.schemes))
     return Costs(
@@ -53,7 +55,7 @@ def estimate(
         schemes=space.names,
         objectives={"latency_us": latency, "weight_bytes": stored},
         stderr={
-            "latency_us": latency * device.relative_error,
+            "latency_us": stderr,
             "weight_bytes": np.zeros_like(stored),
         },
         allowed=mask,

@@ -6,11 +6,10 @@ from hypothesis import strategies as st
 from mpsearch.cost.device import Device, read_device
 from mpsearch.cost.gemm import (
     gemm_latency,
-    kernel_us,
-    operand_bytes,
+    latencies,
     weight_bits,
 )
-from mpsearch.cost.products import collect, element_bytes, padded_reduction
+from mpsearch.cost.products import collect, element_bytes, padded_reduction, right_bytes
 from mpsearch.errors import DeviceError
 from mpsearch.schemes import Scheme, find_scheme
 from tests.support.handmade_graph import conv, linear
@@ -118,19 +117,16 @@ def test_a_block_pads_the_channels_of_each_kernel_position() -> None:
 
 def test_a_convolution_reads_its_input_not_the_im2col() -> None:
     layer = conv("c", 64, 1, 1, 3)
-    common = {
-        "out": find_scheme("fp16").activation,
-        "input_elements": layer.input_elements,
-        "output_elements": layer.output_elements,
-    }
-    got = kernel_us(device(), find_scheme("fp16"), layer.gemms[0], **common)  # type: ignore[arg-type]
+    product = collect([layer.gemms[0]], [layer.input_elements], [layer.output_elements])
+    got = latencies(device(), find_scheme("fp16"), product, out=find_scheme("fp16").activation)
     moved = 2 * (64 * 64 + 9 + 64 * 64)
-    assert got == pytest.approx(moved / 100e9 * 1e6)
+    assert got.mean[0] == pytest.approx(moved / 100e9 * 1e6)
 
 
 def test_activations_that_fit_on_the_chip_do_not_move() -> None:
     chip = device(on_chip_mb=1)
-    weights = operand_bytes(find_scheme("fp8"), linear("fc", 1, 512, 512).gemms[0])
+    product = collect(list(linear("fc", 1, 512, 512).gemms), [0], [0])
+    weights = right_bytes(find_scheme("fp8"), product)[0]
     assert gemm_latency(chip, "fp8", 1, 512, 512).mean == pytest.approx(weights / 100e9 * 1e6)
     m = 2**20 // (3 * 16)  # m × 16 in one byte and m × 16 in two fill the chip
     resident, moving = (gemm_latency(chip, "fp8", rows, 16, 16).mean for rows in (m, m + 1))

@@ -1,0 +1,52 @@
+"""Write the fitted kernels of the measured GPUs into their device files.
+
+    python -m experiments.fit_devices
+
+Every group of a GPU is fitted to all its accepted kernels, without other devices; what a GPU runs and nobody
+measured is then borrowed. Of experiments/data/gemm_latency.csv (source and licence beside it).
+"""
+
+from pathlib import Path
+
+from mpsearch.cost.device import Device, read_device
+from mpsearch.cost.fit.fit_device import borrowed_kernels, device_text, fit_device
+from mpsearch.cost.fit.measurements import read_rows, select
+from mpsearch.cost.fitted import FittedKernels
+from mpsearch.registry import data_folder
+
+MEASURED = Path(__file__).parent / "data" / "gemm_latency.csv"
+GPUS = {
+    "A100": "a100_pcie_80gb",
+    "H100": "h100_pcie_80gb",
+    "B200": "b200_hgx",
+    "RTX4090": "rtx4090",
+    "RTX5080": "rtx5080",
+}
+SOURCE = "bcacdwk/vllmbench @92a8ca4, Apache-2.0 (SlideSparse, arXiv 2603.05232)"
+
+
+def main() -> None:
+    rows, _ = read_rows(MEASURED)
+    devices = []
+    for gpu, name in GPUS.items():
+        device = read_device(name).model_copy(update={"kernels": ()})
+        own = select(rows, device, names=[gpu], where=MEASURED.name)
+        fitted = [_named(group.kernels) for group in fit_device(device, own, source=SOURCE)]
+        devices.append(device.model_copy(update={"kernels": tuple(fitted)}))
+        print(name, len(fitted))
+    for device in devices:
+        _write(device, [*device.kernels, *borrowed_kernels(device, device.kernels, devices)])
+
+
+def _named(kernels: FittedKernels) -> FittedKernels:
+    library = "cuBLASLt" if kernels.sparsity == "dense" else "cuSPARSELt"
+    return kernels.model_copy(update={"library": library})
+
+
+def _write(device: Device, kernels: list[FittedKernels]) -> None:
+    path = data_folder("cost_models") / f"{device.name}.toml"
+    path.write_text(device_text(path.read_text(), kernels))
+
+
+if __name__ == "__main__":
+    main()
