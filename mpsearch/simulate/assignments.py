@@ -15,7 +15,8 @@ def layer_schemes(calibrated: Calibrated, assignment: Ints) -> tuple[int, ...]:
         assignment: [G] scheme index of each group.
 
     Raises:
-        SpaceError: The assignment has another length, or takes what is not allowed.
+        SpaceError: The assignment has another length, takes what is not allowed, or is not the one that the model
+            was changed for.
     """
     graph, space = calibrated.graph, calibrated.space
     chosen = np.asarray(assignment)
@@ -37,4 +38,11 @@ def layer_schemes(calibrated: Calibrated, assignment: Ints) -> tuple[int, ...]:
     for g, group_value in enumerate(graph.groups):
         for layer in group_value.layers:
             schemes[layer] = int(chosen[g])
+    for (layer, _), weight in calibrated.changes.weights.items():
+        scheme = space.schemes[schemes[layer]]
+        if not weight.is_stored_as(scheme):
+            raise SpaceError(
+                f"{graph.layers[layer].name!r}: a changed model must be run in the plan that it was changed for, but "
+                f"its weight is not stored as {scheme.name} stores weights"
+            )
     return tuple(schemes)

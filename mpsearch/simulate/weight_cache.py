@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from mpsearch.errors import SpaceError
 from mpsearch.graph.model import Gemm, Layer, ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.program.program import Program
@@ -135,14 +134,8 @@ class WeightStore:
 
     def _make(self, layer: int, scheme: Scheme, gemm: int) -> Tensor:
         owner = self._graph.layers[layer]
-        changed = self._changed.get((layer, gemm))
-        if changed is not None:
-            if not changed.is_stored_as(scheme):
-                raise SpaceError(
-                    f"{owner.name!r}: a changed model must be run in the plan that it was changed for, but its weight "
-                    f"is not stored as {scheme.name} stores weights"
-                )
-            made = changed.dequantize()
+        if (layer, gemm) in self._changed:
+            made = self._changed[layer, gemm].dequantize()
             plain = self.plain(layer, gemm)
             return lay_out_weight(owner, owner.gemms[gemm], made.to(plain.device, plain.dtype))
         made = round_weight(owner, gemm, scheme, self.source(layer, scheme, gemm))

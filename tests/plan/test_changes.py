@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 import mpsearch as mp
 from mpsearch.errors import PlanError, SpaceError
 from mpsearch.graph.importer import import_onnx
+from mpsearch.losses.losses import sample_losses
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.changes import bring_changes, changes_of, hold_changes
 from mpsearch.plan.files import read_plan, weights_file, write_plan
@@ -21,7 +22,13 @@ from mpsearch.plan.plan import Change, Plan
 from mpsearch.plan.weights import PlanWeights
 from mpsearch.schemes import SCHEMES
 from mpsearch.simulate.changes import Changes, digest_changes
-from tests.support.changed_plans import change_weight, changed_plan, every_kind, some_data
+from tests.support.changed_plans import (
+    change_all,
+    change_weight,
+    changed_plan,
+    every_kind,
+    some_data,
+)
 from tests.support.graph_models import save as save_model
 
 Edit = Callable[[dict[str, NDArray[np.generic]]], object]
@@ -111,6 +118,21 @@ def test_a_changed_model_refuses_to_run_in_another_plan(tmp_path: Path) -> None:
     _, simulator, chosen, changes, _ = changed_plan(tmp_path, "fp8")
     with pytest.raises(SpaceError, match="must be run in the plan that it was changed for"):
         simulator.change(changes).loss(np.zeros_like(chosen))
+
+
+def test_a_changed_plan_that_starts_in_the_base_runs_from_kept_values(tmp_path: Path) -> None:
+    _, simulator, chosen, _, _ = changed_plan(tmp_path, "fp8")
+    mixed = np.where(np.arange(len(chosen)) < 8, 0, chosen)
+    schemes = [simulator.space.schemes[s] for s in mixed]
+    changes = change_all(simulator.graph, schemes)
+    changed = simulator.change(changes)
+    whole = [changed.head_values(mixed, run)[0] for run in range(changed.n_runs)]
+    losses = changed.losses(mixed)
+    right = [
+        sample_losses("mse", changed.heads, (value,), target)
+        for value, target in zip(whole, changed.targets, strict=True)
+    ]
+    np.testing.assert_allclose(losses, torch.cat(right).numpy(), rtol=1e-5)
 
 
 def test_a_plan_made_by_a_changed_simulator_brings_the_changes(tmp_path: Path) -> None:
