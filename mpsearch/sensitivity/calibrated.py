@@ -1,11 +1,10 @@
 """Calibrated: a cheap table corrected by measurements, with error bars that the measurements justify.
 
 A prior (``fisher``; ``sqnr`` where the loss or a layer has no gradient) ranks all entries for the price
-of a few evaluations. Then entries are measured one at a time, the largest first as far as plans with
-them are of use: an entry that alone brings half of what the lowest precision everywhere does comes
-last, and is said to bring no more than that half. What is measured is kept; a law in the prior,
-learnt from it, corrects the rest and gives their standard errors. Where the effort reaches every entry
-there is no prior; a budget beyond that goes to whole plans, which correct what adding up gets wrong.
+of a few evaluations. Then entries are measured one at a time, those first that weigh most in plans of the kind that
+searches visit. What is measured is kept; a law in the prior, learnt from it, corrects the rest. A quarter of the effort
+goes to such plans as a whole: they tell how what entries lose alone adds up, and what it counts for in plans.
+Where the effort reaches every entry and some plans there is no prior; a budget beyond that goes to plans.
 """
 
 from collections.abc import Callable
@@ -16,54 +15,56 @@ import numpy as np
 
 from mpsearch.deadline import Deadline, deadline_in, has_passed
 from mpsearch.errors import NumericsError
-from mpsearch.problem.build import build_problem
-from mpsearch.problem.tables import Costs, Progress, Table
+from mpsearch.problem.tables import Progress, Table
 from mpsearch.registry import find
-from mpsearch.search.task import Task
-from mpsearch.sensitivity.selftest import draw_plans, uniform_plans
+from mpsearch.sensitivity.selftest import uniform_plans
 from mpsearch.sensitivity.shared.corrected_table import correct_by_plans, correct_entries
 from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import predict, single_changes
 from mpsearch.sensitivity.shared.error_responses import responses_effort
+from mpsearch.sensitivity.shared.plan_draws import draw_useful_plans, draw_visited, weigh_entries
 from mpsearch.sensitivity.shared.sampling import Measured, measure_entries
 from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
 
-_EFFORT = 1.8  # spent by default, in units of what the prior takes
-_SHARE_OF_LARGEST = 0.95  # of the effort for entries
-_SHARE_OF_FRONT = 0.5  # of the plans, where costs are given; the rest are random
+_EFFORT = 1.3  # spent by default beside the prior, in units of what that takes
+_WITHOUT_PRIOR = 2.0  # in these units, where no prior is computed
+_SHARE_OF_PLANS = 0.27  # of the effort
 _USEFUL = 0.5  # of the worst loss: beyond it plans are saturated
 _HOPELESS = 1.5  # times the loss that is of use, on the first batch
-_DRAWN = 20  # random plans for one that is to be measured
+_AT_LEAST = 0.1  # evaluations that an entry takes, however little it executes again
+_VISITED = 200  # random plans that say which entries matter
 
 
 def score(task: MetricTask) -> Table:
-    """Measure some entries, and plans if the budget reaches them, and correct the prior by them.
+    """Measure some entries and some plans, and correct the prior by them.
 
-    Where the effort reaches all entries no prior is computed. ``details`` holds it, and 1 where an entry
-    was ``measured``.
+    Where the effort reaches all entries no prior is computed. ``details`` holds it, 1 where an entry
+    was ``measured``, and the values ``alone``: before plans corrected them.
 
     Args:
-        task: What to score. With costs half of the plans are from the predicted front of latency and
+        task: What to score. With costs some of the plans are from the predicted front of latency and
             loss. The budget is what may be spent beside the prior, in evaluations of the whole model; one
-            entry costs what it executes again. None spends less than three times what ``fisher`` takes,
-            that included, and measures no plans. As many evaluations as there are entries always measure
+            entry costs what it executes again. None spends at most three times what ``fisher`` takes,
+            that included. As many evaluations as there are entries always measure
             all of them, and what is left goes to plans. The deadline's time begins after the prior.
 
     Raises:
         NumericsError: A gradient is NaN or Inf; the message names the layer.
     """
-    simulator, costs, budget, progress = task.simulator, task.costs, task.budget, task.progress
+    simulator, budget, progress = task.simulator, task.budget, task.progress
     shares = suffix_shares(simulator.graph)
     start = _choose_prior(simulator)
     price = responses_effort(simulator) if start == "fisher" else 1.0
-    usual = _EFFORT * max(price, 2 * len(simulator.space.schemes) + 4)
-    total = usual if budget is None else float(budget)
+    unit = max(price, 2.0 * len(simulator.space.schemes) + 4)
+    total = _EFFORT * unit if budget is None else float(budget)
     every = single_changes(simulator)
     whole = 2 + float(sum(shares[g] for g, _ in every))
-    at_most = total + price if budget is None else total
-    left = 0.0 if budget is None else max(0.0, total - whole)  # for plans
+    left = _SHARE_OF_PLANS * total  # for plans
+    if budget is not None and whole <= total:
+        left = total - whole
+    reached = whole + left <= (_WITHOUT_PRIOR * unit if budget is None else total)
     steps = len(every) + int(left)
 
     def watch(done: int, of: int, text: str) -> None:
@@ -71,13 +72,14 @@ def score(task: MetricTask) -> Table:
             progress(len(every) * done // max(of, 1), steps, text)
 
     prior: Table | None = None
-    if whole > at_most or task.deadline is not None:  # else it has nothing to add
+    if not reached or task.deadline is not None:  # else it has nothing to add
         prior = find("metrics", start).score(MetricTask(simulator, seed=task.seed))
     deadline = None if task.deadline is None else deadline_in(task.deadline.given_s)
     if prior is None:
         table, limit = _measure_all(simulator, watch)
     else:
-        table, limit = _measure_some(simulator, prior, shares, total, deadline, watch)
+        effort = max(total - left, whole if reached else 0.0)
+        table, limit = _measure_some(task, prior, shares, effort, deadline, watch)
     if left < 1 or table.notes:
         if progress is not None:
             progress(steps, steps, "entries measured")
@@ -87,14 +89,15 @@ def score(task: MetricTask) -> Table:
         if progress is not None:
             progress(min(steps, len(every) + int(done)), steps, "measuring plans")
 
-    drawn = draw_useful_plans(table, costs, int(left), limit, task.seed)
+    schemes = simulator.space.schemes
+    drawn = draw_useful_plans(table, schemes, task.costs, int(left), limit, task.seed)
     plans, losses, cost = _measure_plans(simulator, drawn, left, limit, deadline, watch_plans)
-    moved = correct_by_plans(table.values, table.allowed, plans, losses)
+    values, stderr = correct_by_plans(table, _kinds(simulator), plans, losses, limit)
     return replace(
         table,
-        values=moved,
-        # what an entry does alone and what it adds to a plan differ: that too is unknown
-        stderr=np.hypot(table.stderr, moved - table.values),
+        values=values,
+        stderr=stderr,
+        details={**table.details, "alone": table.values},
         cost_plans=table.cost_plans + cost,
         notes=_late_notes(deadline, len(plans)),
     )
@@ -121,7 +124,7 @@ def _measure_all(simulator: Simulator, progress: Progress) -> tuple[Table, float
 
 
 def _measure_some(
-    simulator: Simulator,
+    task: MetricTask,
     prior: Table,
     shares: Floats,
     effort: float,
@@ -129,9 +132,13 @@ def _measure_some(
     progress: Progress,
 ) -> tuple[Table, float]:
     """The prior corrected by the entries that an effort reaches, and the loss above which plans are of no use."""
+    simulator = task.simulator
     limit = _USEFUL * _worst_loss(simulator, prior)
     told = limit if prior.unit == simulator.unit else float("inf")
-    chosen = choose_entries(prior, single_changes(simulator), shares, effort - 2, told)
+    schemes = simulator.space.schemes
+    visited = draw_visited(prior, schemes, task.costs, _VISITED, told, task.seed)
+    weights = weigh_entries(prior, np.concatenate(visited))
+    chosen = choose_entries(weights, single_changes(simulator), shares, effort - 2)
     found = measure_entries(simulator, chosen, deadline=deadline, progress=progress)
     cost = prior.cost_plans + 2 + float(sum(shares[g] for g, _ in chosen))
     return _cap(replace(_correct(simulator, prior, found), cost_plans=cost), limit), limit
@@ -156,8 +163,7 @@ def _correct(simulator: Simulator, prior: Table, found: Measured) -> Table:
         reasons[simulator.groups[g], prior.schemes[s]] = why
     entries = allowed.copy()
     entries[:, simulator.space.index(simulator.space.base)] = False
-    kinds = np.array([scheme.sparsity is not None for scheme in simulator.space.schemes], np.int64)
-    values, stderr = correct_entries(prior, measured, errors, known, entries, kinds)
+    values, stderr = correct_entries(prior, measured, errors, known, entries, _kinds(simulator))
     return replace(
         prior,
         metric="calibrated",
@@ -202,6 +208,11 @@ def _measure_plans(
     return np.array(plans).reshape(-1, drawn.shape[1]), np.array(losses), spent
 
 
+def _kinds(simulator: Simulator) -> Ints:
+    """[S] 1 for sparse schemes."""
+    return np.array([scheme.sparsity is not None for scheme in simulator.space.schemes], np.int64)
+
+
 def _choose_prior(simulator: Simulator) -> str:
     """Name of the metric to start from: ``fisher``, where all layers have a gradient."""
     cut_off = simulator.loss_kind == "quality" or simulator.layers_without_gradient()
@@ -219,67 +230,18 @@ def _worst_loss(simulator: Simulator, prior: Table) -> float:
 
 
 def choose_entries(
-    prior: Table, entries: list[tuple[int, int]], shares: Floats, effort: float, limit: float
+    weights: Floats, entries: list[tuple[int, int]], shares: Floats, effort: float
 ) -> list[tuple[int, int]]:
-    """Return the entries to measure, in the order of their use.
-
-    Nearly all are the largest, but those above ``limit`` come last: no plan that is of use holds them.
-    The others are spread over the order of what is left, so that the law holds there too.
+    """Return the entries to measure, those first that matter most for what they cost.
 
     Args:
-        prior: What is known of the entries.
+        weights: [G, S] how much each entry matters.
         entries: (group, scheme) of each.
         shares: [G] what measuring an entry of a group costs, in evaluations.
         effort: Evaluations that may be spent; all entries if they are no more than that.
-        limit: Loss above which plans are of no use.
     """
     if len(entries) <= effort:
         return entries
-    ordered = sorted(entries, key=lambda entry: (prior.values[entry] > limit, -prior.values[entry]))
-    largest = _affordable(ordered, shares, _SHARE_OF_LARGEST * effort)
-    rest = ordered[len(largest) :]
-    spread = [rest[i] for i in _spread_order(len(rest))]
-    left = effort - float(sum(shares[g] for g, _ in largest))
-    return largest + _affordable(spread, shares, left)
-
-
-def _affordable(
-    entries: list[tuple[int, int]], shares: Floats, effort: float
-) -> list[tuple[int, int]]:
-    spent = np.cumsum([shares[g] for g, _ in entries])
-    return entries[: int((spent <= effort).sum())]
-
-
-def _spread_order(count: int) -> list[int]:
-    """Return 0 … count − 1 so that every beginning of it is spread evenly: van der Corput's order."""
-    bits = max(count - 1, 1).bit_length()
-    mirrored = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
-    return [i for i in mirrored if i < count]
-
-
-def draw_useful_plans(
-    table: Table, costs: Costs | None, count: int, limit: float, seed: int
-) -> Ints:
-    """Return [P, G] plans to measure, without doubles: front plans first, then more random ones than needed.
-
-    An entry counts for at most half of ``limit`` here: alone, in a model that is exact elsewhere, it may be
-    far worse than in the plans that hold it, and only such plans can tell.
-
-    Args:
-        table: What is known so far.
-        costs: If given, half of ``count`` are from the predicted front of latency and loss.
-        count: Plans that are to be measured.
-        limit: Predicted loss above which a plan is left out.
-        seed: Seed of the random plans.
-    """
-    lenient = replace(table, values=np.minimum(table.values, 0.5 * limit))
-    drawn = draw_plans(table.allowed, _DRAWN * count, seed=seed + 1)
-    plans = [drawn[predict(lenient, drawn) <= limit]]
-    if costs is not None:
-        front = find("searchers", "hull").search(Task(build_problem(table, costs))).assignments
-        useful = front[predict(table, front) <= limit]
-        steps = np.linspace(0, len(useful) - 1, min(len(useful), int(_SHARE_OF_FRONT * count)))
-        plans.insert(0, useful[steps.round().astype(np.int64)])
-    together = np.concatenate(plans)
-    _, first = np.unique(together, axis=0, return_index=True)
-    return np.asarray(together[np.sort(first)], np.int64)
+    ordered = sorted(entries, key=lambda entry: -weights[entry] / (_AT_LEAST + shares[entry[0]]))
+    spent = np.cumsum([shares[g] for g, _ in ordered])
+    return ordered[: int((spent <= effort).sum())]

@@ -6,11 +6,12 @@ import pytest
 from mpsearch.deadline import deadline_in
 from mpsearch.errors import MetricError
 from mpsearch.problem.tables import Table
-from mpsearch.sensitivity.calibrated import choose_entries, draw_useful_plans
+from mpsearch.sensitivity.calibrated import choose_entries
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.shared.corrected_table import correct_by_plans, correct_entries
 from mpsearch.sensitivity.shared.effort import suffix_shares
 from mpsearch.sensitivity.shared.entries import predict
+from mpsearch.sensitivity.shared.plan_draws import draw_useful_plans, weigh_entries
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.rank_correlation import rank_agreement
 from tests.support.own_calls import scoring
@@ -92,15 +93,23 @@ def test_nothing_measured_leaves_the_prior() -> None:
     np.testing.assert_allclose(values, prior.values)
 
 
+def by_plans(table: Table, plans: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    known = replace(table, details={"measured": (table.values > 0).astype(np.float64)})
+    values, stderr = correct_by_plans(known, KINDS, plans, losses, 0.5 * float(losses.max()))
+    assert (stderr >= np.abs(values - table.values)).all()
+    return values
+
+
 def test_plans_correct_what_sums_get_wrong() -> None:
     prior, _ = synthetic(3, law=0.0)
     rng = np.random.default_rng(3)
     plans = rng.integers(0, 3, (400, 40))
-    truth = prior.values * rng.lognormal(0, 0.3, prior.values.shape)
+    truth = np.minimum(prior.values, 0.05) * rng.lognormal(0, 0.3, prior.values.shape)
     losses = truth[np.arange(40), plans].sum(axis=1)
-    values = correct_by_plans(prior.values, prior.allowed, plans[:300], losses[:300])
+    believed = replace(prior, values=np.minimum(prior.values, 0.05))
+    values = by_plans(believed, plans[:300], losses[:300])
     held_out = values[np.arange(40), plans[300:]].sum(axis=1)
-    before = rank_agreement(predict(prior, plans[300:]), losses[300:])
+    before = rank_agreement(predict(believed, plans[300:]), losses[300:])
     after = rank_agreement(held_out, losses[300:])
     assert 1 - after.spearman.value < 0.5 * (1 - before.spearman.value)
     assert np.median(held_out / losses[300:]) == pytest.approx(1, abs=0.05)
@@ -108,39 +117,40 @@ def test_plans_correct_what_sums_get_wrong() -> None:
 
 def test_no_plans_change_nothing() -> None:
     prior, _ = synthetic(3)
-    kept = correct_by_plans(prior.values, prior.allowed, np.zeros((0, 40), np.int64), np.zeros(0))
+    kept, stderr = correct_by_plans(prior, KINDS, np.zeros((0, 40), np.int64), np.zeros(0), 1.0)
     np.testing.assert_array_equal(kept, prior.values)
+    np.testing.assert_array_equal(stderr, prior.stderr)
 
 
 def test_an_entry_that_is_far_worse_alone_than_in_plans_is_found_out() -> None:
     prior, _ = synthetic(6, law=0.0)
     rng = np.random.default_rng(6)
     plans = rng.integers(0, 3, (120, 40))
-    truth = prior.values.copy()
+    truth = np.minimum(prior.values, 0.05)
     losses = truth[np.arange(40), plans].sum(axis=1)
     believed = truth.copy()
     believed[7, 1] = 0.5 * losses.max()  # alone it is a disaster
     truth[7, 1] = 0.0
     losses = truth[np.arange(40), plans].sum(axis=1)
-    values = correct_by_plans(believed, prior.allowed, plans, losses)
+    values = by_plans(replace(prior, values=believed), plans, losses)
     assert values[7, 1] < 0.3 * believed[7, 1]
 
 
-def test_the_largest_useful_entries_are_measured_first() -> None:
+def test_the_entries_that_weigh_most_in_plans_are_measured_first() -> None:
     prior, _ = synthetic(4)
     entries = [(g, s) for g in range(40) for s in (1, 2)]
-    limit = float(np.median(prior.values[:, 1:]))
-    chosen = choose_entries(prior, entries, np.full(40, 0.5), 10.0, limit)
-    useful = sorted(
-        (e for e in entries if prior.values[e] <= limit), key=lambda e: -prior.values[e]
-    )
-    assert chosen[:19] == useful[:19]
-    assert len(set(chosen)) == len(chosen) == 20
-    more = choose_entries(prior, entries, np.full(40, 0.5), 30.0, limit)
-    useless = {e for e in entries if prior.values[e] > limit}
-    assert set(useful) - set(more) == set()
-    assert len(set(more) & useless) == 20
-    assert choose_entries(prior, entries, np.ones(40), 80.0, limit) == entries
+    plans = np.zeros((3, 40), np.int64)
+    plans[0, :2], plans[1, 2], plans[2, 3] = 1, 2, 2
+    weights = weigh_entries(prior, plans)
+    held = prior.values[[0, 1], 1]
+    np.testing.assert_allclose(weights[[0, 1], 1], (held / held.sum()) ** 2)
+    np.testing.assert_allclose(weights[[2, 3], 2], 1)
+    assert (weights > 0).sum() == 4
+    shares = np.full(40, 0.5)
+    shares[3] = 0.25
+    assert choose_entries(weights, entries, shares, 0.75) == [(3, 2), (2, 2)]
+    assert len(choose_entries(weights, entries, shares, 10.0)) in (20, 21)
+    assert choose_entries(weights, entries, np.ones(40), 80.0) == entries
 
 
 def test_an_entry_costs_what_it_executes_again(simulator: Simulator) -> None:
@@ -152,10 +162,19 @@ def test_an_entry_costs_what_it_executes_again(simulator: Simulator) -> None:
 def test_plans_to_measure_are_of_use_and_no_two_the_same(simulator: Simulator) -> None:
     table = perturb(simulator)
     limit = float(np.median(table.values)) * 5
-    plans = draw_useful_plans(table, None, 30, limit, 0)
+    plans = draw_useful_plans(table, simulator.space.schemes, None, 30, limit, 0)
     lenient = replace(table, values=np.minimum(table.values, limit / 2))
     assert (predict(lenient, plans) <= limit).all()
     assert len(np.unique(plans, axis=0)) == len(plans) >= 30
+
+
+def test_the_first_plans_to_measure_are_at_all_levels_of_loss(simulator: Simulator) -> None:
+    table = perturb(simulator)
+    limit = float(table.values.sum(axis=0).max())
+    plans = draw_useful_plans(table, simulator.space.schemes, None, 12, limit, 0)
+    many, few = predict(table, plans), predict(table, plans[:12])
+    assert few.min() < np.quantile(many, 0.1)
+    assert few.max() > np.quantile(many, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +225,15 @@ def test_a_time_budget_ends_plans_too(simulator: Simulator) -> None:
 
 
 def test_where_all_entries_can_be_measured_no_prior_is_computed(simulator: Simulator) -> None:
-    every = score(simulator)
+    every = score(simulator, budget=40)
     measured = perturb(simulator).values
-    np.testing.assert_allclose(every.values, np.minimum(measured, every.values.max()))
+    np.testing.assert_allclose(
+        every.details["alone"], np.minimum(measured, every.details["alone"].max())
+    )
     assert "prior" not in every.details
-    assert every.cost_plans < by_fisher(simulator).cost_plans
+
+
+def test_by_default_it_takes_less_than_three_times_what_fisher_does(simulator: Simulator) -> None:
+    table = score(simulator)
+    assert table.cost_plans < 3 * by_fisher(simulator).cost_plans
+    assert "alone" in table.details  # plans were measured

@@ -19,24 +19,13 @@ from mpsearch.stats.saturation import Link, fit_link
 _LOCAL = 4  # power of the cosine: how alike plans must be to share a misfit
 _NOISE = 0.02  # of z, of each measurement
 _SATURATED = 0.03  # of the largest loss: how exactly a loss near the ceiling is known
-_FLOOR = 0.02  # of the median entry: a loss that does not matter
-
-
-@dataclass(frozen=True, slots=True)
-class Deviations:
-    """Prior deviations that are tried; those under which the losses are likeliest are taken.
-
-    Attributes:
-        shared: Of u.
-        own: Of w.
-        misfit: Of the factor that no sum explains.
-        floor: What an entry of 0 may turn out to be, in median entries.
-    """
-
-    shared: tuple[float, ...] = (0.1, 0.4)
-    own: tuple[float, ...] = (0.1, 0.3, 0.6)
-    misfit: tuple[float, ...] = (0.1, 0.25, 0.5)
-    floor: tuple[float, ...] = (_FLOOR,)
+_FLOOR = 0.02  # of the median entry: a loss that does not matter, and what an entry of 0 may turn out to be
+_SHARED = (
+    0.1,
+    0.4,
+)  # prior deviations of u that are tried; those under which the losses are likeliest are taken
+_OWN = (0.1, 0.3, 0.6)  # of w
+_MISFIT = (0.1, 0.25, 0.5)  # of the factor that no sum explains
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +163,6 @@ def correct_table(
     *,
     edges: Ints | None = None,
     pairs: Floats | None = None,
-    deviations: Deviations = Deviations(),
 ) -> Correction:
     """Fit a table to measured whole plans.
 
@@ -185,20 +173,16 @@ def correct_table(
         losses: [P] their losses.
         edges: [E, 2] pairs of variables with pair terms.
         pairs: [E, S, S] their pair terms, which are taken as they are.
-        deviations: What is tried.
     """
     if edges is None or not len(edges):
         edges, pairs = np.zeros((0, 2), np.int64), None
     size = np.abs(table)[allowed]
     unit = max(float(np.median(size)), 1e-4 * float(size.max()), 1e-98)
-    grid = {
-        floor: [
-            _Prior(table, edges, pairs, floor * unit, shared, own, misfit)
-            for shared, own, misfit in product(deviations.shared, deviations.own, deviations.misfit)
-        ]
-        for floor in deviations.floor
-    }
-    predicted = next(iter(grid.values()))[0].sums(rows)
+    priors = [
+        _Prior(table, edges, pairs, _FLOOR * unit, shared, own, misfit)
+        for shared, own, misfit in product(_SHARED, _OWN, _MISFIT)
+    ]
+    predicted = priors[0].sums(rows)
     link = fit_link(predicted, losses)
     z = link.sums(losses)
     residual = z - predicted
@@ -207,14 +191,13 @@ def correct_table(
     if not link.linear:  # near the ceiling a loss hardly says what the sum is
         noise = noise + _SATURATED * float(losses.max()) * np.maximum(1.0 / slope - 1.0, 0.0)
     best: tuple[float, _Prior, tuple[Floats, bool]] | None = None
-    for priors in grid.values():
-        parts = priors[0].parts(rows, predicted, rows, predicted)
-        for prior in priors:
-            factor = cho_factor(prior.weigh(parts) + np.diag(noise**2), lower=True)
-            fit = float(residual @ cho_solve(factor, residual))
-            likelihood = -0.5 * fit - float(np.log(np.diag(factor[0])).sum())
-            if best is None or likelihood > best[0]:
-                best = (likelihood, prior, factor)
+    parts = priors[0].parts(rows, predicted, rows, predicted)
+    for prior in priors:
+        factor = cho_factor(prior.weigh(parts) + np.diag(noise**2), lower=True)
+        fit = float(residual @ cho_solve(factor, residual))
+        likelihood = -0.5 * fit - float(np.log(np.diag(factor[0])).sum())
+        if best is None or likelihood > best[0]:
+            best = (likelihood, prior, factor)
     if best is None:  # the grid is never empty
         raise AssertionError
     _, prior, factor = best

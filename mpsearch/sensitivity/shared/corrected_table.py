@@ -1,17 +1,15 @@
-"""Corrections of a table by measurements: a law for the entries, a posterior for whole plans."""
+"""Corrections of a table by measurements: a law for the entries, a regression for whole plans."""
 
 import numpy as np
 from scipy import stats
 
 from mpsearch.problem.tables import Table
-from mpsearch.search.measured.table_regression import Deviations, correct_table
 from mpsearch.stats.entry_regression import fit_law
 from mpsearch.stats.estimates import Bools, Floats, Ints
+from mpsearch.stats.plan_regression import fit_plans
 
-_DEVIATIONS = Deviations(  # a table may be far off where losses saturate: wider than in a search
-    shared=(0.1, 0.4, 0.8), own=(0.1, 0.3, 0.6, 1.2), floor=(0.02, 3.0)
-)
-_LEAST_SHARE = 0.1  # of its value that plans leave an entry
+_IN_PLANS = 0.2  # deviation of the logarithm of what a measured entry counts in plans
+_MOST_UNSURE = 5.0  # of a relative error
 
 
 def correct_entries(
@@ -46,25 +44,29 @@ def correct_entries(
     return values, stderr
 
 
-def correct_by_plans(values: Floats, allowed: Bools, plans: Ints, losses: Floats) -> Floats:
-    """Return [G, S] values that agree better with measured losses of plans.
+def correct_by_plans(
+    table: Table, kinds: Ints, plans: Ints, losses: Floats, limit: float
+) -> tuple[Floats, Floats]:
+    """Return [G, S] values that agree with measured losses of plans, and their standard errors.
 
-    The correction that searches use (:func:`mpsearch.search.measured.table_regression.correct_table`): a Bayesian regression
-    whose deviations are those under which the losses are likeliest. No entry falls below a tenth of its value.
-    What sums and losses have between them, a power law with a ceiling, orders no plans; one factor makes the
-    median plan's sum its loss.
+    The regression of :mod:`mpsearch.stats.plan_regression`: what was measured alone is off in plans by what plans
+    tell, what was not by the error of its law too. What an entry does alone and what it adds to a plan
+    differ: standard errors hold that as well.
 
     Args:
-        values: [G, S] values to correct.
-        allowed: [G, S].
+        table: What is known of entries; the detail ``measured`` says which were measured alone.
+        kinds: [S] schemes of one kind err alike within a group.
         plans: [P, G] measured plans.
         losses: [P] their losses.
+        limit: Loss beyond which plans are of no use; no entry is said to bring more.
     """
     if len(plans) == 0:
-        return values
-    moved = correct_table(values, allowed, plans, losses, deviations=_DEVIATIONS).table
-    least = np.where(values > 0, _LEAST_SHARE * values, -np.inf)
-    kept = np.where(values == 0, 0.0, np.maximum(moved, least))
-    sums = kept[np.arange(len(kept)), plans].sum(axis=1)
-    good = (sums > 0) & (losses > 0)
-    return kept * float(np.median(losses[good] / sums[good])) if good.any() else kept
+        return table.values, table.stderr
+    values = table.values
+    relative = 1.96 * table.stderr / np.maximum(np.abs(values), 1e-300)
+    unsure = np.log1p(np.minimum(relative, _MOST_UNSURE)) / 1.96
+    alone = table.details["measured"] > 0
+    deviations = np.where(alone, _IN_PLANS, np.hypot(_IN_PLANS, unsure))
+    known = float(losses.max()) if np.isinf(limit) else limit
+    moved = np.minimum(fit_plans(values, deviations, kinds, plans, losses, known), limit)
+    return moved, np.hypot(table.stderr, moved - values)
