@@ -84,6 +84,11 @@ def changes_of(
                 raise PlanError(f"the plan's weights must hold {'::'.join(place)!r}, but lack it")
             weight = torch.from_numpy(found[place])
             weights[at] = quantize_layer_weight(graph.layers[at[0]], at[1], scheme, weight)
+    changed = {
+        value: _from_carrier(found["constant", name], constant_type(graph, value)[1])
+        for name, value in constants.items()
+        if ("constant", name) in found
+    }
     return Changes(
         weights,
         {
@@ -91,11 +96,8 @@ def changes_of(
             for layer, site in enumerate(sites)
             if ("bias", site.node) in found
         },
-        {
-            value: _from_carrier(found["constant", name], constant_type(graph, value)[1])
-            for name, value in constants.items()
-            if ("constant", name) in found
-        },
+        changed,
+        {(r.value, r.spec): r.range for r in plan.ranges} if changed else {},
     )
 
 
@@ -154,6 +156,9 @@ def bring_changes(
     made = with_weights(plan, hold_changes(changes, graph) if changes else None)
     made = replace(
         made,
+        ranges=tuple(
+            replace(r, range=changes.ranges.get((r.value, r.spec), r.range)) for r in made.ranges
+        ),
         recovery=tuple(dict.fromkeys((*plan.recovery, *recovery))) if changes else (),
         transforms=tuple(dict.fromkeys((*plan.transforms, *transforms))) if changes else (),
         changes=_continue(plan.changes, done) if changes else (),

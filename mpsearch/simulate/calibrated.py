@@ -185,7 +185,7 @@ def calibrate_and_refer(
 
 
 def apply_changes(calibrated: Calibrated, changes: Changes) -> Calibrated:
-    """Return ``calibrated`` as a plan changes it: ranges stay, weights, biases and constants are its own.
+    """Return ``calibrated`` as a plan changes it: weights, biases, constants and the ranges that these have are its own.
 
     What it was changed to before is left out.
     """
@@ -199,6 +199,7 @@ def apply_changes(calibrated: Calibrated, changes: Changes) -> Calibrated:
         calibrated,
         graph=graph,
         program=program,
+        ranges={**calibrated.ranges, **changes.ranges},
         weights=calibrated.weights.change(program, changes.weights),
         layer_steps=program.find_layers(),
         changes=changes,

@@ -11,6 +11,8 @@ from torch import Tensor
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.graph.onnx_file.constants import Constants, in_memory
 from mpsearch.numerics.quantized import QuantizedTensor
+from mpsearch.numerics.range import Range
+from mpsearch.schemes import Spec
 
 Product = tuple[int, int]
 """A layer, and which of its matrix products."""
@@ -26,11 +28,13 @@ class Changes:
             to the base format.
         constants: Value name to array: constants of the graph that equivalent transforms change, shape and
             type as they were.
+        ranges: (value, activation spec) to the range that values have with these constants.
     """
 
     weights: Mapping[Product, QuantizedTensor] = field(default_factory=dict)
     biases: Mapping[int, Tensor] = field(default_factory=dict)
     constants: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    ranges: Mapping[tuple[str, Spec], Range] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything is changed."""
@@ -104,6 +108,8 @@ def digest_changes(changes: Changes) -> str:
         feed(layer, bias.detach().cpu().numpy())
     for name, constant in sorted(changes.constants.items()):
         feed(name, constant)
+    for key, known in sorted(changes.ranges.items(), key=repr):
+        feed((key, known))
     return digest.hexdigest()
 
 

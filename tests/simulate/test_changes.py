@@ -1,5 +1,6 @@
 """What a plan changes is what runs: weights, biases and constants in the place of the model's own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,16 @@ def test_losses_compare_with_the_unchanged_model(tmp_path: Path) -> None:
 def test_biases_run_along_the_output_channels(tmp_path: Path, name: str, axis: int) -> None:
     simulator = prepare(conv_net(), tmp_path / "a", images())
     assert output_channel_axis(simulator.graph.layers[layer_of(simulator, name)]) == axis
+
+
+def test_ranges_of_changed_constants_take_the_place_of_others(tmp_path: Path) -> None:
+    simulator = prepare(attention_net(), tmp_path / "a", sentences())
+    fp8 = find_scheme("fp8").activation
+    key = next(key for key in simulator.ranges if key[1] == fp8 and key[0])
+    narrow = replace(simulator.ranges[key], scale=simulator.ranges[key].scale / 8)
+    value = next(iter(simulator.graph.constants))
+    same = np.asarray(simulator.graph.constants[value])
+    changed = simulator.change(Changes(constants={value: same}, ranges={key: narrow}))
+    assert changed.ranges[key] == narrow
+    assert changed.calibrated.unchanged.ranges[key] == simulator.ranges[key]
+    assert not torch.equal(run(changed, 1), run(simulator, 1))
