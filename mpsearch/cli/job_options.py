@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 JOB_OR_MODEL = Annotated[
     Path, typer.Argument(metavar="JOB.toml|MODEL.onnx", help="A job file, or a model.")
 ]
+_PARSED: Mapping[str, Callable[[str], tuple[str, Any]]] = {
+    "batch_axes": opt.parse_axis,
+    "tokens": opt.parse_phase,
+    "mix": opt.parse_share,
+    "limits.phase_us": opt.parse_share,
+}
 _BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -211,8 +217,8 @@ def _values(told: "Sequence[tuple[Key, Any]]") -> dict[str, Any]:
         if value is None or value == []:
             continue
         if get_origin(key.field.annotation) is dict:
-            read = opt.parse_axis if key.name == "batch_axes" else opt.parse_shape
-            value = dict(map(read, value))
+            texts = value.split(",") if key.knob.joined else value
+            value = dict(map(_PARSED.get(key.name, opt.parse_shape), texts))
         elif key.knob.joined:
             value = tuple(name.strip() for name in value.split(",") if name)
         elif isinstance(value, list):

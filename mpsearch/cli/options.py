@@ -77,6 +77,27 @@ def parse_axis(text: str) -> tuple[str, int]:
     return name, int(axis)
 
 
+def parse_phase(text: str) -> tuple[str, str]:
+    """Return phase and tokens of ``decode:1@kv=4096``; a number alone has no phase."""
+    name, _, tokens = text.rpartition(":")
+    return name.strip(), tokens.strip()
+
+
+def parse_share(text: str) -> tuple[str, float]:
+    """Return phase and number of ``decode=0.8``.
+
+    Raises:
+        JobError: The text does not read like that.
+    """
+    from mpsearch.errors import JobError
+
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError:
+        raise JobError(f"a phase's number must read like decode=0.8; got {text!r}") from None
+
+
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Return input name and sizes of ``x=1,3,48,192``; 0 or ``?`` leaves an axis to the model.
 

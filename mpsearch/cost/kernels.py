@@ -32,7 +32,7 @@ class Kernel:
 
 
 def lower(
-    graph: ModelGraph, *, batch: int = 1, tokens: int | None = None
+    graph: ModelGraph, *, batch: int = 1, tokens: int | None = None, context: int | None = None
 ) -> tuple[tuple[Kernel, ...], ...]:
     """Return the kernels of each layer at ``batch`` samples of ``tokens`` tokens.
 
@@ -40,8 +40,8 @@ def lower(
         graph: The model, its sizes at the graph's own batch.
         batch: Samples that run together.
         tokens: Rows a sample of the layers that work token by token, in place of what the graph was
-            imported at: 1 prices a decoding step. Convolutions and what attention reads from the
-            context keep their sizes.
+            imported at: 1 prices a decoding step. Convolutions keep their sizes.
+        context: Tokens whose keys and values self-attention reads; None: as many as in the graph.
 
     Raises:
         DeviceError: A number is not positive, a layer's size is not known, or the graph has no
@@ -55,10 +55,26 @@ def lower(
             f"sizes of every layer must be known, but {len(unknown)} of {graph.name} depend on a "
             f"dynamic axis, the first is {unknown[0]!r}; give the shapes of the inputs"
         )
-    own = _tokens(graph) if tokens is not None else 1
-    return tuple(
-        tuple(_kernels(layer, graph.batch, batch, own, tokens or own)) for layer in graph.layers
-    )
+    own = tokens_of(graph) if tokens is not None else 1
+    sizes = _Sizes(graph.batch, batch, own, tokens or own, context)
+    return tuple(tuple(_kernels(layer, sizes)) for layer in graph.layers)
+
+
+def context_axis(layer: Layer, index: int) -> str:
+    """Return the size of product ``index`` that is the context which self-attention reads: ``n``, ``k`` or ""."""
+    by_role = {"attention.scores": "n", "attention.values": "k", "attention.core": "nk"[index % 2]}
+    return "" if layer.gemms[index].has_weight else by_role.get(layer.role, "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Batch and tokens of the graph and of what is priced."""
+
+    own_batch: int
+    batch: int
+    own_tokens: int
+    tokens: int
+    context: int | None
 
 
 def collect_kernels(layers: Sequence[Sequence[Kernel]]) -> tuple[Products, Ints]:
@@ -159,26 +175,28 @@ def group_of_layers(graph: ModelGraph) -> Mapping[int, int]:
     return {i: g for g, group in enumerate(graph.groups) for i in group.layers}
 
 
-def _kernels(
-    layer: Layer, own_batch: int, batch: int, own_tokens: int, tokens: int
-) -> Iterator[Kernel]:
-    for gemm in layer.gemms:
+def _kernels(layer: Layer, sizes: _Sizes) -> Iterator[Kernel]:
+    for index, gemm in enumerate(layer.gemms):
         scaled = gemm
         if gemm.batch_in_m:
-            scaled = replace(gemm, m=_scale(gemm.m, batch, own_batch))
+            scaled = replace(gemm, m=_scale(gemm.m, sizes.batch, sizes.own_batch))
         else:
-            scaled = replace(gemm, calls=_scale(gemm.calls, batch, own_batch))
-        if _rows_per_sample(gemm, own_batch) == own_tokens and gemm.positions == 1:
-            scaled = replace(scaled, m=_scale(scaled.m, tokens, own_tokens))
-        if len(layer.gemms) == 1:
-            work, own = scaled.m * scaled.calls, gemm.m * gemm.calls
+            scaled = replace(gemm, calls=_scale(gemm.calls, sizes.batch, sizes.own_batch))
+        if _rows_per_sample(gemm, sizes.own_batch) == sizes.own_tokens and gemm.positions == 1:
+            scaled = replace(scaled, m=_scale(scaled.m, sizes.tokens, sizes.own_tokens))
+        axis = context_axis(layer, index) if sizes.context is not None else ""
+        if axis and sizes.context is not None:
+            n, k = (sizes.context if axis == size else getattr(scaled, size) for size in "nk")
+            scaled = replace(scaled, n=n, k=k)
+        rows = scaled.m * scaled.calls
+        if len(layer.gemms) == 1 and not axis:
+            own = gemm.m * gemm.calls
             yield Kernel(
                 scaled,
-                _scale(layer.input_elements, work, own),
-                _scale(layer.output_elements, work, own),
+                _scale(layer.input_elements, rows, own),
+                _scale(layer.output_elements, rows, own),
             )
         else:
-            rows = scaled.m * scaled.calls
             yield Kernel(scaled, rows * scaled.k, rows * scaled.n)
 
 
@@ -190,8 +208,12 @@ def _rows_per_sample(gemm: Gemm, batch: int) -> int:
     return gemm.m // batch if gemm.batch_in_m else gemm.m
 
 
-def _tokens(graph: ModelGraph) -> int:
-    """Rows a sample of the layers that hold most parameters of matrix products on tokens."""
+def tokens_of(graph: ModelGraph) -> int:
+    """Return the rows a sample of the layers that hold most parameters of matrix products on tokens.
+
+    Raises:
+        DeviceError: No layer works token by token.
+    """
     votes: dict[int, int] = {}
     for layer in graph.layers:
         for gemm in layer.gemms:

@@ -37,6 +37,7 @@ def estimate(
     *,
     batch: int = 1,
     tokens: int | None = None,
+    context: int | None = None,
 ) -> Costs:
     """Price every group at every scheme: the larger of computing and moving, and the energy.
 
@@ -47,7 +48,7 @@ def estimate(
     if npu is None:
         raise DeviceError(f"{device.name}: model npu needs an [npu] table")
     mask, reasons = mask_schemes(graph, space, device)
-    products, layer_of = collect_kernels(lower(graph, batch=batch, tokens=tokens))
+    products, layer_of = collect_kernels(lower(graph, batch=batch, tokens=tokens, context=context))
     out = space.schemes[space.index(space.base)].activation
     layers = np.zeros((2, len(graph.layers), len(space.schemes)))
     for s, scheme in enumerate(space.schemes):

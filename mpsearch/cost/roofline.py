@@ -31,6 +31,7 @@ def estimate(
     *,
     batch: int = 1,
     tokens: int | None = None,
+    context: int | None = None,
 ) -> Costs:
     """Price every group at every scheme by the smooth roofline of :mod:`mpsearch.cost.gemm`.
 
@@ -41,26 +42,32 @@ def estimate(
     converted once; readers in different groups convert for themselves.
     """
     mask, reasons = mask_schemes(graph, space, device)
-    layers = lower(graph, batch=batch, tokens=tokens)
+    layers = lower(graph, batch=batch, tokens=tokens, context=context)
     kernels, errors = layer_latencies(device, space, layers, mask)
     reads = sum_groups(graph, _reads(graph, space, device, layers))
     latency = sum_groups(graph, kernels) + reads
     stderr = sum_groups(graph, errors) + reads * device.relative_error
     latency[~mask] = stderr[~mask] = 0.0
     stored, parameters = group_weights(graph, space.schemes, mask)
+
+    def energy(latency_us: Floats) -> dict[str, Floats]:
+        """At most: the board's power limit for as long as it runs."""
+        return {} if device.max_power_w is None else {"energy_uj": latency_us * device.max_power_w}
+
     edges, pairs = sum_pairs(_conversions(graph, space, device, layers), len(space.schemes))
     return Costs(
         device=device.name,
         groups=tuple(group.name for group in graph.groups),
         schemes=space.names,
-        objectives={"latency_us": latency, "weight_bytes": stored},
+        objectives={"latency_us": latency, "weight_bytes": stored, **energy(latency)},
         stderr={
             "latency_us": stderr,
             "weight_bytes": np.zeros_like(stored),
+            **energy(stderr),
         },
         allowed=mask,
         edges=edges,
-        pair_terms={"latency_us": pairs},
+        pair_terms={"latency_us": pairs, **energy(pairs)},
         parameters=parameters,
         reasons=reasons,
         batch=batch,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mpsearch.choose.measured import cheapest_within, measure_point, plan_file
 from mpsearch.choose.rules_of_thumb import is_rule_label
-from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import JobError, MpsearchError, OutputExistsError
 from mpsearch.jobs.calibrate import calibrated_simulator, note_calibration
 from mpsearch.jobs.prepare import prepare
+from mpsearch.jobs.price import price
 from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context, unwatched
 from mpsearch.plan.files import read_plan, weights_file, write_plan
 from mpsearch.plan.make import make_plan
@@ -117,7 +117,7 @@ def choose_measured(
         check_trust(job, run.name)
     prepared = prepare(job, locate(job, run, model=model, data=data))
     front = read_front(run / "front.json")
-    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    costs = price(prepared)
     assert prepared.batches is not None  # `data` was given
     first = prepared.batches.take(record.calibrated or len(prepared.batches))
     simulator = calibrated_simulator(prepared, first, watch)

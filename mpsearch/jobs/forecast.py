@@ -6,10 +6,10 @@ from math import ceil, log2
 
 from mpsearch.choose.by_quality import TESTS as QUALITY_TESTS
 from mpsearch.choose.feasibility import check_limits
-from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import JobError
 from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.price import cost_limits, price
 from mpsearch.jobs.stage_inputs import Watch, unwatched
 from mpsearch.problem.tables import FULL
 from mpsearch.registry import find
@@ -51,8 +51,8 @@ def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
     job, data = prepared.job, prepared.evaluation
     if prepared.batches is None:
         raise JobError("a dry run times an evaluation and needs calibration data; give --data")
-    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
-    check_limits(costs, job.limits.given(), confidence=job.confidence or None)
+    costs = price(prepared)
+    check_limits(costs, cost_limits(prepared, costs), confidence=job.confidence or None)
     simulator = calibrated_simulator(prepared, prepared.batches, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups

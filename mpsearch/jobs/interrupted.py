@@ -8,6 +8,7 @@ import numpy as np
 from mpsearch.choose.feasibility import constraints
 from mpsearch.choose.measured import with_measured
 from mpsearch.errors import MpsearchError
+from mpsearch.jobs.price import cost_limits
 from mpsearch.jobs.stage_inputs import Bench
 from mpsearch.jobs.stages import sensitivity_stage
 from mpsearch.problem.build import build_problem
@@ -33,7 +34,7 @@ def salvage(bench: Bench) -> str:
         problem = build_problem(
             table,
             bench.costs,
-            constraints=constraints(job.limits.given()),
+            constraints=constraints(cost_limits(bench.prepared, bench.costs)),
             confidence=job.confidence or None,
         )
         losses = {

@@ -10,12 +10,12 @@ from mpsearch.choose.feasibility import check_limits, constraints
 from mpsearch.choose.measured import measure_point
 from mpsearch.choose.rules import Uniforms, choose_plans
 from mpsearch.choose.rules_of_thumb import rule_points
-from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.figures.plan_row import uniform_points
 from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.held_out import held_out_scorer
 from mpsearch.jobs.interrupted import salvage
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.price import cost_limits, price
 from mpsearch.jobs.results import Chosen, cost_results, make_results, score_rows, write_plans
 from mpsearch.jobs.stage_inputs import (
     Bench,
@@ -65,8 +65,8 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Run:
     started = time.perf_counter()
     job = prepared.job
     record = check_run(path, job, prepared.batches)
-    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
-    check_limits(costs, job.limits.given(), confidence=job.confidence or None)
+    costs = price(prepared)
+    check_limits(costs, cost_limits(prepared, costs), confidence=job.confidence or None)
     if prepared.batches is None:
         folder = begin_run(path, job, None)
         _write_model(folder, prepared, costs)
@@ -116,7 +116,7 @@ def _run_stages(bench: Bench) -> None:
     problem = build_problem(
         table,
         bench.costs,
-        constraints=constraints(job.limits.given()),
+        constraints=constraints(cost_limits(bench.prepared, bench.costs)),
         confidence=job.confidence or None,
     )
     with folder.timed("uniform"):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import JobError, ProblemError
 from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.price import price
 from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context, unwatched
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.pareto import thin
@@ -85,7 +85,7 @@ def score_metrics(
     if batches is None:
         raise JobError("sensitivity is measured on data; give --data")
     notes: list[str] = []
-    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    costs = price(prepared)
     with ExitStack() as stack:
         kept = None if store is None else stack.enter_context(EvaluationStore(store))
         count = len(batches)

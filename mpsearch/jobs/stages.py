@@ -60,6 +60,11 @@ def _said_axes(job: Job) -> tuple[str, ...]:
     return ("batch_axes",) if job.batch_axes else ()
 
 
+def _said_tokens(job: Job) -> tuple[str, ...]:
+    """Return the keys of phases that say anything: older runs lack them."""
+    return tuple(key for key in ("tokens", "mix") if getattr(job, key))
+
+
 def costs_stage(prepared: Prepared, costs: Costs) -> Stage[Costs]:
     """Return the stage that gives ``costs.json``; ``costs`` were worked out to judge the job's limits."""
     job = prepared.job
@@ -70,7 +75,7 @@ def costs_stage(prepared: Prepared, costs: Costs) -> Stage[Costs]:
             "device": job.digests["device"],
             "space": job.digests["space"],
             **parameters(job, "batch", "schemes", "keep", "base", "recovery", "target", "shapes"),
-            **parameters(job, *_said_axes(job)),
+            **parameters(job, *_said_axes(job), *_said_tokens(job)),
         },
         compute=lambda: costs,
         write=write_costs,
@@ -122,12 +127,18 @@ def front_stage(bench: Bench, table: Table, problem: Problem, uniforms: Uniforms
             "costs": bench.folder.digest("costs"),
             **parameters(job, "method", "budget", "measure", "refine", "seed", "limits"),
             **parameters(job, "confidence", "faster", "smaller", "time_budget_s"),
+            **parameters(job, *_said_objectives(job)),
             **_own("search", job.search),
         },
         compute=lambda: _search(bench, table, problem, uniforms),
         write=write_front,
         read=read_front,
     )
+
+
+def _said_objectives(job: Job) -> tuple[str, ...]:
+    """Return the key that names the front's objectives where they are not the usual ones."""
+    return () if job.objectives == ("latency_us", "loss") else ("objectives",)
 
 
 def self_test_stage(bench: Bench, table: Table, front: Front) -> Stage[SelfTest]:
@@ -189,6 +200,7 @@ def _search(bench: Bench, table: Table, problem: Problem, uniforms: Uniforms) ->
         return find_front(
             problem,
             method=job.method,
+            objectives=job.objectives,
             evaluator=simulator,
             budget=job.measurements,
             settings=job.search.settings,
@@ -222,6 +234,7 @@ def _predict(problem: Problem, job: Job, told: Progress) -> Front:
         return find_front(
             problem,
             method=job.method,
+            objectives=job.objectives,
             settings=job.search.settings,
             progress=told,
             time_limit_s=time_limit_s,
@@ -230,6 +243,7 @@ def _predict(problem: Problem, job: Job, told: Progress) -> Front:
         return find_front(
             problem,
             method="milp",
+            objectives=job.objectives,
             budget=_PROVEN_POINTS,
             progress=told,
             time_limit_s=time_limit_s,

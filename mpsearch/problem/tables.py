@@ -69,6 +69,7 @@ class Costs:
         constants: Objective to what no decision changes.
         reasons: (group, scheme) name to why it is not allowed.
         batch: Samples that one latency is for.
+        tensor_parallel: Devices that share every layer; 1 until one shares them.
     """
 
     device: str
@@ -83,6 +84,7 @@ class Costs:
     constants: Mapping[str, float] = field(default_factory=dict)
     reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
     batch: int = 1
+    tensor_parallel: int = 1
 
 
 def _rows(value: Any) -> Any:
@@ -132,6 +134,7 @@ class _CostsContent(Content):
     constants: dict[str, float]
     reasons: _Reasons
     batch: int = 1
+    tensor_parallel: int = 1
 
 
 def write_table(table: Table, path: Path, *, inputs: Mapping[str, str] = {}) -> str:
@@ -203,6 +206,7 @@ def read_costs(path: Path) -> Costs:
         constants=content.constants,
         reasons={(group, scheme): why for group, scheme, why in content.reasons},
         batch=content.batch,
+        tensor_parallel=content.tensor_parallel,
     )
 
 

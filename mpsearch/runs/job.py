@@ -16,7 +16,7 @@ from mpsearch.artifacts import Content
 from mpsearch.errors import SchemeError
 from mpsearch.notations import parse_estimator
 from mpsearch.problem.tables import FULL
-from mpsearch.runs.job_tables import Limits, OwnSettings
+from mpsearch.runs.job_tables import Limits, OwnSettings, PhaseMix, PhaseTokens
 from mpsearch.runs.knob import CHOICE, DEVICE, FILES, MACHINE, SEARCH, TABLE, Knob
 from mpsearch.space.space import RecoveryName
 
@@ -40,6 +40,12 @@ def _estimator(text: str) -> str:
     except SchemeError as error:
         raise ValueError(str(error)) from None
     return text
+
+
+def _objectives(names: Names) -> Names:
+    if "loss" not in names or len(set(names)) < max(2, len(names)):
+        raise ValueError("must be loss and one cost or more, each once")
+    return names
 
 
 def _budget(value: int | str) -> int | str:
@@ -159,6 +165,8 @@ class Job(Content):
     batch: Annotated[
         int, Knob(DEVICE), Field(ge=1, description="Samples that one latency is for.")
     ] = 1
+    tokens: PhaseTokens = Field(default_factory=dict)
+    mix: PhaseMix = Field(default_factory=dict)
     batch_size: Annotated[
         int,
         Knob(MACHINE),
@@ -181,6 +189,15 @@ class Job(Content):
             "each entry of the table, for the metric."
         ),
     ] = 0
+    objectives: Annotated[
+        Names,
+        AfterValidator(_objectives),
+        Knob(SEARCH, example=("energy_uj", "loss"), metavar="A,B,…", joined=True),
+        Field(
+            description="What the front trades: loss, and one or more of latency_us, weight_bytes, energy_uj, memory_bytes "
+            "and the latency of a phase, such as latency_us:decode."
+        ),
+    ] = ("latency_us", "loss")
     measure: Annotated[
         int,
         Knob(SEARCH),

@@ -46,9 +46,15 @@ class Stage(Generic[T]):
     read: Callable[[Path], T]
 
 
+_LATER_LIMITS = ("energy_uj", "memory_bytes", "phase_us")
+"""Limits that older runs lack: not named as inputs where they say nothing."""
+
+
 def parameters(job: Job, *names: str) -> dict[str, str]:
     """Return the values of keys of ``job``, as inputs of a stage name them."""
-    values = job.model_dump(mode="json", include=set(names), exclude={"limits": {"extensions"}})
+    unset = {name for name in _LATER_LIMITS if not getattr(job.limits, name)}
+    apart = {"limits": {"extensions", *unset}}
+    values = job.model_dump(mode="json", include=set(names), exclude=apart)
     return {name: json.dumps(values[name], sort_keys=True) for name in names}
 
 

@@ -70,7 +70,7 @@ def test_the_self_test_ranks_measured_plans(
     command: list[object], tmp_path: Path, mpsearch: Mpsearch
 ) -> None:
     page = tmp_path / "s.html"
-    options = ["--self-test", 12, "--device", "npu_200tops", "--html", page]
+    options = ["--self-test", 12, "--device", "h100_sxm5_80gb", "--html", page]
     found = mpsearch(*command, *options, "--json").json["self_test"]
     assert sum(not along for along in found["along_front"]) == 12
     assert found["overall"]["spearman"]["n"] == 12

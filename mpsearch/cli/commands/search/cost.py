@@ -24,6 +24,8 @@ KEYS = (
     "base",
     "target",
     "batch",
+    "tokens",
+    "mix",
 )
 """Keys of a job that are options of this command."""
 
@@ -36,14 +38,14 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Price every layer in every scheme on a device; no data are needed."""
-    from mpsearch.cost.estimate_costs import estimate_costs
     from mpsearch.figures.plan_row import cost_rows
     from mpsearch.jobs.prepare import prepare
+    from mpsearch.jobs.price import price
     from mpsearch.problem.tables import write_costs
 
     job, sources = read_asked(asked)
     prepared = prepare(job, sources)
-    costs = estimate_costs(prepared.graph, prepared.space, prepared.device, batch=job.batch)
+    costs = price(prepared)
     rows = cost_rows(costs, prepared.space, prepared.graph, costs.allowed)
     if out is not None:
         write_costs(costs, out, inputs={"structure": prepared.graph.structure_digest})
@@ -64,9 +66,11 @@ def cost(
         return
     from mpsearch.cli.printing.run import print_rows
 
-    _print_grid(
-        "latency µs", costs.groups, costs.schemes, costs.objectives["latency_us"], costs.allowed
-    )
+    for name, latency in costs.objectives.items():
+        kind, _, phase = name.partition(":")
+        if kind == "latency_us":
+            title = f"latency µs, {phase}" if phase else "latency µs"
+            _print_grid(title, costs.groups, costs.schemes, latency, costs.allowed)
     print_rows(f"{costs.device}, batch {costs.batch}", rows, "")
 
 
