@@ -5,15 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpsearch.cost.kernels import Kernel, context_axis, lower, tokens_of
+from mpsearch.cost.kernels import Kernel, context_axis, lower
 from mpsearch.cost.phases import Phase
 from mpsearch.cost.products import element_bytes
-from mpsearch.graph.model import ModelGraph, Node, Subgraph, Value
+from mpsearch.cost.values import VIEWS, Sizes, value_bytes
+from mpsearch.graph.model import ModelGraph, Node, Subgraph
 from mpsearch.problem.tables import Costs
 from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Floats
-
-_VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
 def add_memory(
@@ -29,7 +28,9 @@ def add_memory(
     cached = np.max([_cached_bytes(graph, space, phase, batch) for phase in phases], axis=0)
     others = graph.coverage.total_parameters - graph.coverage.parameters
     activations = max(
-        peak_activation_bytes(graph, element_bytes(base.activation), phase, batch=batch)
+        peak_activation_bytes(
+            graph, element_bytes(base.activation), Sizes(batch, phase.tokens, phase.context)
+        )
         for phase in phases
     )
     table = costs.objectives["weight_bytes"] + cached * costs.allowed
@@ -66,20 +67,16 @@ def _kept(graph: ModelGraph, index: int, kernels: tuple[Kernel, ...]) -> int:
     )
 
 
-def peak_activation_bytes(graph: ModelGraph, width: float, phase: Phase, *, batch: int) -> float:
+def peak_activation_bytes(graph: ModelGraph, width: float, sizes: Sizes) -> float:
     """Return the most bytes of tensors that live at the same time, one operator after the other.
 
     Args:
         graph: The model.
         width: Bytes of an element that is a float.
-        phase: Tokens that are priced.
-        batch: Samples that run together.
+        sizes: What is priced.
     """
-    sizes = {
-        name: _bytes(graph, value, width, phase, batch) for name, value in graph.values.items()
-    }
-    sizes |= {v.name: _bytes(graph, v, width, phase, batch) for v in graph.inputs}
-    root = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op_type in _VIEWS}
+    held_by = value_bytes(graph, width, sizes)
+    root = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op_type in VIEWS}
 
     def owner(name: str) -> str:
         while name in root:
@@ -94,18 +91,18 @@ def peak_activation_bytes(graph: ModelGraph, width: float, phase: Phase, *, batc
     for name, step in last.items():
         dying.setdefault(step, []).append(name)
     live = {value.name for value in graph.inputs}
-    held = peak = sum(sizes.get(name, 0.0) for name in live)
+    held = peak = sum(held_by.get(name, 0.0) for name in live)
     for step, node in enumerate(graph.nodes):
         for name in node.outputs:
             if name and owner(name) == name and name not in live:
                 live.add(name)
-                held += sizes.get(name, 0.0)
+                held += held_by.get(name, 0.0)
         peak = max(peak, held)
         for name in dying.get(step, ()):
             if name in live:
                 live.remove(name)
-                held -= sizes.get(name, 0.0)
-    layers = lower(graph, batch=batch, tokens=phase.tokens, context=phase.context)
+                held -= held_by.get(name, 0.0)
+    layers = lower(graph, batch=sizes.batch, tokens=sizes.tokens, context=sizes.context)
     alone = [sum(k.input_elements + k.output_elements for k in kernels) for kernels in layers]
     return max(peak, max(alone, default=0) * width)
 
@@ -116,25 +113,3 @@ def _reads(node: Node) -> Iterator[str]:
         if isinstance(value, Subgraph):
             for inner in value.nodes:
                 yield from _reads(inner)
-
-
-def _bytes(graph: ModelGraph, value: Value, width: float, phase: Phase, batch: int) -> float:
-    """Bytes of a tensor at the priced batch and tokens; 0 where its shape is not known."""
-    if value.shape is None or value.name in graph.constants:
-        return 0.0
-    shape = [size or batch for size in value.shape]  # the batch alone is free
-    elements = float(np.prod(shape)) * (1 if None in value.shape else batch / graph.batch)
-    elements *= _token_factor(graph, value.shape, phase)
-    if value.dtype is None or value.dtype.startswith(("float", "bfloat")):
-        return elements * width
-    return elements * (1 if value.dtype == "string" else np.dtype(value.dtype).itemsize)
-
-
-def _token_factor(graph: ModelGraph, shape: tuple[int | None, ...], phase: Phase) -> float:
-    """What the tokens change of a tensor: its first axis as long as they were, and its second, the context."""
-    if phase.tokens is None:
-        return 1.0
-    own = tokens_of(graph)
-    axes = [size for size in shape if size == own]
-    lengths = [phase.tokens, phase.context or own]
-    return float(np.prod([new / own for new, _ in zip(lengths, axes, strict=False)]))

@@ -29,7 +29,7 @@ PhaseTokens = Annotated[
     ),
     Field(
         description="Tokens of a sample that latencies are for: a number, or one or more phases, each a latency of its own "
-        "(latency_us:decode); kv is how many tokens came before"
+        "(latency_us:decode); kv is how many tokens came before."
     ),
 ]
 PhaseMix = Annotated[

@@ -12,7 +12,7 @@ from mpsearch.artifacts import Content, read_toml
 from mpsearch.errors import SchemeError, SpaceError, UnknownNameError
 from mpsearch.registry import data_file
 from mpsearch.schemes import SCHEMES, Scheme, Spec, find_scheme
-from mpsearch.space.space import RecoveryName, Rule, SearchSpace
+from mpsearch.space.space import DEFAULT_FUSING, Fusing, RecoveryName, Rule, SearchSpace
 
 
 class _SpaceFile(Content):
@@ -32,6 +32,7 @@ class _TargetFile(Content):
     sources: tuple[str, ...] = ()
     schemes: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
+    fusing: Fusing = DEFAULT_FUSING
 
 
 def read_space(
@@ -85,7 +86,8 @@ def read_space(
         raise SpaceError(
             f"{path.name}: every [[scheme]] must be listed in schemes, but {min(unused)!r} is not"
         )
-    rules = file.rules + (_target_rules(target, names) if target is not None else ())
+    runtime = None if target is None else _read_target(target)
+    rules = file.rules + (() if runtime is None else _target_rules(runtime, str(target), names))
     return SearchSpace(
         path.stem,
         schemes,
@@ -95,6 +97,7 @@ def read_space(
         file.min_block_fill,
         Path(target).stem if target is not None else "",
         file.untie,
+        DEFAULT_FUSING if runtime is None else runtime.fusing,
     )
 
 
@@ -133,8 +136,11 @@ def _check_keys(kind: type[Scheme] | type[Spec], entry: Mapping[str, Any]) -> No
             raise SchemeError(f"keys must be of {', '.join(known)}; got {key!r}")
 
 
-def _target_rules(target: str, names: Sequence[str]) -> tuple[Rule, ...]:
-    file = read_toml(data_file("search_spaces/targets", target, "target"), _TargetFile, SpaceError)
+def _read_target(target: str) -> _TargetFile:
+    return read_toml(data_file("search_spaces/targets", target, "target"), _TargetFile, SpaceError)
+
+
+def _target_rules(file: _TargetFile, target: str, names: Sequence[str]) -> tuple[Rule, ...]:
     label = Path(target).stem
     outside = tuple(
         name for name in names if not any(fnmatchcase(name, pattern) for pattern in file.schemes)

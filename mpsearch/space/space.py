@@ -12,6 +12,11 @@ from mpsearch.schemes import Scheme
 
 RecoveryName = Literal["none", "obs"]
 Reasons = Mapping[tuple[str, str], str]
+EPILOGUES = (
+    *("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"),
+    *("Gelu", "Mish", "Softplus", "Add", "Sub", "Mul", "Div", "BatchNormalization"),
+)
+"""Operators on single elements: what the kernels of most runtimes take in."""
 
 
 class Rule(Content):
@@ -61,6 +66,24 @@ class Rule(Content):
         return not kept or any(fnmatchcase(scheme, pattern) for pattern in self.forbid)
 
 
+class Fusing(Content):
+    """What a runtime runs within the kernel of a layer, or in one kernel of its own.
+
+    Attributes:
+        epilogues: Operators that the kernel before them takes in, where nothing else reads its result.
+        quantisation: Whose activations a kernel quantises as it writes them, where their range is static:
+            those of readers that take the writer's own spec (``same``), of any reader (``static``), or of none (``never``).
+        elementwise: Whether neighbouring operators that are no layers are one kernel.
+    """
+
+    epilogues: tuple[str, ...] = EPILOGUES
+    quantisation: Literal["same", "static", "never"] = "same"
+    elementwise: bool = True
+
+
+DEFAULT_FUSING = Fusing()
+
+
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
     """The schemes that are searched, and the rules that take some away from some layers.
@@ -76,6 +99,7 @@ class SearchSpace:
         target: Name of the runtime whose rules are included; "" without.
         untie: Patterns of layer names that leave their groups, each to decide for itself; layers that
             read one weight tensor stay together. Ties come after it.
+        fusing: What the runtime fuses.
     """
 
     name: str
@@ -86,6 +110,7 @@ class SearchSpace:
     min_block_fill: float = 0.0
     target: str = ""
     untie: tuple[str, ...] = ()
+    fusing: Fusing = DEFAULT_FUSING
 
     def __post_init__(self) -> None:
         names = [scheme.name for scheme in self.schemes]

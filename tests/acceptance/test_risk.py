@@ -86,7 +86,9 @@ def test_with_confidence_the_chosen_plan_s_bound_keeps_the_limit(
     for confidence in ("0", "0.95"):
         out = tmp_path / f"run{confidence}"
         found = mpsearch(
-            *SEARCH(tiny), "--max-loss", limit, "--confidence", confidence, "-o", out, "--json"
+            *SEARCH(tiny),
+            *("--device", "h100_sxm5_80gb", "--max-loss", limit),
+            *("--confidence", confidence, "-o", out, "--json"),
         )
         assert found.code == 0, found.err
         chosen[confidence] = next(r for r in found.json["rows"] if r["label"] == "mixed")

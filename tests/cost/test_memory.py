@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.cost.memory import peak_activation_bytes
-from mpsearch.cost.phases import Phase
+from mpsearch.cost.values import Sizes
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from tests.cost.test_phases import HEADS, SPACE, WIDTH, decoder
@@ -44,7 +44,7 @@ def branched(tmp_path: Path) -> ModelGraph:
 
 def test_the_peak_is_of_the_tensors_that_live_together(branched: ModelGraph) -> None:
     # at the Relu: x [5, 8], p and a [5, 64]; a view of b takes nothing of its own
-    assert peak_activation_bytes(branched, 2, Phase(), batch=5) == 5 * (8 + 64 + 64) * 2
+    assert peak_activation_bytes(branched, 2, Sizes(5)) == 5 * (8 + 64 + 64) * 2
 
 
 def test_memory_is_weights_activations_and_what_nobody_decides(branched: ModelGraph) -> None:

@@ -21,7 +21,11 @@ ELSEWHERE = {  # name of a key to the input that stands for it
     "digests": "context",
     "measurements": "budget",
 }
-OPTIONAL = {"search", "sensitivity"}  # inputs of the stage that reads them, where they are told
+OPTIONAL = {
+    "objectives",
+    "search",
+    "sensitivity",
+}  # inputs of the stage that reads them, where they are told
 
 
 @pytest.mark.parametrize("method", ["exact", "random"])

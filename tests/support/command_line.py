@@ -58,6 +58,8 @@ def SEARCH(folder: Path) -> list[object]:  # noqa: N802 - reads as the constant 
         folder / "calib.npz",
         "--device",
         "npu_200tops",
+        "--batch",
+        64,
         "--batch-size",
         8,
         "--measure",
