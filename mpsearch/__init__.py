@@ -39,6 +39,7 @@ _PUBLIC = {
     "read_batches": "mpsearch.data.batches",
     "read_device": "mpsearch.cost.device",
     "read_space": "mpsearch.space.files",
+    "recover_plan": "mpsearch.plan.recover",
     "score_plan": "mpsearch.plan.score",
     "score_sensitivity": "mpsearch.sensitivity.score_sensitivity",
     "verify_plan": "mpsearch.verify.verify_plan",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from mpsearch.numerics.sparsity import prune as prune
     from mpsearch.plan.make import make_plan as make_plan
     from mpsearch.plan.plan import Plan as Plan
+    from mpsearch.plan.recover import recover_plan as recover_plan
     from mpsearch.plan.score import score_plan as score_plan
     from mpsearch.plan.torch_module.apply import apply_plan as apply_plan
     from mpsearch.problem.build import build_problem as build_problem

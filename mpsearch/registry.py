@@ -17,6 +17,7 @@ from mpsearch.errors import DuplicateNameError, MissingExtraError, PluginError, 
 
 if TYPE_CHECKING:  # what plug-ins are, for those who read types: nothing here needs them to run
     from mpsearch.cost.estimate_costs import CostModel
+    from mpsearch.recovery.task import Method
     from mpsearch.search.task import Searcher
     from mpsearch.sensitivity.task import Metric
 
@@ -27,6 +28,7 @@ Kind = Literal[
     "searchers",
     "rules",
     "recoveries",
+    "recovery_methods",
     "exporters",
     "export_limits",
     "runtimes",
@@ -77,6 +79,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "recoveries": {
             "obs": "mpsearch.recovery.gram:Recovery",
         },
+        "recovery_methods": {
+            "gptq": "mpsearch.recovery.sequential:GPTQ",
+            "bias": "mpsearch.recovery.sequential:BIAS",
+        },
         "exporters": {
             "onnx": "mpsearch.export.onnx.export:export",
             "onnxruntime": "mpsearch.export.onnxruntime.export:export",
@@ -96,6 +102,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
 _DECLARED: Mapping[Kind, str] = {
     "metrics": "mpsearch.sensitivity.task:Metric",
     "searchers": "mpsearch.search.task:Searcher",
+    "recovery_methods": "mpsearch.recovery.task:Method",
 }
 """What a plug-in must be an instance of; of the other kinds it is a function."""
 _NOUNS: Mapping[Kind, str] = {
@@ -104,6 +111,7 @@ _NOUNS: Mapping[Kind, str] = {
     "searchers": "search method",
     "rules": "rule of thumb",
     "recoveries": "recovery",
+    "recovery_methods": "method of recovery",
     "exporters": "export target",
     "export_limits": "limits of an export target",
     "runtimes": "runtime",
@@ -165,6 +173,8 @@ def find(kind: Literal["metrics"], name: str) -> "Metric": ...
 def find(kind: Literal["searchers"], name: str) -> "Searcher": ...
 @overload
 def find(kind: Literal["cost_models"], name: str) -> "CostModel": ...
+@overload
+def find(kind: Literal["recovery_methods"], name: str) -> "Method": ...
 @overload
 def find(
     kind: Literal["rules", "recoveries", "exporters", "export_limits", "runtimes"], name: str

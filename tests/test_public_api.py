@@ -20,6 +20,7 @@ PARAMETERS = {
     "find_front": ["problem", "method", "objectives", "evaluator", "budget", "settings", "seed"],
     "choose_point": ["front", "limits", "knee"],
     "make_plan": ["point", "simulator", "costs"],
+    "recover_plan": ["plan", "simulator", "methods", "seed"],
     "export_plan": ["plan", "model", "out_dir", "target"],
     "verify_plan": ["plan", "model", "exported", "batches", "runtime"],
     "open_run": ["path"],

@@ -7,6 +7,7 @@ import typer
 from mpsearch._version import __version__
 from mpsearch.cli.commands.plan.export import export
 from mpsearch.cli.commands.plan.plan import app as plan_app
+from mpsearch.cli.commands.plan.recover import recover
 from mpsearch.cli.commands.plan.score import score
 from mpsearch.cli.commands.plan.verify import verify
 from mpsearch.cli.commands.prepare.check import check
@@ -56,6 +57,7 @@ add_job_command(app, "sensitivity", sensitivity, SENSITIVITY_KEYS)
 add_job_command(app, "cost", cost, COST_KEYS)
 add_job_command(app, "search", search)
 app.add_typer(plan_app, name="plan")
+app.command("recover", short_help=first_line(recover))(recover)
 app.command("score", short_help=first_line(score))(score)
 app.command("export", short_help=first_line(export))(export)
 app.command("verify", short_help=first_line(verify))(verify)

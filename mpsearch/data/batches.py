@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -97,7 +97,15 @@ class Batches:
 
     def rows(self, start: int, count: int) -> "Batches":
         """Return ``count`` samples from number ``start`` on, or what there is of them."""
-        part = np.s_[start : start + count]
+        return self._cut(np.s_[start : start + count])
+
+    def pick(self, numbers: Sequence[int]) -> "Batches":
+        """Return the samples of these numbers, in this order."""
+        return self._cut(np.asarray(numbers, np.int64))
+
+    def _cut(
+        self, part: Any
+    ) -> "Batches":  # a slice or an array of numbers: `slice` is a field here
         arrays = {name: array[part] for name, array in self.arrays.items()}
         reserved: dict[str, Any] = {
             name: None if (array := getattr(self, name)) is None else array[part]

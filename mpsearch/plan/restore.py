@@ -14,6 +14,7 @@ from mpsearch.plan.plan import Plan, plan_space
 from mpsearch.plan.weights import Array, Place, PlanWeights, hold_weights
 from mpsearch.program.compile import compile_graph
 from mpsearch.program.memory_of_machine import default_memory
+from mpsearch.program.program import Program
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.calibrated import Calibrated, apply_changes, calibrate
 from mpsearch.simulate.scheme_run import find_ports
@@ -23,14 +24,20 @@ WEIGHT_SHARE = 4
 """Inverse of the share of free memory that simulated weights may take."""
 
 
-def restore(plan: Plan, graph: ModelGraph) -> Calibrated:
-    """Return ``graph`` on the CPU with the plan's schemes, ranges and tensors; every group may take each scheme.
+def restore(plan: Plan, graph: ModelGraph, program: Program | None = None) -> Calibrated:
+    """Return ``graph`` with the plan's schemes, ranges and tensors; every group may take each scheme.
+
+    Args:
+        plan: Made for the graph.
+        graph: The model.
+        program: The model compiled, on a device; None compiles it for the CPU.
 
     Raises:
         PlanError: The plan is for another model, or its weights are not to be had.
         UnsupportedOperatorError: The graph holds operators that cannot be executed.
     """
-    space, program = plan_space(plan), compile_graph(graph)
+    space = plan_space(plan)
+    program = compile_graph(graph) if program is None else program
     ranges: dict[tuple[str, Spec], Range] = {(r.value, r.spec): r.range for r in plan.ranges}
     changes = changes_of(plan, graph)
     unchanged = Calibrated(

@@ -81,6 +81,13 @@ class Program:
             values[slot] = tensor
         return values
 
+    def enter(self, feed: Mapping[str, Tensor]) -> Values:
+        """Return fresh values that hold ``feed``, input name to tensor, beside the constants."""
+        values = self.make_values()
+        for name, tensor in feed.items():
+            values[self.slots[name]] = tensor
+        return values
+
     def fallbacks(self) -> tuple[Step, ...]:
         """Return the steps that onnxruntime computes: no gradient passes them."""
         inner = (step for outer in self.steps for body in outer.bodies for step in body.fallbacks())

@@ -107,28 +107,33 @@ def run_schedule(
         ModelError: A kernel failed; the message names its node.
     """
     for step, frees in zip(schedule.steps, schedule.frees, strict=True):
-        inputs = [values[slot] for slot in step.inputs]
-        try:
-            if step.bodies:
-                result = step.kernel(*inputs, call=call)
-            elif step.layer >= 0 and call is not None:
-                result = call(step, inputs)
-            else:
-                result = step.kernel(*inputs)
-        except (MpsearchError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # torch and Python raise whatever they like
-            raise _failure(step, inputs, error) from error
-        if isinstance(result, tuple | list):
-            for slot, tensor in zip(step.outputs, result, strict=False):
-                values[slot] = tensor
-            values[ABSENT] = None
-        else:
-            values[step.outputs[0]] = result
+        run_step(step, values, call=call)
         if watch is not None:
             watch(step, values)
         for slot in frees:
             values[slot] = None
+
+
+def run_step(step: Step, values: Values, *, call: LayerCall | None = None) -> None:
+    """Run one step on ``values`` in place; see :func:`run_schedule`."""
+    inputs = [values[slot] for slot in step.inputs]
+    try:
+        if step.bodies:
+            result = step.kernel(*inputs, call=call)
+        elif step.layer >= 0 and call is not None:
+            result = call(step, inputs)
+        else:
+            result = step.kernel(*inputs)
+    except (MpsearchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch and Python raise whatever they like
+        raise _failure(step, inputs, error) from error
+    if isinstance(result, tuple | list):
+        for slot, tensor in zip(step.outputs, result, strict=False):
+            values[slot] = tensor
+        values[ABSENT] = None
+    else:
+        values[step.outputs[0]] = result
 
 
 def _failure(step: Step, inputs: Sequence[Tensor | None], error: Exception) -> ModelError:

@@ -110,7 +110,25 @@ def find_patch_gram(
     dilations: tuple[int, ...],
     groups: int = 1,
 ) -> Tensor:
-    """Return XᵀX [groups, K, K] in fp64 of the patches that a convolution multiplies its weight with.
+    """Return XᵀX [groups, K, K] in fp64 of what :func:`find_patches` returns."""
+    rows = find_patches(
+        x, kernel=kernel, strides=strides, pads=pads, dilations=dilations, groups=groups
+    )
+    return (rows.transpose(1, 2) @ rows).double()
+
+
+def find_patches(
+    x: Tensor,
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[tuple[int, int], ...],
+    dilations: tuple[int, ...],
+    groups: int = 1,
+    most: int = 0,
+    turn: int = 0,
+) -> Tensor:
+    """Return the patches that a convolution multiplies its weight with, [groups, N × output positions, K].
 
     Args:
         x: [N, C, *spatial].
@@ -119,21 +137,28 @@ def find_patch_gram(
         pads: (before, after) of each spatial axis, zeros.
         dilations: Of each spatial axis.
         groups: Convolution groups.
+        most: Output positions of all samples that are enough: others are left out along the last spatial axis,
+            where a quarter of it or four remain; 0: all are taken.
+        turn: With other numbers others are left out.
 
     Returns:
         K = prod(kernel) × C / groups, channels innermost, as blocks and sparse groups run.
     """
     d = len(kernel)
     flat = [amount for before, after in reversed(pads) for amount in (before, after)]
-    patches = torch.nn.functional.pad(as_float32(x.detach()), flat)
+    patches = as_float32(x.detach())
+    if any(flat):
+        patches = torch.nn.functional.pad(patches, flat)
     for axis, (size, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
         patches = patches.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
     N, C = x.shape[:2]
-    patches = patches.reshape(N, groups, C // groups, *patches.shape[2:])
+    if most:
+        skip = max(1, min(N * prod(patches.shape[2 : 2 + d]) // most, patches.shape[1 + d] // 4))
+        patches = patches[(slice(None),) * (1 + d) + (slice(turn % skip, None, skip),)]
+    patches = patches.unflatten(1, (groups, C // groups))
     outputs, kernels = range(3, 3 + d), range(3 + d, 3 + 2 * d)
     rows = patches.permute(1, 0, *outputs, *kernels, 2)
-    rows = rows.reshape(groups, -1, prod(kernel) * (C // groups))
-    return (rows.transpose(1, 2) @ rows).double()
+    return rows.reshape(groups, -1, prod(kernel) * (C // groups))
 
 
 def _error(rows: Tensor, original: Tensor, hessian: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import NumericsError
-from mpsearch.program.program import Program, Step, Values
+from mpsearch.program.program import Step, Values
 from mpsearch.program.schedule import LayerCall, Schedule, make_schedule, run_schedule
 from mpsearch.simulate.calibrated import Calibrated
 from mpsearch.simulate.gradients.mixture import MixtureRun
@@ -125,7 +125,7 @@ class Runner:
             probabilities,
             known.ports,
         )
-        values = _enter(self._program, feed)
+        values = self._program.enter(feed)
         run_schedule(self._full, values, call=mixture)
         return values
 
@@ -178,7 +178,7 @@ def run_program(
     loads: Mapping[int, Tensor] = {},
 ) -> Values:
     """Run ``schedule`` on ``feed``, layers in ``schemes`` [L]; None is the fp32 program."""
-    values = _enter(calibrated.program, feed)
+    values = calibrated.program.enter(feed)
     for slot, tensor in loads.items():
         values[slot] = tensor
     call: LayerCall | None = None
@@ -215,17 +215,9 @@ def check_finite(
 
     schedule = make_schedule(calibrated.program, slots)
     call = None if schemes is None else calibrated.start(schemes, schedule.steps)
-    run_schedule(schedule, _enter(calibrated.program, feed), call=call, watch=watch)
+    run_schedule(schedule, calibrated.program.enter(feed), call=call, watch=watch)
     where = first[0] if first else "the outputs"
     raise NumericsError(f"outputs must be finite, but {where} is the first to hold NaN or Inf")
-
-
-def _enter(program: Program, feed: Feed) -> Values:
-    """Empty values, the inputs in theirs."""
-    values = program.make_values()
-    for name, tensor in feed.items():
-        values[program.slots[name]] = tensor
-    return values
 
 
 def _is_finite(x: Tensor) -> bool:

@@ -3,7 +3,9 @@ import pytest
 from tests.support.command_line import Mpsearch
 
 
-@pytest.mark.parametrize("kind", ["metrics", "searchers", "rules", "exporters", "runtimes"])
+@pytest.mark.parametrize(
+    "kind", ["metrics", "searchers", "rules", "recoveries", "exporters", "runtimes"]
+)
 def test_every_plugin_is_listed_with_a_word_on_it(kind: str, mpsearch: Mpsearch) -> None:
     listed = mpsearch("list", kind, "--json").json
     assert listed

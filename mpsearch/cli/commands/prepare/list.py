@@ -19,6 +19,7 @@ class What(StrEnum):
     metrics = "metrics"
     searchers = "searchers"
     rules = "rules"
+    recoveries = "recoveries"
     exporters = "exporters"
     runtimes = "runtimes"
 
@@ -66,6 +67,8 @@ def _described(what: What) -> list[tuple[str, str]]:
             for path in sorted(registry.data_folder(folder).glob("*.toml"))
         ]
     kind: registry.Kind = what.value  # type: ignore[assignment]  # the others are kinds
+    if what is What.recoveries:
+        kind = "recovery_methods"
     return [(name, registry.describe(kind, name)) for name in registry.list_names(kind)]
 
 

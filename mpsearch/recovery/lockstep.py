@@ -1,0 +1,191 @@
+"""The fp32 model and a plan of it run side by side, step by step over all data; each layer is recovered as it is reached.
+
+So a layer's inputs are those of the plan with everything before it recovered, its target is what the fp32 model gives there, and all
+layers together cost one pass of each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpsearch.deadline import Deadline, has_passed
+from mpsearch.graph.model import ModelGraph
+from mpsearch.numerics.quantized import QuantizedTensor
+from mpsearch.program.program import Step
+from mpsearch.program.schedule import make_schedule, run_step
+from mpsearch.recovery.layer_choice import Choice, Found, Product, choose_layer, recover_layer
+from mpsearch.recovery.moments import CONVOLUTIONS, LINEAR, Moments, find_moments, read_rows
+from mpsearch.simulate.calibrated import Calibrated
+from mpsearch.simulate.changes import Changes, output_channel_axis
+from mpsearch.simulate.changes import Product as ProductIndex
+from mpsearch.simulate.scheme_run import SchemeRun, quantize_input
+
+_POSITIONS, _POSITIONS_EACH = 1 << 13, 256
+"""Output positions of a convolution that are enough for its moments: so many, and so many more for each column."""
+
+Feed = Mapping[str, Tensor]
+Told = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """One pass over the data.
+
+    Attributes:
+        calibrated: The model, changed by what went before.
+        schemes: [L] scheme index of each layer.
+        heads: Slots that the pass must reach.
+        made: Inputs of each run that recovers.
+        judge: Inputs of each run that judges what is made; empty where ``choices`` are given.
+        rounds: Whether weights may change.
+        bias: Whether biases may.
+        mask: Input that says which positions count.
+        choices: Layer to what was chosen for it in another pass.
+        progress: Told how many layers are done.
+        deadline: From then on layers stay as they are.
+    """
+
+    calibrated: Calibrated
+    schemes: Sequence[int]
+    heads: Sequence[int]
+    made: Sequence[Feed]
+    judge: Sequence[Feed] = ()
+    rounds: bool = True
+    bias: bool = True
+    mask: str | None = None
+    choices: Mapping[int, Choice] | None = None
+    progress: Told | None = None
+    deadline: Deadline | None = None
+
+
+def recover_in_lockstep(task: Pass) -> tuple[Changes, dict[int, Found]]:
+    """Return what recovers the layers of a plan, each on what the plan before it gives, and what was found for each."""
+    known = task.calibrated
+    lanes = _Lanes(task)
+    schedule = make_schedule(known.program, task.heads)
+    steps = [step.index for step in schedule.steps if recoverable(known.graph, step)]
+    layers: dict[int, Found] = {}
+    with torch.no_grad():
+        for step, frees in zip(schedule.steps, schedule.frees, strict=True):
+            if step.index in steps and not has_passed(task.deadline):
+                layers[step.layer] = lanes.recover(step)
+                if task.progress is not None:
+                    task.progress(len(layers), len(steps), known.graph.layers[step.layer].name)
+            lanes.run(step, frees)
+    before = known.changes
+    return Changes(dict(lanes.weights), dict(lanes.biases), before.constants), layers
+
+
+def recoverable(graph: ModelGraph, step: Step) -> bool:
+    """Whether a step is a layer whose inputs' moments are known: of the graph itself, with one weight."""
+    if step.layer < 0 or step.node.op_type not in (*CONVOLUTIONS, *LINEAR):
+        return False
+    gemms = graph.layers[step.layer].gemms
+    return len(gemms) == 1 and gemms[0].has_weight and gemms[0].right.input_index >= 0
+
+
+class _Lanes:
+    """Values of all runs, of the fp32 model and of the plan, and what the plan has become."""
+
+    __slots__ = (
+        "_fp32",
+        "_judging",
+        "_kept",
+        "_plan",
+        "_runs",
+        "_store",
+        "_task",
+        "biases",
+        "weights",
+    )
+
+    def __init__(self, task: Pass) -> None:
+        """Begin with the inputs of all runs."""
+        known = task.calibrated
+        feeds = [*task.made, *task.judge]
+        self._task = task
+        self._judging = [False] * len(task.made) + [True] * len(task.judge)
+        self._kept = [None if task.mask is None else feed[task.mask].bool() for feed in feeds]
+        self._fp32 = [known.program.enter(feed) for feed in feeds]
+        self._plan = [known.program.enter(feed) for feed in feeds]
+        self.weights: dict[ProductIndex, QuantizedTensor] = dict(known.changes.weights)
+        self.biases = dict(known.changes.biases)
+        # what is put into these two while it runs is what later steps see
+        self._store = known.weights.change(known.program, self.weights)
+        schemes = [known.space.schemes[s] for s in task.schemes]
+        layers = [step.layer for step in known.program.steps if step.layer >= 0]
+        self._runs = [
+            SchemeRun(
+                known.graph,
+                schemes,
+                known.base,
+                known.ranges,
+                self._store,
+                layers,
+                known.ports,
+                self.biases,
+            )
+            for _ in feeds
+        ]
+
+    def run(self, step: Step, frees: Sequence[int]) -> None:
+        """Run a step in all runs of both, and let go what nothing reads any more."""
+        for fp32, plan, call in zip(self._fp32, self._plan, self._runs, strict=True):
+            run_step(step, fp32)
+            run_step(step, plan, call=call)
+            for slot in frees:
+                fp32[slot] = plan[slot] = None
+
+    def recover(self, step: Step) -> Found:
+        """Decide on the weight and the bias of a layer that has not run."""
+        task, layer = self._task, self._task.calibrated.graph.layers[step.layer]
+        scheme = task.calibrated.space.schemes[task.schemes[step.layer]]
+        right = layer.gemms[0].right
+        product = Product(
+            self._store.plain(step.layer),
+            self._store.quantized(step.layer, scheme),
+            right,
+            output_channel_axis(layer) is not None
+            and (layer.op_type != "MatMul" or layer.gemms[0].groups == 1),
+            f"{layer.name}: weight",
+        )
+        made, judge = self._moments(step, product)
+        if task.choices is not None:
+            found = recover_layer(product, made, task.choices[step.layer])
+        elif judge is None:
+            choice = Choice(rounded=task.rounds, bias=task.bias and product.takes_bias)
+            found = recover_layer(product, made, choice)
+        else:
+            found = choose_layer(product, made, judge, rounds=task.rounds, bias=task.bias)
+        if found.weight is not None:
+            self.weights[step.layer, 0] = found.weight
+        if found.bias is not None:
+            self.biases[step.layer] = found.bias
+        return found
+
+    def _moments(self, step: Step, product: Product) -> tuple[Moments, Moments | None]:
+        """Of the runs that recover, and of those that judge."""
+        known = self._task.calibrated
+        layer = known.graph.layers[step.layer]
+        gemm, scheme = layer.gemms[0], known.space.schemes[self._task.schemes[step.layer]]
+        (read,) = (r for r in known.ports[step.layer].reads if r.index == gemm.left.input_index)
+        slot = step.inputs[read.index]
+        most = (_POSITIONS + _POSITIONS_EACH * gemm.k) // len(self._plan)
+        flat = product.rows(product.weight, 1)[0].float()
+        sums: dict[bool, Moments] = {}
+        for number, (fp32, plan, kept, judging) in enumerate(
+            zip(self._fp32, self._plan, self._kept, self._judging, strict=True)
+        ):
+            planned, exact = plan[slot], fp32[slot]
+            assert planned is not None
+            assert exact is not None
+            planned = quantize_input(planned, scheme.activation, read, known.ranges, layer.name)
+            rows = [
+                read_rows(step.node, gemm, x, product.weight, kept=kept, most=most, turn=number)
+                for x in (planned, exact)
+            ]
+            found = find_moments(rows[0], rows[1], flat if judging else None)
+            sums[judging] = sums[judging] + found if judging in sums else found
+        return sums[False], sums.get(True)

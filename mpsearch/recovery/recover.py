@@ -1,0 +1,146 @@
+"""A plan recovered on one part of the data and judged on the other: what does not help there is not done."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpsearch.deadline import Deadline, has_passed
+from mpsearch.recovery.task import Recovered, RecoveryTask, Told, find_methods
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Estimate, Ints
+
+_JUDGE_SHARE = 1 / 4
+AUTO: tuple[tuple[str, ...], ...] = (("bias",), ("gptq", "bias"))
+"""What ``auto`` chooses from, beside nothing; all are tried."""
+
+
+class FewSamplesWarning(UserWarning):
+    """The data are too few to recover a plan on a part and to judge it on the other."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecoveryResult:
+    """What recovery gives.
+
+    Attributes:
+        recovered: All that the plan then changes.
+        methods: Names of what was applied.
+        before: Loss of the plan on the part of the data that judges; None without one.
+        after: The same of what was chosen.
+        tried: Names of methods to the loss of what they give, on the same part.
+        judged_on: Samples of that part.
+    """
+
+    recovered: Recovered
+    methods: tuple[str, ...]
+    before: Estimate | None
+    after: Estimate | None
+    tried: dict[tuple[str, ...], Estimate]
+    judged_on: int = 0
+
+
+def recover(
+    simulator: Simulator,
+    assignment: Ints,
+    methods: tuple[str, ...] | None = None,
+    *,
+    seed: int = 0,
+    progress: Told | None = None,
+    deadline: Deadline | None = None,
+) -> RecoveryResult:
+    """Return what recovers ``assignment`` [G] on the simulator's data.
+
+    A quarter of the samples judges: layers change only where their output's error falls there, and of all that was tried
+    that of the least loss there is taken, nothing at all included.
+
+    Args:
+        simulator: The model (changed or not) and its data.
+        assignment: The plan.
+        methods: Names of methods to apply, in order; None tries those of :data:`AUTO`.
+        seed: Seed of the split and of what methods draw.
+        progress: Told how many steps are done.
+        deadline: From then on nothing more is begun.
+
+    Raises:
+        DataError: The data do not fit the model.
+        NumericsError: An output is not finite; the message names the first layer that is not.
+    """
+    own = Recovered(simulator.calibrated.changes)
+    candidates = AUTO if methods is None else (methods,)
+    parts = split(len(simulator.batches), seed)
+    if parts is None or simulator.batches.run_rows > 1:
+        warnings.warn(
+            f"recovery needs at least 2 samples that run apart, to judge on some what it made on others, got "
+            f"{len(simulator.batches)}: the plan stays as it is",
+            FewSamplesWarning,
+            stacklevel=2,
+        )
+        return RecoveryResult(own, (), None, None, {})
+    made, judge = (simulator.on_data(simulator.batches.pick(part)) for part in parts)
+    before = judge.loss(assignment)
+    best = RecoveryResult(own, (), before, before, {})
+    tried: dict[tuple[str, ...], Estimate] = {}
+    for number, names in enumerate(candidates):
+        if has_passed(deadline):
+            break
+        told = _within(progress, number, len(candidates))
+        task = RecoveryTask(made, judge, assignment, False, seed, told, deadline)
+        found = apply_methods(task, names)
+        tried[names] = loss = judge.change(found.changes).loss(assignment)
+        if best.after is None or loss.mean < best.after.mean:
+            best = RecoveryResult(found, names, before, loss, {})
+    if methods and methods in tried and tried[methods].mean > before.mean:
+        warnings.warn(
+            f"{', '.join(methods)} must lower the loss on samples that did not take part, but it went from "
+            f"{before.mean:.4g} to {tried[methods].mean:.4g}: the plan stays as it is; give more data",
+            FewSamplesWarning,
+            stacklevel=2,
+        )
+    return replace(best, tried=tried, judged_on=judge.n_samples)
+
+
+def apply_methods(task: RecoveryTask, names: tuple[str, ...]) -> Recovered:
+    """Return what methods, one after another, make of the task's plan."""
+    found = find_methods(names)
+    bias = any(method.kind == "bias" for method in found.values())
+    if bias and any(method.takes_bias for method in found.values()):
+        found = {name: method for name, method in found.items() if method.kind != "bias"}
+    result = Recovered(task.made.calibrated.changes)
+    for number, method in enumerate(found.values()):
+        made, judge = task.made, task.judge
+        if number:
+            made = made.change(result.changes)
+            judge = None if judge is None else judge.change(result.changes)
+        told = _within(task.progress, number, len(found))
+        step = replace(task, made=made, judge=judge, bias=bias, progress=told)
+        result = _join(result, method.recover(step))
+    return result
+
+
+def _join(before: Recovered, found: Recovered) -> Recovered:
+    """``found`` with the errors that layers had at first."""
+    first = {layer: error for layer, (error, _) in before.errors.items()}
+    errors = {layer: (first.get(layer, own), after) for layer, (own, after) in found.errors.items()}
+    return Recovered(found.changes, {**before.errors, **errors})
+
+
+def split(n: int, seed: int) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Return the samples that recover and those that judge; None where there are fewer than two."""
+    if n < 2:
+        return None
+    order = np.random.default_rng([seed, n]).permutation(n)
+    count = max(1, round(n * _JUDGE_SHARE))
+    return sorted(order[count:].tolist()), sorted(order[:count].tolist())
+
+
+def _within(progress: Told | None, number: int, count: int) -> Told | None:
+    """Progress of one of ``count`` equal parts."""
+    if progress is None:
+        return None
+
+    def told(done: int, total: int, said: str) -> None:
+        progress(number * total + done, count * total, said)
+
+    return told
