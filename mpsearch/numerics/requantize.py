@@ -34,7 +34,12 @@ def requantize(values: Tensor, like: QuantizedTensor) -> QuantizedTensor:
 
 
 def simulate_requantized(
-    values: Tensor, like: QuantizedTensor, scales: Tensor | None = None, kept: float = 0.0
+    values: Tensor,
+    like: QuantizedTensor,
+    scales: Tensor | None = None,
+    kept: float = 0.0,
+    *,
+    revives: bool = False,
 ) -> Tensor:
     """Return ``requantize(values, like).dequantize()``, differentiable in ``values`` and ``scales``.
 
@@ -46,11 +51,13 @@ def simulate_requantized(
         like: Says spec, layout, scales, zero points and mask.
         scales: [A, P, B] in the place of its own, exact in the scale format; None: its own.
         kept: What pruned elements are multiplied with: 0 prunes them, more does so in part.
+        revives: Whether pruned elements get the whole gradient, so that another mask may keep them (arXiv 2102.04010).
     """
     spec, layout = like.spec, like.layout
     rows = layout.to_rows(values)
     if like.mask is not None:
-        rows = torch.where(like.mask, rows, rows * kept if kept else 0.0)
+        pruned = torch.where(like.mask, rows, rows * kept if kept else 0.0)
+        rows = pass_straight(rows, pruned.detach(), None) if revives else pruned
     if like.scales is None:
         rounded = round_plain(rows.detach(), spec.element, subnormals=spec.subnormals)
         return layout.from_rows(pass_straight(rows, rounded, None))

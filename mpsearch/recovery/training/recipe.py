@@ -1,0 +1,83 @@
+"""How a plan is trained: what is learned, how fast, and what is lowered when."""
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+from mpsearch.errors import PlanError
+
+Masks = Literal["fixed", "reselected", "linear", "cubic"]
+Steps = Literal["lsq", "pact", "fixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a plan is trained.
+
+    Attributes:
+        optimizer: ``adamw`` or ``sgd`` (with momentum), torch's own.
+        rate: Learning rate of weights, relative to each tensor's root mean square; biases and norms take it too.
+        scale_rate: Learning rate of scales and steps, relative to each.
+        batch: Samples of a step.
+        warm_up: Share of the training in which the rate rises to its full height.
+        decay: Weight decay of the masters.
+        clip: Largest norm of the gradient of all parameters; 0 does not clip.
+        labels: Share of the loss against labels, where there are any; the rest is divergence from the fp32 model.
+        features: Weight of the relative squared error of inner layers' outputs, beside the loss.
+        scales: Whether scales of weights are learned (LSQ), where their format has more than powers of two.
+        steps: How steps of static activations are learned: LSQ, by what is cut off alone (PACT), or not.
+        masks: Whether n:m masks stay, are selected anew every ``reselect`` steps until the last quarter, or prune gradually.
+        reselect: Steps between two selections.
+        ramp: Share of the training by whose end all pruned weights are zero, of ``linear`` and ``cubic``.
+        lowering: Share of the training by whose end all layers run in their schemes, one after another; 0: from the start.
+        held_out: Share of the data that does not train: the best state is chosen on it.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    rate: float = 2e-3
+    scale_rate: float = 1e-3
+    batch: int = 32
+    warm_up: float = 0.05
+    decay: float = 0.0
+    clip: float = 1.0
+    labels: float = 0.5
+    features: float = 0.0
+    scales: bool = True
+    steps: Steps = "lsq"
+    masks: Masks = "fixed"
+    reselect: int = 20
+    ramp: float = 0.5
+    lowering: float = 0.0
+    held_out: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("warm_up", "labels", "ramp", "lowering"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PlanError(f"`0 <= {name} <= 1` must hold, got {getattr(self, name)}")
+        for name in ("rate", "scale_rate", "decay", "clip", "features"):
+            if getattr(self, name) < 0:
+                raise PlanError(f"`{name} >= 0` must hold, got {getattr(self, name)}")
+        if not 0 < self.held_out < 1:
+            raise PlanError(f"`0 < held_out < 1` must hold, got {self.held_out}")
+        if self.batch < 1 or self.reselect < 1:
+            raise PlanError(f"`batch` and `reselect` must be at least 1, got {self}")
+
+    def rate_at(self, done: float) -> float:
+        """Return the share of the full rate when the share ``done`` of the training is over: warm-up, then a cosine."""
+        if done < self.warm_up:
+            return (done + 1e-3) / (self.warm_up + 1e-3)
+        left = (done - self.warm_up) / max(1 - self.warm_up, 1e-9)
+        return 0.5 * (1 + cos(pi * min(left, 1.0)))
+
+    def kept_at(self, done: float) -> float:
+        """Return what pruned weights are multiplied with."""
+        if self.masks not in ("linear", "cubic") or done >= self.ramp:
+            return 0.0
+        left = 1 - done / self.ramp
+        return left if self.masks == "linear" else left**3
+
+    def lowered_at(self, done: float, layers: int) -> int:
+        """Return how many layers, from the first on, run in their schemes."""
+        if done >= self.lowering:
+            return layers
+        return int(layers * done / self.lowering)
