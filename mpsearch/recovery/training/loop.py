@@ -23,6 +23,7 @@ from mpsearch.recovery.training.samples import Batch, Samples, split_samples
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.calibrated import Calibrated
 from mpsearch.simulate.reference import Reference, head_slots
+from mpsearch.stats.estimates import Estimate, estimate_mean
 
 Tell = Callable[[int, int, str], None]
 _FEATURES = 4
@@ -69,8 +70,8 @@ class Trained:
     """
 
     outcome: Outcome | None
-    before: float
-    after: float
+    before: Estimate
+    after: Estimate
     steps: int
     seconds: float
     notes: tuple[str, ...]
@@ -109,7 +110,7 @@ def train(
     parameters = make_parameters(calibrated, schemes, recipe)
     slots = head_slots(calibrated.program, reference.heads)
     schedule = make_schedule(calibrated.program, slots)
-    by_clip = recipe.steps == "pact"
+    by_clip = recipe.ranges == "pact"
     model = Trainable(calibrated, schemes, parameters, schedule, slots, by_clip)
     own = _Training(model, samples, reference, recipe, effort, np.random.default_rng([seed, 11]))
     own.begin(checkpoint)
@@ -124,7 +125,7 @@ def train(
     if checkpoint is not None and not interrupted:
         checkpoint.remove()
     parameters.restore(own.best)
-    better = own.best_loss < own.first_loss
+    better = own.best_loss.mean < own.first_loss.mean
     outcome = parameters.changes(calibrated.ranges) if better else None
     return Trained(
         outcome,
@@ -151,8 +152,8 @@ class _Training:
     elapsed: float = 0.0
     slower: float = 1.0
     failures: int = 0
-    first_loss: float = 0.0
-    best_loss: float = 0.0
+    first_loss: Estimate = Estimate(0.0, 0.0)
+    best_loss: Estimate = Estimate(0.0, 0.0)
     last_loss: float = 0.0
     best: State = field(default_factory=dict)
     queue: list[list[int]] = field(default_factory=list)
@@ -178,7 +179,8 @@ class _Training:
         if checkpoint is not None:
             known = checkpoint.read({name: tuple(t.shape) for name, t in self.best.items()})
         if known is None:
-            self.first_loss = self.best_loss = self.last_loss = self.measure()
+            self.first_loss = self.best_loss = self.measure()
+            self.last_loss = self.first_loss.mean
         else:
             self._load(*known)
 
@@ -196,7 +198,7 @@ class _Training:
                 self.keep_better()
                 watching += time.monotonic() - now
             self.elapsed = time.monotonic() - began
-            said = f"loss {self.last_loss:.4f}, held out {self.best_loss:.4f}"
+            said = f"loss {self.last_loss:.4f}, held out {self.best_loss.mean:.4f}"
             if self.effort.steps is None:
                 tell(min(int(self.elapsed), int(self.effort.seconds)), int(self.effort.seconds), said)
             else:
@@ -219,25 +221,23 @@ class _Training:
     def keep_better(self) -> None:
         """Keep the state if it loses less on what does not train than any before."""
         loss = self.measure()
-        if loss < self.best_loss:
+        if loss.mean < self.best_loss.mean:
             self.best, self.best_loss = self.parameters.snapshot(), loss
 
     @torch.no_grad()
-    def measure(self) -> float:
+    def measure(self) -> Estimate:
         """Return the held-out loss as the plan runs; infinite where it is not finite."""
-        total, count = 0.0, 0
+        parts = []
         kind = "kl" if self.reference.kind == "quality" else self.reference.kind
         for units in self.samples.held_out_batches():
             feed, target = self.samples.take(units)
             try:
                 heads = self.model.run(feed)
             except NumericsError:
-                return float("inf")
-            losses = sample_losses(kind, self.reference.heads, heads, target)
-            total += float(losses.sum())
-            count += len(losses)
-        mean = total / count
-        return mean if np.isfinite(mean) else float("inf")
+                return Estimate(float("inf"), 0.0)
+            parts.append(sample_losses(kind, self.reference.heads, heads, target))
+        losses = torch.cat(parts).cpu().numpy()
+        return estimate_mean(losses) if np.isfinite(losses).all() else Estimate(float("inf"), 0.0)
 
     def _step(self, done: float) -> None:
         recipe = self.recipe
@@ -330,8 +330,8 @@ class _Training:
                 self.optimizer.state[parameter] = found
         self.rng.bit_generator.state = numbers.pop("rng")
         for name, value in numbers.items():
-            setattr(self, name, value)
-        self.last_loss = self.best_loss
+            setattr(self, name, Estimate(*value) if name.endswith("_loss") else value)
+        self.last_loss = self.best_loss.mean
 
     def _trained(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -228,7 +228,7 @@ def make_parameters(
     steps: dict[tuple[str, Spec], str] = {}
     for (value, spec), range in calibrated.ranges.items():
         is_whole = spec.granularity == "tensor" and spec.symmetric and not spec.is_cast
-        if recipe.steps != "fixed" and is_whole and range.scale > 0 and value in program.slots:
+        if recipe.ranges != "fixed" and is_whole and range.scale > 0 and value in program.slots:
             steps[value, spec] = name = f"step.{len(steps)}"
             tensors[name] = torch.zeros((), device=program.device)
     estimated = _estimated(program)

@@ -1,16 +1,19 @@
 """How a plan is trained: what is learned, how fast, and what is lowered when."""
 
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Literal
+from typing import Any, Literal
 
-from mpsearch.errors import PlanError
+from mpsearch.errors import PlanError, SettingError
+from mpsearch.settings import check_settings, own_settings
 
 Masks = Literal["fixed", "reselected", "linear", "cubic"]
-Steps = Literal["lsq", "pact", "fixed"]
+Ranges = Literal["lsq", "pact", "fixed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a plan is trained.
 
@@ -25,7 +28,7 @@ class Recipe:
         labels: Share of the loss against labels, where there are any; the rest is divergence from the fp32 model.
         features: Weight of the relative squared error of inner layers' outputs, beside the loss.
         scales: Whether scales of weights are learned (LSQ), where their format has more than powers of two.
-        steps: How steps of static activations are learned: LSQ, by what is cut off alone (PACT), or not.
+        ranges: How steps of static activations are learned: LSQ, by what is cut off alone (PACT), or not.
         masks: Whether n:m masks stay, are selected anew every ``reselect`` steps until the last quarter, or prune gradually.
         reselect: Steps between two selections.
         ramp: Share of the training by whose end all pruned weights are zero, of ``linear`` and ``cubic``.
@@ -43,7 +46,7 @@ class Recipe:
     labels: float = 0.5
     features: float = 0.0
     scales: bool = True
-    steps: Steps = "lsq"
+    ranges: Ranges = "lsq"
     masks: Masks = "fixed"
     reselect: int = 20
     ramp: float = 0.5
@@ -81,3 +84,22 @@ class Recipe:
         if done >= self.lowering:
             return layers
         return int(layers * done / self.lowering)
+
+
+def read_recipe(given: Iterable[str]) -> Recipe:
+    """Return the recipe of settings such as ``rate=0.001``.
+
+    Raises:
+        SettingError: One does not read like that, is unknown, or of another kind; the message lists the choices.
+        PlanError: A value is out of its bounds.
+    """
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, said = text.partition("=")
+        if not equals or not name.strip():
+            raise SettingError(f"a setting of the training must read like NAME=VALUE; got {text!r}")
+        try:
+            values[name.strip()] = tomllib.loads(f"value = {said}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name.strip()] = said
+    return Recipe(**check_settings("training", own_settings(Recipe), values))
