@@ -39,9 +39,11 @@ _PUBLIC = {
     "read_batches": "mpsearch.data.batches",
     "read_device": "mpsearch.cost.device",
     "read_space": "mpsearch.space.files",
+    "read_trained": "mpsearch.plan.torch_module.trained",
     "recover_plan": "mpsearch.plan.recover",
     "score_plan": "mpsearch.plan.score",
     "score_sensitivity": "mpsearch.sensitivity.score_sensitivity",
+    "train_plan": "mpsearch.plan.train",
     "verify_plan": "mpsearch.verify.verify_plan",
 }
 
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     from mpsearch.plan.recover import recover_plan as recover_plan
     from mpsearch.plan.score import score_plan as score_plan
     from mpsearch.plan.torch_module.apply import apply_plan as apply_plan
+    from mpsearch.plan.torch_module.trained import read_trained as read_trained
+    from mpsearch.plan.train import train_plan as train_plan
     from mpsearch.problem.build import build_problem as build_problem
     from mpsearch.problem.front import Front as Front
     from mpsearch.problem.front import Point as Point

@@ -9,6 +9,7 @@ from mpsearch.cli.commands.plan.export import export
 from mpsearch.cli.commands.plan.plan import app as plan_app
 from mpsearch.cli.commands.plan.recover import recover
 from mpsearch.cli.commands.plan.score import score
+from mpsearch.cli.commands.plan.train import train
 from mpsearch.cli.commands.plan.verify import verify
 from mpsearch.cli.commands.prepare.check import check
 from mpsearch.cli.commands.prepare.data import data
@@ -60,6 +61,7 @@ app.add_typer(plan_app, name="plan")
 app.command("recover", short_help=first_line(recover))(recover)
 app.command("score", short_help=first_line(score))(score)
 app.command("export", short_help=first_line(export))(export)
+app.command("train", short_help=first_line(train))(train)
 app.command("verify", short_help=first_line(verify))(verify)
 app.command("report", short_help=first_line(report))(report)
 app.command("fit", short_help=first_line(fit))(fit)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -40,10 +40,12 @@ class Applied:
 
     Attributes:
         plan: What is simulated.
+        graph: The exported module, its layers called as the plan calls them.
         trained: Returns what the parameters have changed of it; None where they are not trainable.
     """
 
     plan: Plan
+    graph: ModelGraph = field(repr=False)
     trained: Callable[[], Changes] | None = field(default=None, repr=False)
     _undo: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
@@ -127,7 +129,11 @@ def apply_plan(
             live.begin(schemes, calls.norms)
         return result
 
-    applied = Applied(plan)
+    named = (
+        replace(layer, name=decision.site.node)
+        for layer, decision in zip(graph.layers, plan.decisions, strict=True)
+    )
+    applied = Applied(plan, replace(graph, layers=tuple(named)))
     applied._undo += _follow_scopes(module, scopes)
     applied._undo.append(_replace_forward(module, simulated))
     module.mpsearch_plan = applied

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mpsearch.errors import PlanError
+from mpsearch.plan.changes import hold_changes
 from mpsearch.plan.torch_module.live import LiveWeights
+from mpsearch.plan.weights import PlanWeights
 from mpsearch.program.program import Program
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.changes import Changes, output_channel_axis
@@ -66,6 +68,27 @@ def watch_parameters(
         return Changes(weights, biases, constants)
 
     return trained
+
+
+def read_trained(module: Any) -> PlanWeights:
+    """Return what an optimizer has made of a module's parameters, for the plan that it runs under.
+
+    ``with_weights(plan, …)`` of :mod:`mpsearch.plan.changes` is then the trained plan of the model as it was exported.
+
+    Args:
+        module: As ``apply_plan(plan, module, trainable=True)`` returned it; it is run once.
+
+    Raises:
+        PlanError: It has no trainable plan, or a parameter was trained that a plan cannot change.
+    """
+    applied = module.__dict__.get("mpsearch_plan")
+    trained = None if applied is None else applied.trained
+    if trained is None:
+        raise PlanError(
+            f"{type(module).__name__} must have a trainable plan to read it back: "
+            "apply_plan(plan, module, trainable=True)"
+        )
+    return hold_changes(trained(), applied.graph)
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

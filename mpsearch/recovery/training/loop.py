@@ -32,6 +32,7 @@ _EVALUATION_SHARE = 0.15
 """Of the time, what held-out losses take."""
 _SAVE_SECONDS = 30.0
 _MOST_FAILURES = 3
+_UNKNOWN = Estimate(float("inf"), 0.0)
 _WHOLE = 4
 """Batches that means are estimated on at the end."""
 
@@ -152,8 +153,8 @@ class _Training:
     elapsed: float = 0.0
     slower: float = 1.0
     failures: int = 0
-    first_loss: Estimate = Estimate(0.0, 0.0)
-    best_loss: Estimate = Estimate(0.0, 0.0)
+    first_loss: Estimate = _UNKNOWN
+    best_loss: Estimate = _UNKNOWN
     last_loss: float = 0.0
     best: State = field(default_factory=dict)
     queue: list[list[int]] = field(default_factory=list)
@@ -200,7 +201,9 @@ class _Training:
             self.elapsed = time.monotonic() - began
             said = f"loss {self.last_loss:.4f}, held out {self.best_loss.mean:.4f}"
             if self.effort.steps is None:
-                tell(min(int(self.elapsed), int(self.effort.seconds)), int(self.effort.seconds), said)
+                tell(
+                    min(int(self.elapsed), int(self.effort.seconds)), int(self.effort.seconds), said
+                )
             else:
                 tell(self.step, self.effort.steps, said)
             if checkpoint is not None and time.monotonic() - saved > _SAVE_SECONDS:
@@ -234,10 +237,10 @@ class _Training:
             try:
                 heads = self.model.run(feed)
             except NumericsError:
-                return Estimate(float("inf"), 0.0)
+                return _UNKNOWN
             parts.append(sample_losses(kind, self.reference.heads, heads, target))
         losses = torch.cat(parts).cpu().numpy()
-        return estimate_mean(losses) if np.isfinite(losses).all() else Estimate(float("inf"), 0.0)
+        return estimate_mean(losses) if np.isfinite(losses).all() else _UNKNOWN
 
     def _step(self, done: float) -> None:
         recipe = self.recipe
@@ -314,7 +317,16 @@ class _Training:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer:{index}:{key}"] = value
-        names = ("step", "elapsed", "slower", "failures", "first_loss", "best_loss", "queue", "notes")
+        names = (
+            "step",
+            "elapsed",
+            "slower",
+            "failures",
+            "first_loss",
+            "best_loss",
+            "queue",
+            "notes",
+        )
         numbers = {name: getattr(self, name) for name in names}
         checkpoint.write(tensors, numbers | {"rng": self.rng.bit_generator.state})
 
