@@ -125,6 +125,7 @@ MANY_PARAMETERS = {
     "search/additive/compiled.py:merge_fronts": "compiled: takes arrays alone",
     "data/pictures.py:read_pictures": "each is an option of `mpsearch data`",
     "cli/commands/plan/recover.py:recover": "each is an option of the command",
+    "cli/commands/plan/train.py:train": "each is an option of the command",
     "cli/commands/prepare/data.py:data": "each is an option of the command",
     "program/operators/contrib.py:kernel": "one an input of the ONNX operator",
     "program/operators/convolution.py:kernel": "one an input of the ONNX operator",

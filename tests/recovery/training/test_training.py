@@ -120,7 +120,7 @@ def test_what_training_measures_is_what_the_changed_model_loses(tmp_path: Path) 
 def test_every_way_of_training_lowers_the_loss(tmp_path: Path, recipe: dict[str, object]) -> None:
     simulator, schemes = perceptron(tmp_path, "fp8_2of4", "int8", "nvfp4")
     done = run(simulator, schemes, **recipe)
-    assert done.after.mean < 0.95 * done.before.mean
+    assert done.after.mean < (0.99 if "optimizer" in recipe else 0.95) * done.before.mean
     assert done.outcome is not None
     for weight in done.outcome.changes.weights.values():
         if weight.mask is not None:
