@@ -66,6 +66,31 @@ def test_labels_say_what_the_plan_and_the_fp32_model_score(tmp_path: Path) -> No
     assert found.loss.mean == pytest.approx(found.scores["nll"].mean - found.reference["nll"].mean)
 
 
+def test_labels_that_a_named_loss_has_no_use_for_are_left_out(tmp_path: Path) -> None:
+    model, simulator, chosen, plan = made(tmp_path)
+    arrays = draw(9, seed=1) | {"labels": np.full((9, 3), 2)}
+    held = make_batches(arrays, batch_size=5)
+    found = measure_plan(plan, model, held, loss="kl")
+    np.testing.assert_allclose(found.loss, simulator.on_data(batches(9, 1)).loss(chosen), rtol=1e-5)
+    assert not found.scores
+    with pytest.raises(DataError, match="labels must have shape"):
+        measure_plan(plan, model, held)
+
+
+def test_check_says_what_changed_a_plan_and_looks_for_its_weights(
+    tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    _, _, _, plan = made(tmp_path)
+    write_plan(replace(plan, recovery=("gptq",)), tmp_path / "other.json")
+    said = mpsearch("check", tmp_path / "other.json")
+    assert said.code == 0
+    assert "changed by gptq" in said.out
+    weights_file(tmp_path / "other.json").unlink()
+    said = mpsearch("check", tmp_path / "other.json")
+    assert said.code == 1
+    assert "must lie beside it" in said.out + said.err
+
+
 def test_the_command_says_the_same(tmp_path: Path, mpsearch: Mpsearch) -> None:
     model, _, _, plan = made(tmp_path)
     arrays = draw(17, seed=1, labels=True)

@@ -109,6 +109,7 @@ def _artifact(path: Path) -> tuple[str, str]:
     from mpsearch.artifacts import read_envelope
     from mpsearch.errors import ArtifactError
     from mpsearch.plan.files import read_plan
+    from mpsearch.plan.weights import check_file
     from mpsearch.problem.front import read_front
     from mpsearch.problem.tables import read_costs, read_table
     from mpsearch.runs.graph_file import read_graph
@@ -118,7 +119,11 @@ def _artifact(path: Path) -> tuple[str, str]:
     schema = str(read_envelope(path)["schema"]).removeprefix("mpsearch.")
     if schema == "plan":
         plan = read_plan(path)
-        return "plan", f"for {plan.model}, {len(plan.decisions)} decisions"
+        if plan.weights is not None:
+            check_file(plan.weights)
+        done = ", ".join((*plan.transforms, *plan.recovery))
+        said = f"; changed by {done}" if done else ""
+        return "plan", f"for {plan.model}, {len(plan.decisions)} decisions{said}"
     if schema == "front":
         front = read_front(path)
         return "front", f"{len(front.points)} points over {', '.join(front.names)}"
