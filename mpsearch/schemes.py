@@ -6,7 +6,7 @@ activation spec, a sparsity pattern and a recovery. A new scheme is data: build 
 
 import re
 from dataclasses import dataclass, replace
-from math import ceil, log2
+from math import ceil, lcm, log2
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -179,7 +179,12 @@ class Sparsity:
     @property
     def index_bits(self) -> int:
         """Bits of the indices of one group's kept units, as the hardware stores them."""
-        return self.kept // self.unit * ceil(log2(self.group // self.unit))
+        return self.kept // self.unit * self.unit_bits
+
+    @property
+    def unit_bits(self) -> int:
+        """Bits of the index of one kept unit."""
+        return ceil(log2(self.group // self.unit))
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -208,32 +213,51 @@ def parse_sparsity(pattern: str) -> Sparsity:
 def stored_bits(
     spec: Spec, rows: int, positions: int, channels: int, *, sparsity: str | None = None
 ) -> int:
-    """Return the bits that a tensor of ``rows`` × ``positions`` × ``channels`` elements takes.
+    """Return the bits that a tensor of ``rows`` × ``positions`` × ``channels`` elements takes, in whole bytes.
 
     Rows are output channels; the reduction runs over kernel positions and, inside each, over
     channels: blocks and sparse groups never cross a position. Scales, zero points, the tensor scale
-    and the hardware's sparsity metadata (one index a kept unit) are counted; scales are not thinned.
+    and the hardware's sparsity metadata (one index a kept unit) are counted; scales are not thinned. What is
+    packed ends with a whole byte: codes of whole blocks, those of short ones, indices.
 
     Raises:
         SchemeError: ``channels`` is not divisible by the sparsity group.
     """
     bits = spec.element.bits
-    elements = rows * positions * channels
-    if sparsity is None:
-        total = elements * bits
-    else:
+    kept, of, total = 1, 1, 0
+    if sparsity is not None:
         pattern = parse_sparsity(sparsity)
         if channels % pattern.group:
             raise SchemeError(
                 f"`channels % {pattern.group} == 0` must hold for {sparsity}, got {channels}"
             )
-        total = elements // pattern.group * (pattern.kept * bits + pattern.index_bits)
+        if thins(spec, sparsity):
+            kept, of = pattern.kept, pattern.group
+            units = rows * positions * channels // of * kept // pattern.unit
+            total += _packed(units, pattern.unit_bits)
+    wide = spec.block_shape[1] if spec.block_shape is not None else 1
+    tall = ceil(rows / spec.block_shape[0]) if spec.block_shape is not None else 0
+    for part in (channels // wide * wide, channels % wide):
+        total += _packed(rows * positions * part // of * kept, bits)
+        if not spec.symmetric and spec.block_shape is not None:
+            total += _packed(tall * positions * ceil(part / wide), bits)
     scales = count_scales(spec, rows, positions, channels)
+    if not spec.symmetric and spec.block_shape is None:
+        total += _packed(scales, bits)
     if spec.scale_format is not None:
         total += scales * find_format(spec.scale_format).bits
-    if not spec.symmetric:
-        total += scales * bits
     return total + (32 if spec.tensor_scale else 0)
+
+
+def thins(spec: Spec, sparsity: str) -> bool:
+    """Return whether only kept elements are stored: each block must hold whole groups of the pattern."""
+    return spec.block_shape is None or spec.block_shape[1] % parse_sparsity(sparsity).group == 0
+
+
+def _packed(codes: int, bits: int) -> int:
+    """Bits of ``codes`` in a row, in words that hold whole codes and whole bytes."""
+    word = lcm(bits, 8)
+    return ceil(codes * bits / word) * word
 
 
 def count_scales(spec: Spec, rows: int, positions: int, channels: int) -> int:

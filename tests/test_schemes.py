@@ -49,9 +49,23 @@ def test_stored_bits_are_the_published_ones(name: str, bits: float) -> None:
 
 
 def test_short_blocks_have_a_scale_of_their_own() -> None:
-    assert stored_bits(SCHEMES["nvfp4"].weight, 3, 1, 17) == 3 * (17 * 4 + 2 * 8) + 32
-    assert stored_bits(SCHEMES["mxfp4"].weight, 3, 1, 33) == 3 * (33 * 4 + 2 * 8)
+    assert stored_bits(SCHEMES["nvfp4"].weight, 4, 1, 17) == 4 * (17 * 4 + 2 * 8) + 32
+    assert stored_bits(SCHEMES["mxfp4"].weight, 4, 1, 33) == 4 * (33 * 4 + 2 * 8)
     assert stored_bits(SCHEMES["fp8_block"].weight, 129, 1, 129) == 129**2 * 8 + 4 * 32
+
+
+def test_what_is_packed_ends_with_a_whole_byte() -> None:
+    """Three codes of four bits behind whole blocks; a code of 3 bits begins a word of three bytes."""
+    assert stored_bits(SCHEMES["mxfp4"].weight, 3, 1, 33) == 3 * (32 * 4 + 2 * 8) + 16
+    assert stored_bits(Spec("int3", "channel"), 1, 1, 9) == 2 * 24 + 32
+
+
+def test_patterns_that_blocks_cut_are_stored_dense() -> None:
+    spec = Spec("int4", "group", block_shape=(1, 6), scale_format="fp16")
+    dense = stored_bits(spec, 2, 1, 24)
+    assert stored_bits(spec, 2, 1, 24, sparsity="2:4") == dense
+    whole = Spec("int4", "group", block_shape=(1, 8), scale_format="fp16")
+    assert stored_bits(whole, 2, 1, 24, sparsity="2:4") == 2 * (24 * 2 + 12 * 2 + 3 * 16)
 
 
 def test_blocks_never_cross_a_kernel_position() -> None:

@@ -1,7 +1,6 @@
 """Latency of one kernel: a smooth roofline of arithmetic and memory traffic."""
 
-from functools import lru_cache
-from math import ceil, inf
+from math import inf
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,8 +15,7 @@ from mpsearch.cost.products import (
     right_bytes,
 )
 from mpsearch.errors import DeviceError
-from mpsearch.graph.model import Gemm
-from mpsearch.schemes import Scheme, Spec, find_scheme, parse_sparsity, stored_bits
+from mpsearch.schemes import Scheme, Spec, find_scheme
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 
@@ -105,21 +103,6 @@ def dense_products(m: Ints, n: Ints, k: Ints) -> Products:
         input_elements=rows * reduction,
         output_elements=rows * columns,
     )
-
-
-def weight_bits(scheme: Scheme, gemm: Gemm) -> int:
-    """Return the stored bits of a product's weight, scales and metadata included."""
-    channels = gemm.k // gemm.positions
-    return _weight_bits(scheme, gemm.n, gemm.positions, channels)
-
-
-@lru_cache(maxsize=65536)
-def _weight_bits(scheme: Scheme, n: int, positions: int, channels: int) -> int:
-    sparsity = scheme.sparsity
-    if sparsity is not None and channels % parse_sparsity(sparsity).group:
-        group = parse_sparsity(sparsity).group
-        channels = ceil(channels / group) * group  # a kernel pads; a space forbids it
-    return stored_bits(scheme.weight, n, positions, channels, sparsity=sparsity)
 
 
 def _roofline_us(device: Device, scheme: Scheme, products: Products, out: Spec) -> Floats:

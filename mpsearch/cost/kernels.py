@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpsearch.cost.device import Device, refusal
-from mpsearch.cost.gemm import latencies, weight_bits
+from mpsearch.cost.gemm import latencies
 from mpsearch.cost.products import Products, collect
 from mpsearch.errors import DeviceError
 from mpsearch.graph.model import Gemm, Layer, ModelGraph
 from mpsearch.schemes import Scheme
 from mpsearch.space.allowed import allowed
 from mpsearch.space.space import SearchSpace
+from mpsearch.space.stored import count_parameters, find_kept, total_weight_bytes
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 
@@ -134,16 +135,15 @@ def mask_schemes(
 
 
 def group_weights(graph: ModelGraph, schemes: Sequence[Scheme], mask: Bools) -> tuple[Floats, Ints]:
-    """Return [G, S] stored bytes and [G] parameters; a weight that layers share counts once."""
+    """Return [G, S] stored bytes and [G] parameters, as :func:`mpsearch.space.stored.total_weight_bytes` counts."""
     stored = np.zeros(mask.shape)
-    parameters = np.zeros(len(graph.groups), np.int64)
+    kept = find_kept(graph)
     for g, group in enumerate(graph.groups):
-        gemms = list(_distinct_weights(graph.layers[i] for i in group.layers))
-        parameters[g] = sum(gemm.parameters for gemm in gemms)
         for s, scheme in enumerate(schemes):
             if mask[g, s]:
-                stored[g, s] = sum(weight_bits(scheme, gemm) for gemm in gemms) / 8
-    return stored, parameters
+                stored[g, s] = total_weight_bytes(graph, dict.fromkeys(group.layers, scheme), kept)
+    parameters = [count_parameters(graph, group.layers) for group in graph.groups]
+    return stored, np.array(parameters, np.int64)
 
 
 def sum_groups(graph: ModelGraph, layers: Floats) -> Floats:
@@ -223,13 +223,3 @@ def tokens_of(graph: ModelGraph) -> int:
     if not votes:
         raise DeviceError(f"`tokens` needs layers that work token by token; {graph.name} has none")
     return max(votes, key=lambda rows: votes[rows])
-
-
-def _distinct_weights(layers: Iterable[Layer]) -> Iterator[Gemm]:
-    seen = set()
-    for layer in layers:
-        for gemm in layer.gemms:
-            key = gemm.right.source or gemm.right.value
-            if gemm.has_weight and key not in seen:
-                seen.add(key)
-                yield gemm

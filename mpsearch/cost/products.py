@@ -7,7 +7,7 @@ import numpy as np
 
 from mpsearch.formats import find_format
 from mpsearch.graph.model import Gemm
-from mpsearch.schemes import Scheme, Spec, parse_sparsity, stored_bits
+from mpsearch.schemes import Scheme, Spec, parse_sparsity, stored_bits, thins
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 
@@ -118,7 +118,7 @@ def _weight_bits(
     pattern = parse_sparsity(scheme.sparsity)
     channels = -(-channels // pattern.group) * pattern.group  # a kernel pads; a space forbids it
     bits = stored_bits(scheme.weight, n, positions, channels, sparsity=scheme.sparsity)
-    if pattern_bits is None:
+    if pattern_bits is None or not thins(scheme.weight, scheme.sparsity):
         return bits
     groups = n * positions * channels // pattern.group
     return bits + groups * (pattern_bits - pattern.index_bits)

@@ -11,9 +11,10 @@ from mpsearch.plan.plan import CalibratedRange, Covered, Decision, Plan, site_of
 from mpsearch.plan.restore import collect_weights
 from mpsearch.problem.front import Point
 from mpsearch.problem.tables import Costs
-from mpsearch.schemes import Scheme, stored_bits
+from mpsearch.schemes import Scheme
 from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.stored import count_parameters, find_kept, total_weight_bytes
 
 
 def make_plan(point: Point, simulator: Simulator, *, costs: Costs | None = None) -> Plan:
@@ -85,26 +86,16 @@ def decide_plan(point: Point, simulator: Simulator, *, costs: Costs | None = Non
 
 
 def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Covered:
-    """What the decisions reach; a weight that several layers share is counted once."""
-    bits, weights = 0, 0
-    seen: set[str] = set()
-    for i, scheme in chosen.items():
-        for gemm in graph.layers[i].gemms:
-            if not gemm.has_weight or gemm.right.value in seen:
-                continue
-            seen.add(gemm.right.value)
-            channels = gemm.k // gemm.positions
-            bits += stored_bits(
-                scheme.weight, gemm.n, gemm.positions, channels, sparsity=scheme.sparsity
-            )
-            weights += gemm.parameters
+    """What the decisions reach, and what an export of them stores."""
+    stored = total_weight_bytes(graph, chosen, find_kept(graph))
+    weights = count_parameters(graph, chosen)
     covered = graph.coverage
     return Covered(
         covered.parameters,
         covered.total_parameters,
         covered.flops,
         covered.total_flops,
-        bits / weights if weights else 0.0,
+        8 * stored / weights if weights else 0.0,
         {left.name: left.reason for left in covered.undecided},
     )
 

@@ -7,11 +7,11 @@ from mpsearch.cost.device import Device, read_device
 from mpsearch.cost.gemm import (
     gemm_latency,
     latencies,
-    weight_bits,
 )
 from mpsearch.cost.products import collect, element_bytes, padded_reduction, right_bytes
 from mpsearch.errors import DeviceError
 from mpsearch.schemes import Scheme, find_scheme
+from mpsearch.space.stored import weight_bits
 from tests.support.handmade_graph import conv, linear
 
 SIZES = st.integers(1, 5000)

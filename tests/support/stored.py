@@ -1,5 +1,6 @@
 """Bytes that tensors of an ONNX file take, read from the file alone."""
 
+from collections.abc import Iterator
 from math import ceil, prod
 
 import onnx
@@ -14,6 +15,7 @@ BITS = {
     onnx.TensorProto.FLOAT8E8M0: 8,
     onnx.TensorProto.INT8: 8,
     onnx.TensorProto.UINT8: 8,
+    onnx.TensorProto.BOOL: 8,
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.FLOAT4E2M1: 4,
     onnx.TensorProto.INT64: 64,
@@ -24,3 +26,61 @@ BITS = {
 def stored_size(tensor: onnx.TensorProto) -> int:
     """Return the bytes of one tensor."""
     return ceil(BITS[tensor.data_type] * prod(tensor.dims) / 8)
+
+
+def stored_weights(model: onnx.ModelProto, sources: set[str]) -> int:
+    """Return the bytes of what an export stores of decided weights.
+
+    That is every initialiser that a layer's weight is computed from, and of the tensors ``sources`` whatever
+    another operator reads.
+
+    Args:
+        model: An export.
+        sources: Names of initialisers that hold what layers multiply with.
+    """
+    tensors: dict[str, onnx.TensorProto] = {}
+    made_by: dict[str, onnx.NodeProto] = {}
+    nodes = list(_nodes(model.graph))
+    _collect(model.graph, tensors)
+    for node in nodes:
+        made_by.update(dict.fromkeys(node.output, node))
+    constant: dict[str, set[str] | None] = {}
+
+    def behind(name: str) -> set[str] | None:
+        """Initialisers that a value is computed from; None where an input reaches it."""
+        if name not in constant:
+            node = made_by.get(name)
+            if name in tensors:
+                constant[name] = {name}
+            elif node is None:
+                constant[name] = None
+            else:
+                parts = [behind(n) for n in node.input if n]
+                known = [part for part in parts if part is not None]
+                constant[name] = set().union(*known) if len(known) == len(parts) else None
+        return constant[name]
+
+    found = sources & tensors.keys()
+    for node in nodes:
+        if any(p.key == "mpsearch.site" and p.value == node.name for p in node.metadata_props):
+            for name in node.input:
+                is_vector = name in tensors and len(tensors[name].dims) < 2  # a bias
+                if name and not is_vector:
+                    found |= behind(name) or set()
+    return sum(stored_size(tensors[name]) for name in found)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
+
+
+def _collect(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> None:
+    tensors.update({t.name: t for t in graph.initializer})
+    for node in _nodes(graph):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                tensors.update({t.name: t for t in attribute.g.initializer})

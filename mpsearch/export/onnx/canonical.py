@@ -32,6 +32,7 @@ from mpsearch.plan.plan import Plan
 from mpsearch.program.tensors import to_array
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.changes import Changes, output_channel_axis
+from mpsearch.space.stored import keeps_type, weight_key
 
 
 class Weights(Protocol):
@@ -77,7 +78,14 @@ _MX_OPSET = 24
 
 @dataclass(slots=True)
 class _Build:
-    """What has been encoded so far, so that nothing is encoded twice."""
+    """What has been encoded so far, so that nothing is encoded twice.
+
+    Attributes:
+        encoded: Activations that can be read where the encoding has come to.
+        weights_encoded: Weights, which can be read everywhere.
+        depth: Subgraphs around the node that is being encoded.
+        in_front: What dequantises weights that a subgraph read first.
+    """
 
     plan: Plan
     graph: ModelGraph
@@ -86,6 +94,9 @@ class _Build:
     opset: int
     taken: set[str]
     encoded: dict[object, str] = field(default_factory=dict)
+    weights_encoded: dict[object, str] = field(default_factory=dict)
+    depth: int = 0
+    in_front: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
 
@@ -119,7 +130,7 @@ def build_canonical(
     layers = {layer.name: i for i, layer in enumerate(graph.layers)}
     nodes = _encode_nodes(build, model.graph.node, layers, schemes)
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend([*build.in_front, *nodes])
     still_read = {name for node in walk_nodes(model.graph) for name in node.input}
     still_read.update(output.name for output in model.graph.output)
     model.graph.initializer.extend(own[name] for name in sorted(quantised & still_read))
@@ -150,13 +161,18 @@ def _encode_nodes(
     layers: Mapping[str, int],
     schemes: Sequence[Scheme],
 ) -> list[onnx.NodeProto]:
-    """Nodes of one graph, those of its subgraphs encoded in place: these see what was rounded outside."""
+    """Nodes of one graph, those of its subgraphs encoded in place: these see what was rounded outside.
+
+    What dequantises a weight that a subgraph reads first stands in front of the whole graph, for all to read.
+    """
     encoded: list[onnx.NodeProto] = []
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 outside = dict(build.encoded)
+                build.depth += 1
                 inner = _encode_nodes(build, attribute.g.node, layers, schemes)
+                build.depth -= 1
                 del attribute.g.node[:], attribute.g.value_info[:]
                 attribute.g.node.extend(inner)
                 build.encoded = outside
@@ -180,8 +196,7 @@ def _encode_layer(
                 continue
             if is_weight:
                 own = index if (index, number) in build.weights.changes.weights else -1
-                is_own = index in build.encoding.own_weights
-                key = _weight_key(operand, scheme, own), is_own
+                key = weight_key(operand, scheme, own), index in build.encoding.own_weights
                 encode = partial(_write_weight, build, index, number, scheme)
             else:
                 activation = _activation(build.graph, layer, gemm, operand)
@@ -190,11 +205,16 @@ def _encode_layer(
                 is_flat = find_rank(build.graph, layer, operand) is None
                 rounded = activation, scheme.activation
                 encode = partial(_write_activation, build, *rounded, is_flat, is_own)
-            if key not in build.encoded:
+            known = build.weights_encoded if is_weight else build.encoded
+            if key not in known:
                 writer = Writer(_free_name(build, f"mpsearch/{operand.value}/{scheme.name}"))
-                build.encoded[key] = encode(writer)
-                yield from _collect(build, writer, props)
-            node.input[operand.input_index] = build.encoded[key]
+                known[key] = encode(writer)
+                made = _collect(build, writer, props)
+                if is_weight and build.depth:
+                    build.in_front += made
+                else:
+                    yield from made
+            node.input[operand.input_index] = known[key]
     rounders = Writer(_free_name(build, f"mpsearch/{layer.name}/output"))
     base = build.plan.schemes[build.plan.base].activation.format
     has_bias = index in build.weights.changes.biases
@@ -211,9 +231,14 @@ def _encode_layer(
 
 
 def _write_weight(build: _Build, index: int, number: int, scheme: Scheme, writer: Writer) -> str:
+    operand = build.graph.layers[index].gemms[number].right
     weight = build.weights(index, number, scheme)
+    if keeps_type(build.graph, operand.value, scheme):
+        own = np.asarray(build.graph.constants[operand.value])
+        if np.array_equal(weight.dequantize().cpu().numpy(), own.astype(np.float32)):
+            return operand.value
     value = build.encoding.weight(writer, weight, index in build.encoding.own_weights)
-    dtype = _dtype(build.graph, build.graph.layers[index].gemms[number].right.value)
+    dtype = _dtype(build.graph, operand.value)
     return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
 
 
@@ -291,11 +316,6 @@ def _activation_key(activation: Activation, spec: Spec) -> object:
     if spec.granularity == "tensor":
         return activation.value, spec
     return activation.value, spec, activation.axis, activation.groups
-
-
-def _weight_key(operand: Operand, scheme: Scheme, index: int) -> object:
-    """What layers must have in common to read one stored weight; ``index`` is that of a layer that has its own."""
-    return operand, scheme.weight, scheme.sparsity, scheme.recovery, index
 
 
 def _dtype(graph: ModelGraph, value: str) -> int:

@@ -3,7 +3,7 @@
 Casts and scales per tensor or output channel keep the weight's own shape. Blocks and sparse weights need a matrix:
 rows are output channels, columns (kernel position, channel). Nothing is padded: where channels do not fill their
 last block, the short blocks are a matrix of their own. Of a sparse weight the kept elements are stored, and their
-places in as many bits as hardware takes. What follows the dequantisation brings all into the operator's own shape.
+places in as many bits as hardware takes; integers of 2, 3, 5, 6 or 7 bits are unpacked from bytes. What follows the dequantisation brings all into the operator's own shape.
 """
 
 from math import lcm
@@ -19,7 +19,7 @@ from mpsearch.formats import find_format
 from mpsearch.numerics.layout import Layout
 from mpsearch.numerics.packing import index_bits, kept_places, pack_bits
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.schemes import Spec, parse_sparsity
+from mpsearch.schemes import Spec, parse_sparsity, thins
 
 _FLOAT = int(TensorProto.FLOAT)
 _INT32 = int(TensorProto.INT32)
@@ -53,11 +53,10 @@ def _cast(writer: Writer, values: Tensor, spec: Spec) -> str:
 
 
 def _can_drop_zeros(weight: QuantizedTensor) -> bool:
-    """Whether only kept elements are stored: each block must hold whole groups of the pattern."""
+    """Whether only kept elements are stored."""
     if weight.sparsity is None or weight.mask is None:
         return False
-    shape = weight.spec.block_shape
-    return shape is None or shape[1] % parse_sparsity(weight.sparsity).group == 0
+    return thins(weight.spec, weight.sparsity)
 
 
 def _kept_codes(weight: QuantizedTensor) -> Tensor:
@@ -152,7 +151,8 @@ def _spread_kept(
     pattern = parse_sparsity(weight.sparsity)
     places, kept = pattern.group // pattern.unit, pattern.kept // pattern.unit
     groups = weight.codes.numel() // pattern.group
-    where = _unpack(writer, kept_places(weight.mask, weight.sparsity), index_bits(weight.sparsity))
+    places_of = kept_places(weight.mask, weight.sparsity)
+    where = _unpack(writer, places_of, index_bits(weight.sparsity), "indices")
     where = writer.add("Reshape", where, writer.sizes(groups, kept, 1, 1))
     all_places = writer.table(np.arange(places, dtype=np.int32).reshape(1, 1, places, 1))
     kept_values = writer.add("Reshape", value, writer.sizes(groups, kept, 1, pattern.unit))
@@ -162,21 +162,23 @@ def _spread_kept(
     return total, (groups, places, pattern.unit)
 
 
-def _unpack(writer: Writer, codes: Tensor, bits: int) -> str:
-    """uint8 ``codes`` [n] stored in ``bits`` bits each, as int32 [n]; up to 4 bits."""
+def _unpack(writer: Writer, codes: Tensor, bits: int, role: str) -> str:
+    """uint8 ``codes`` [n] stored in ``bits`` bits each, up to 8, as int32 [n]."""
     width = lcm(bits, 8)  # of a word that holds whole codes
     packed = pack_bits(codes, bits)
     packed = torch.nn.functional.pad(packed, (0, -len(packed) % (width // 8)))
-    stored = writer.constant(packed.reshape(-1, width // 8).numpy(), "indices")
-    words = writer.add("Cast", stored, to=_INT32)
-    if width > 8:
-        powers = writer.table(256 ** np.arange(width // 8, dtype=np.int32))
-        words = writer.add(
-            "ReduceSum", writer.add("Mul", words, powers), writer.sizes(1), keepdims=1
+    stored = writer.constant(packed.reshape(-1, width // 8).numpy(), role)
+    parts = writer.add("Cast", stored, to=_INT32)
+    starts = np.arange(0, width, bits, dtype=np.int32)
+    if width > 8:  # a code lies in one byte or in two neighbours; the latter's upper bits fall off
+        low, high = (
+            writer.add("Gather", parts, writer.table(np.minimum(byte, width // 8 - 1)), axis=1)
+            for byte in (starts // 8, starts // 8 + 1)
         )
-    shifts = writer.table(2 ** np.arange(0, width, bits, dtype=np.int32))
-    limit = writer.table(np.array(2**bits, np.int32))
-    unpacked = writer.add("Mod", writer.add("Div", words, shifts), limit)
+        up = writer.add("Mul", high, writer.table(np.array(256, np.int32)))
+        parts = writer.add("Add", low, up)
+    shifted = writer.add("Div", parts, writer.table(2 ** (starts % 8)))
+    unpacked = writer.add("Mod", shifted, writer.table(np.array(2**bits, np.int32)))
     flat = writer.add("Reshape", unpacked, writer.sizes(-1))
     if len(packed) * 8 // bits == len(codes):
         return flat
@@ -206,7 +208,12 @@ def _scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
     if spec.scale_format in (None, "fp32"):
         return writer.constant(values, "scales")
     if spec.scale_format == "e8m0" and spec.block_shape is None:
-        return writer.constant(values, "scales")
+        bias = find_format("e8m0").bias
+        codes = writer.constant((np.log2(values) + bias).astype(np.uint8), "scales")
+        exponents = writer.add(
+            "Sub", writer.add("Cast", codes, to=_FLOAT), writer.number(float(bias))
+        )
+        return writer.add("Pow", writer.number(2.0), exponents)
     _, dtype = find_type(find_format(str(spec.scale_format)))
     stored = writer.constant(values.astype(dtype), "scales")
     if spec.scale_format in ("fp16", "bf16") or not (
@@ -217,4 +224,16 @@ def _scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
 
 
 def _store(writer: Writer, elements: Tensor, spec: Spec, role: str) -> str:
-    return writer.constant(elements.float().cpu().numpy().astype(find_type(spec.element)[1]), role)
+    """Elements in their own type; integers that ONNX has none for lie in as many bits as they have."""
+    element = spec.element
+    if element.kind != "int" or element.bits in (4, 8):
+        values = elements.float().cpu().numpy().astype(find_type(element)[1])
+        return writer.constant(values, role)
+    half = 2 ** (element.bits - 1)
+    codes = (elements.reshape(-1).cpu() + half).to(torch.uint8)
+    unpacked = _unpack(writer, codes, element.bits, role)
+    signed = writer.add("Sub", unpacked, writer.table(np.array(half, np.int32)))
+    narrow = writer.add("Cast", signed, to=find_type(element)[0])
+    if not elements.ndim:
+        return writer.add("Squeeze", narrow)
+    return writer.add("Reshape", narrow, writer.sizes(*elements.shape))

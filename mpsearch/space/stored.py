@@ -1,0 +1,148 @@
+"""What the decided weights take once they are stored: the one number of costs, limits, plans and exports.
+
+A weight is stored once for all layers that read it alike in one scheme. What other operators read of it,
+such as a tied embedding table that rows are looked up in, stays beside it in its own type.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from math import ceil
+
+from mpsearch.graph.layers.traversal import all_nodes, bodies
+from mpsearch.graph.model import Gemm, ModelGraph, Operand
+from mpsearch.graph.onnx_file.constants import Constants
+from mpsearch.schemes import Scheme, parse_sparsity, stored_bits
+
+_CASTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def weight_key(operand: Operand, scheme: Scheme, own: int) -> object:
+    """Return what layers must have in common to read one stored weight; ``own`` is a layer that has its own, else -1."""
+    return operand, scheme.weight, scheme.sparsity, scheme.recovery, own
+
+
+def weight_bits(scheme: Scheme, gemm: Gemm) -> int:
+    """Return the stored bits of a product's weight, scales and metadata included."""
+    return _weight_bits(scheme, gemm.n, gemm.positions, gemm.k // gemm.positions)
+
+
+def total_weight_bytes(
+    graph: ModelGraph, chosen: Mapping[int, Scheme], kept: Mapping[str, Mapping[str, int]]
+) -> int:
+    """Return the bytes that the weights of some layers take, each in its layer's scheme.
+
+    Args:
+        graph: The model.
+        chosen: Layer index to scheme; layers that share a weight tensor are all there or none.
+        kept: As :func:`find_kept` returns it.
+    """
+    total = 0
+    sources = set()
+    for gemm, scheme in _stored(graph, chosen):
+        source = gemm.right.source or gemm.right.value
+        sources.add(source)
+        if not (
+            keeps_type(graph, gemm.right.value, scheme) and gemm.right.value in kept.get(source, ())
+        ):
+            total += weight_bits(scheme, gemm) // 8
+    return total + sum(size for source in sources for size in kept.get(source, {}).values())
+
+
+def count_parameters(graph: ModelGraph, layers: Iterable[int]) -> int:
+    """Return the elements of the user's weight tensors that some layers multiply with."""
+    sizes: dict[str, dict[str, int]] = {}
+    for i in layers:
+        for gemm in graph.layers[i].gemms:
+            if gemm.has_weight:
+                source = gemm.right.source or gemm.right.value
+                sizes.setdefault(source, {})[gemm.right.value] = gemm.parameters
+    total = 0
+    for source, values in sizes.items():  # slices of it, or copies
+        size = sum(values.values())
+        original = _originals(graph).get(source)
+        total += size if original is None else min(size, original)
+    return total
+
+
+def find_kept(graph: ModelGraph) -> dict[str, dict[str, int]]:
+    """Return for each decided tensor of the user's file what stays of it in its own type: value name to bytes.
+
+    That is what operators read that are no layers, and what is an output.
+    """
+    decided: dict[str, str] = {}
+    readers: set[tuple[str, int]] = set()
+    for layer in graph.layers:
+        for gemm in layer.gemms:
+            if gemm.has_weight:
+                decided[gemm.right.value] = gemm.right.source or gemm.right.value
+                readers.add((layer.name, gemm.right.input_index))
+    sources = set(decided.values())
+    kept: dict[str, dict[str, int]] = {}
+    for name in _read_elsewhere(graph, readers):
+        source = decided.get(name) or _source(graph, name)
+        if source in sources:
+            kept.setdefault(source, {})[name] = _nbytes(graph, name)
+    return kept
+
+
+def keeps_type(graph: ModelGraph, value: str, scheme: Scheme) -> bool:
+    """Return whether a scheme stores a weight as the model does: in the same type, unpruned."""
+    if scheme.sparsity is not None or not scheme.weight.is_cast:
+        return False
+    return value in graph.constants and _CASTS.get(_dtype(graph, value)) == scheme.weight.format
+
+
+def _stored(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Iterator[tuple[Gemm, Scheme]]:
+    seen = set()
+    for i, scheme in chosen.items():
+        for gemm in graph.layers[i].gemms:
+            own = i if scheme.recovery != "none" else -1  # it depends on what the layer reads
+            key = weight_key(gemm.right, scheme, own)
+            if gemm.has_weight and key not in seen:
+                seen.add(key)
+                yield gemm, scheme
+
+
+def _read_elsewhere(graph: ModelGraph, readers: set[tuple[str, int]]) -> dict[str, None]:
+    """Names of constants that something reads in another place than ``readers`` (layer name, input)."""
+    names: dict[str, None] = {}
+    for node in all_nodes(graph.nodes):
+        for i, name in enumerate(node.inputs):
+            if name in graph.constants and (node.name, i) not in readers:
+                names[name] = None
+        for body in bodies(node):
+            names.update((o.name, None) for o in body.outputs if o.name in graph.constants)
+    names.update((o.name, None) for o in graph.outputs if o.name in graph.constants)
+    return names
+
+
+def _source(graph: ModelGraph, name: str) -> str:
+    constants = graph.constants
+    return constants.entries[name].source if isinstance(constants, Constants) else name
+
+
+def _nbytes(graph: ModelGraph, name: str) -> int:
+    constants = graph.constants
+    return int((constants.entries if isinstance(constants, Constants) else constants)[name].nbytes)
+
+
+def _dtype(graph: ModelGraph, name: str) -> str:
+    constants = graph.constants
+    found = (constants.entries if isinstance(constants, Constants) else constants)[name].dtype
+    return str(found.name)
+
+
+def _originals(graph: ModelGraph) -> Mapping[str, int]:
+    constants = graph.constants
+    if not isinstance(constants, Constants):
+        return {}
+    return {name: constant.size for name, constant in constants.originals.items()}
+
+
+@lru_cache(maxsize=65536)
+def _weight_bits(scheme: Scheme, n: int, positions: int, channels: int) -> int:
+    sparsity = scheme.sparsity
+    if sparsity is not None and channels % parse_sparsity(sparsity).group:
+        group = parse_sparsity(sparsity).group
+        channels = ceil(channels / group) * group  # a kernel pads; a space forbids it
+    return stored_bits(scheme.weight, n, positions, channels, sparsity=sparsity)
