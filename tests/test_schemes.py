@@ -99,7 +99,7 @@ def test_sparse_groups_must_divide_the_channels() -> None:
         ({"format": "int8", "symmetric": False, "scale_format": "e8m0"}, "only integers with"),
         ({"format": "e4m3", "block_scale": "mse"}, "needs blocks of a float format"),
         ({"format": "e4m3", "granularity": "row"}, "`granularity` must be one of tensor, channel"),
-        ({"format": "e4m3", "estimator": "best"}, "`estimator` must be one of amax, percentile"),
+        ({"format": "e4m3", "estimator": "best"}, "`estimator` must be one of amax, mse"),
         ({"format": "e4m3", "range": "live"}, "`range` must be one of static, dynamic"),
     ],
 )
