@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mpsearch.cost.kernels import group_weights
 from mpsearch.data.batches import make_batches
-from mpsearch.export.export_plan import planned_weights
 from mpsearch.export.onnx.canonical import build_canonical
+from mpsearch.export.planned import planned_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.make import make_plan
