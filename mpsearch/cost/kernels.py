@@ -177,20 +177,9 @@ def group_of_layers(graph: ModelGraph) -> Mapping[int, int]:
 
 def _kernels(layer: Layer, sizes: _Sizes) -> Iterator[Kernel]:
     for index, gemm in enumerate(layer.gemms):
-        scaled = gemm
-        if gemm.batch_in_m:
-            scaled = replace(gemm, m=_scale(gemm.m, sizes.batch, sizes.own_batch))
-        else:
-            scaled = replace(gemm, calls=_scale(gemm.calls, sizes.batch, sizes.own_batch))
-        if _rows_per_sample(gemm, sizes.own_batch) == sizes.own_tokens and gemm.positions == 1:
-            scaled = replace(scaled, m=_scale(scaled.m, sizes.tokens, sizes.own_tokens))
-        axis = context_axis(layer, index) if sizes.context is not None else ""
-        if axis and sizes.context is not None:
-            n, k = (sizes.context if axis == size else getattr(scaled, size) for size in "nk")
-            scaled = replace(scaled, n=n, k=k)
-        rows = scaled.m * scaled.calls
-        if len(layer.gemms) == 1 and not axis:
-            own = gemm.m * gemm.calls
+        scaled, reads_context = _scaled(layer, index, sizes)
+        rows, own = scaled.m * scaled.calls, gemm.m * gemm.calls
+        if len(layer.gemms) == 1 and not reads_context:
             yield Kernel(
                 scaled,
                 _scale(layer.input_elements, rows, own),
@@ -198,6 +187,23 @@ def _kernels(layer: Layer, sizes: _Sizes) -> Iterator[Kernel]:
             )
         else:
             yield Kernel(scaled, rows * scaled.k, rows * scaled.n)
+
+
+def _scaled(layer: Layer, index: int, sizes: _Sizes) -> tuple[Gemm, bool]:
+    """Product ``index`` at what is priced, and whether it runs over a context that was given."""
+    gemm = layer.gemms[index]
+    m, n, k, calls = gemm.m, gemm.n, gemm.k, gemm.calls
+    if gemm.batch_in_m:
+        m = _scale(m, sizes.batch, sizes.own_batch)
+    else:
+        calls = _scale(calls, sizes.batch, sizes.own_batch)
+    if _rows_per_sample(gemm, sizes.own_batch) == sizes.own_tokens and gemm.positions == 1:
+        m = _scale(m, sizes.tokens, sizes.own_tokens)
+    axis = context_axis(layer, index) if sizes.context is not None else ""
+    if sizes.context is not None:
+        n, k = (sizes.context if axis == name else size for name, size in (("n", n), ("k", k)))
+    same = (m, n, k, calls) == (gemm.m, gemm.n, gemm.k, gemm.calls)
+    return gemm if same else replace(gemm, m=m, n=n, k=k, calls=calls), bool(axis)
 
 
 def _scale(value: int, to: int, of: int) -> int:

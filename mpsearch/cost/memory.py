@@ -102,6 +102,8 @@ def peak_activation_bytes(graph: ModelGraph, width: float, sizes: Sizes) -> floa
             if name in live:
                 live.remove(name)
                 held -= held_by.get(name, 0.0)
+    if graph.nodes:
+        return peak
     layers = lower(graph, batch=sizes.batch, tokens=sizes.tokens, context=sizes.context)
     alone = [sum(k.input_elements + k.output_elements for k in kernels) for kernels in layers]
     return max(peak, max(alone, default=0) * width)
