@@ -106,16 +106,21 @@ def dense_products(m: Ints, n: Ints, k: Ints) -> Products:
 
 
 def _roofline_us(device: Device, scheme: Scheme, products: Products, out: Spec) -> Floats:
-    tc = _compute_us(device, scheme, products)
-    left = products.input_elements * element_bytes(scheme.activation)
-    activations = left + products.output_elements * element_bytes(out)
-    stays = activations <= device.on_chip_mb * 2**20
-    moved: Floats = right_bytes(scheme, products) + np.where(stays, 0.0, activations)
-    tm = moved / (device.bandwidth_gb_s * 1e3 * device.memory_efficiency)
+    tc, moved = compute_us(device, scheme, products), moved_bytes(device, scheme, products, out)
+    tm = moved.sum(axis=1) / (device.bandwidth_gb_s * 1e3 * device.memory_efficiency)
     return device.launch_us + _smooth_max(tc, tm, device.roofline_power or inf)
 
 
-def _compute_us(device: Device, scheme: Scheme, products: Products) -> Floats:
+def moved_bytes(device: Device, scheme: Scheme, products: Products, out: Spec) -> Floats:
+    """Return the bytes [N, 3] that products read of either operand and write, where they leave the chip."""
+    left = products.input_elements * element_bytes(scheme.activation)
+    written = products.output_elements * element_bytes(out)
+    leaves = left + written > device.on_chip_mb * 2**20
+    return np.stack([left * leaves, right_bytes(scheme, products), written * leaves], axis=1)
+
+
+def compute_us(device: Device, scheme: Scheme, products: Products) -> Floats:
+    """Return the time [N] of the arithmetic by the roofline: FLOPs on padded sizes over the peak."""
     rate, efficiency = device.peak_tflops[scheme.rate], device.efficiency.get(scheme.rate, 1.0)
     if scheme.sparsity is not None:
         rate *= device.sparse_gain

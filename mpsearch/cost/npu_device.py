@@ -157,6 +157,7 @@ def area(npu: Npu) -> dict[str, float | int | None]:
 
 def left_out(npu: Npu) -> Iterator[str]:
     """Yield what the model leaves out because the device file gives no constant for it."""
+    yield "operators that are no layers (no unit for them is described)"
     if npu.arrays is None:
         yield "remainders of tiles (no `arrays`)"
     if npu.convert_up_cycles is None or npu.convert_down_cycles is None:
