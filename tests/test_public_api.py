@@ -23,6 +23,7 @@ PARAMETERS = {
     "recover_plan": ["plan", "simulator", "methods", "seed"],
     "export_plan": ["plan", "model", "out_dir", "target"],
     "verify_plan": ["plan", "model", "exported", "batches", "runtime"],
+    "score_plan": ["plan", "model", "batches", "loss"],
     "open_run": ["path"],
     "plot_front": ["front"],
     "fake_quantize": ["x", "format", "axis", "range"],
