@@ -56,6 +56,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "cost_models": {
             "roofline": "mpsearch.cost.roofline:estimate",
             "npu": "mpsearch.cost.npu:estimate",
+            "measured": "mpsearch.cost.measured:estimate",
         },
         "searchers": {
             "exact": "mpsearch.search.exact:SEARCHER",

@@ -127,6 +127,7 @@ MANY_PARAMETERS = {
     "cli/commands/plan/recover.py:recover": "each is an option of the command",
     "cli/commands/plan/train.py:train": "each is an option of the command",
     "cli/commands/prepare/data.py:data": "each is an option of the command",
+    "cli/commands/run/profile.py:profile": "each is an option of the command",
     "program/operators/contrib.py:kernel": "one an input of the ONNX operator",
     "program/operators/convolution.py:kernel": "one an input of the ONNX operator",
     "program/operators/recurrent.py:kernel": "one an input of the ONNX operator",

@@ -7,7 +7,11 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from mpsearch.artifacts import Content, read_toml
+<<<<<<< HEAD
 from mpsearch.cost.fitted import FittedKernels
+=======
+from mpsearch.cost.measured_kernels import MeasuredTable
+>>>>>>> 8b7dc0b (A machine's own kernels as a device file: measured against a reference, priced as they are executed, and exports measured end to end)
 from mpsearch.cost.npu_device import Fraction, NotNegative, Npu, Positive, at_point
 from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_file
@@ -20,7 +24,7 @@ class Device(Content):
     Attributes:
         name: The key it is asked for by.
         title: Its full name.
-        model: The cost model that reads the file: ``roofline`` or ``npu``.
+        model: The cost model that reads the file: ``roofline``, ``npu`` or ``measured``.
         bandwidth_gb_s: Memory bandwidth.
         peak_tflops: Dense peak by rate (``fp16``, ``fp8``, ``fp4``, ``int8``, …).
         formats: Operand formats that its multipliers take (``nvfp4`` and ``mxfp4`` share a rate).
@@ -79,15 +83,21 @@ class Device(Content):
     dequantize_ns: NotNegative = 0.0
     relative_error: NotNegative = 0.0
     npu: Npu | None = None
+<<<<<<< HEAD
     kernels: tuple[FittedKernels, ...] = ()
+=======
+    measured: MeasuredTable | None = None
+>>>>>>> 8b7dc0b (A machine's own kernels as a device file: measured against a reference, priced as they are executed, and exports measured end to end)
     sources: tuple[str, ...] = ()
     confidence: str = ""
     note: str = ""
 
     @model_validator(mode="after")
-    def _npu_has_overheads(self) -> "Device":
+    def _has_the_table_of_its_model(self) -> "Device":
         if self.model == "npu" and self.npu is None:
             raise ValueError("model npu needs an [npu] table")
+        if self.model == "measured" and self.measured is None:
+            raise ValueError("model measured needs a [measured] table")
         return self
 
 

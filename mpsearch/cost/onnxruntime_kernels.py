@@ -62,31 +62,72 @@ def is_static_int8_activation(spec: Spec) -> bool:
     return is_byte and spec.symmetric and spec.granularity == "tensor" and spec.range == "static"
 
 
+@dataclass(frozen=True, slots=True)
+class GraphView:
+    """A graph with what is asked of it again and again.
+
+    Attributes:
+        graph: Itself.
+        nodes: Name → node, of the outer graph.
+        readers: Value → the nodes of the outer graph that read it.
+        producers: Value → the node that gives it.
+        own: Layer's name → its index.
+        outputs: Names of the graph's outputs.
+    """
+
+    graph: ModelGraph
+    nodes: Mapping[str, Node]
+    readers: Mapping[str, Sequence[Node]]
+    producers: Mapping[str, Node]
+    own: Mapping[str, int]
+    outputs: frozenset[str]
+
+    def step(self, value: str) -> str:
+        """Return what a rounding of ``value`` may be put behind as well as before; "" if it may not be moved."""
+        reading = self.readers.get(value, ())
+        if value in self.outputs or len(reading) != 1 or reading[0].domain not in ("", "ai.onnx"):
+            return ""
+        node = reading[0]
+        return node.outputs[0] if node.op_type == "Relu" or _only_moves(node, value) else ""
+
+    def reached(self, value: str) -> tuple[str, ...]:
+        """Return the names of the layers that read ``value``, perhaps moved."""
+        while following := self.step(value):
+            value = following
+        return tuple(node.name for node in self.readers.get(value, ()) if node.name in self.own)
+
+
+def view_graph(graph: ModelGraph) -> GraphView:
+    """Return ``graph`` with its nodes, readers and producers by name."""
+    return GraphView(
+        graph,
+        {node.name: node for node in graph.nodes},
+        find_readers(graph),
+        {name: node for node in graph.nodes for name in node.outputs},
+        {layer.name: i for i, layer in enumerate(graph.layers)},
+        frozenset(value.name for value in graph.outputs),
+    )
+
+
 def executed_layers(
-    graph: ModelGraph, schemes: Sequence[Scheme], *, base: str = "fp32"
+    view: GraphView, schemes: Sequence[Scheme], *, base: str = "fp32"
 ) -> tuple[Executed, ...]:
     """Return how onnxruntime runs each layer.
 
     Args:
-        graph: The folded model.
+        view: The folded model.
         schemes: [L] scheme of each layer.
         base: Format that layers' outputs are rounded to; only in fp32 do convolutions run on integers.
     """
-    readers = find_readers(graph)
-    own = {layer.name: i for i, layer in enumerate(graph.layers)}
-    nodes = {node.name: node for node in graph.nodes}
-    outputs = {value.name for value in graph.outputs}
     found = []
-    for layer, scheme in zip(graph.layers, schemes, strict=True):
-        node = nodes.get(layer.name)
-        if node is None or not is_static_int8(scheme) or not _has_kernel(graph, layer, node):
+    for layer, scheme in zip(view.graph.layers, schemes, strict=True):
+        node = view.nodes.get(layer.name)
+        if node is None or not is_static_int8(scheme) or not _has_kernel(view.graph, layer, node):
             found.append(FLOAT)
         elif node.op_type != "Conv":
             found.append(Executed(True))
-        elif base != "fp32":
-            found.append(FLOAT)
         else:
-            found.append(_conv(graph, layer, schemes, own, readers, outputs))
+            found.append(_conv(view, layer, schemes) if base == "fp32" else FLOAT)
     return tuple(found)
 
 
@@ -99,19 +140,18 @@ def find_readers(graph: ModelGraph) -> Mapping[str, Sequence[Node]]:
     return readers
 
 
-def never_negative(graph: ModelGraph, value: str) -> bool:
+def never_negative(view: GraphView, value: str) -> bool:
     """Whether ``value`` is known to hold no negative number, whatever the input."""
-    producers = {name: node for node in graph.nodes for name in node.outputs}
     waiting, seen = [value], set()
     while waiting:
         name = waiting.pop()
         if name in seen:
             continue
         seen.add(name)
-        node = producers.get(name)
+        node = view.producers.get(name)
         if node is None or node.domain not in ("", "ai.onnx"):
             return False
-        if node.op_type in _POSITIVE or _clips_at_zero(graph, node):
+        if node.op_type in _POSITIVE or _clips_at_zero(view.graph, node):
             continue
         if node.op_type not in _KEEPS_SIGN:
             return False
@@ -141,40 +181,36 @@ def _has_kernel(graph: ModelGraph, layer: Layer, node: Node) -> bool:
     weight = graph.constants.get(gemm.right.value)
     if weight is None or len(gemm.right.channel_axes) != 1:
         return False
+    bias = node.inputs[2] if len(node.inputs) > 2 else ""
+    constant_bias = not bias or bias in graph.constants
     if node.op_type == "MatMul":
         return weight.ndim == 2 and gemm.right.input_index == 1
     if node.op_type == "Gemm":
         plain = all(node.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        return plain and gemm.right.input_index == 1 and not node.attributes.get("transA", 0)
-    bias = node.inputs[2] if len(node.inputs) > 2 else ""
-    return node.op_type == "Conv" and (not bias or bias in graph.constants)
+        return (
+            plain
+            and constant_bias
+            and gemm.right.input_index == 1
+            and not node.attributes.get("transA", 0)
+        )
+    return node.op_type == "Conv" and constant_bias
 
 
-def _conv(
-    graph: ModelGraph,
-    layer: Layer,
-    schemes: Sequence[Scheme],
-    own: Mapping[str, int],
-    readers: Mapping[str, Sequence[Node]],
-    outputs: set[str],
-) -> Executed:
+def _conv(view: GraphView, layer: Layer, schemes: Sequence[Scheme]) -> Executed:
     value, after_relu, is_moved = layer.output, "", False
-    while value not in outputs:
-        reading = readers.get(value, ())
-        if reading and _round_alike(graph, reading, value, schemes, own):
-            positive = never_negative(graph, value)
-            cut = after_relu if positive and after_relu else layer.output
-            return Executed(True, value, cut)
-        if len(reading) != 1 or reading[0].domain not in ("", "ai.onnx"):
-            break
-        node = reading[0]
-        if node.op_type == "Relu" and not after_relu and not is_moved:
-            after_relu = node.outputs[0]
-        elif _only_moves(node, value):
-            is_moved = True
+    while value and value not in view.outputs:
+        reading = view.readers.get(value, ())
+        if reading and _round_alike(view, reading, value, schemes):
+            takes_relu = after_relu and never_negative(view, value)
+            return Executed(True, value, after_relu if takes_relu else layer.output)
+        following = view.step(value)
+        if following and reading[0].op_type == "Relu":
+            if after_relu or is_moved:
+                break
+            after_relu = following
         else:
-            break
-        value = node.outputs[0]
+            is_moved = True
+        value = following
     return FLOAT
 
 
@@ -186,22 +222,18 @@ def _only_moves(node: Node, value: str) -> bool:
 
 
 def _round_alike(
-    graph: ModelGraph,
-    reading: Sequence[Node],
-    value: str,
-    schemes: Sequence[Scheme],
-    own: Mapping[str, int],
+    view: GraphView, reading: Sequence[Node], value: str, schemes: Sequence[Scheme]
 ) -> bool:
     """Whether all of ``reading`` are layers that read ``value`` in one static int8 spec and nothing else."""
     specs = set()
     for node in reading:
-        index = own.get(node.name)
+        index = view.own.get(node.name)
         if index is None or not is_static_int8_activation(schemes[index].activation):
             return False
         specs.add(schemes[index].activation)
         operands = {
             operand.input_index
-            for gemm in graph.layers[index].gemms
+            for gemm in view.graph.layers[index].gemms
             for operand in ((gemm.left,) if gemm.has_weight else (gemm.left, gemm.right))
         }
         if any(i not in operands for i, name in enumerate(node.inputs) if name == value):

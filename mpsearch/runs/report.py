@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mpsearch.errors import JobError
 from mpsearch.figures.content import Report
+from mpsearch.runs.latencies import latency_facts
 from mpsearch.runs.run import open_run
 
 
@@ -25,6 +26,7 @@ def read_report(path: Path) -> Report:
     if results.held_out:
         facts["held-out samples"] = str(results.held_out)
     facts |= {f"plans/{name}": rule for name, rule in results.rules.items()}
+    facts |= latency_facts(path)
     points = {point.assignment: point for point in front.points}
     return Report(
         title=run.graph.name.rpartition(".")[0] or run.graph.name,

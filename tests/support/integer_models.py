@@ -48,14 +48,16 @@ def branching_net(seed: int = 0) -> onnx.ModelProto:
         node("Relu", ["g"], ["rg"], "relu6"),
         node("MatMul", ["rg", "w7"], ["h"], "head"),
         node("Add", ["h", "b7"], ["z"], "bias"),
+        node("Gemm", ["rg", "w8", "b8"], ["v"], "value"),
     ]
     weights = {
         "w0": normal(16, 3, 3, 3), "b0": normal(16), "w1": normal(16, 1, 3, 3), "b1": normal(16),
         "w2": normal(8, 16, 1, 1), "w3": normal(16, 24, 1, 1), "b3": normal(16),
         "w4": normal(16, 16, 3, 3), "b4": normal(16), "w5": normal(8, 16, 1, 1), "b5": normal(8),
         "w6": normal(32, 128), "b6": normal(32), "w7": normal(32, 5), "b7": normal(5),
+        "w8": normal(32, 3), "b8": normal(3),
     }  # fmt: skip
-    return build(nodes, {"x": ["n", 3, 8, 8]}, {"z": ["n", 5]}, weights)
+    return build(nodes, {"x": ["n", 3, 8, 8]}, {"z": ["n", 5], "v": ["n", 3]}, weights)
 
 
 def pictures(seed: int = 1, n: int = 8) -> Batches:

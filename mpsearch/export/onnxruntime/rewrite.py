@@ -1,7 +1,8 @@
 """What lies around integer layers, so that onnxruntime's optimiser finds its kernels.
 
-MatMul and Add would become a Gemm before the optimiser looks for integers, and a Gemm with a Relu behind it a fused
-fp32 kernel: biases are added by Sum, which it leaves alone. A convolution's bias is stored in the units of its
+MatMul and Add would become a Gemm before the optimiser looks for integers, and so would Gemm and Sum, and a Gemm with
+a Relu behind it a fused fp32 kernel: to a MatMul biases are added by Sum, and from a Gemm their opposites are
+subtracted, both of which it leaves alone. A convolution's bias is stored in the units of its
 products, and its output is rounded at the cut, before what moves it.
 """
 
@@ -52,7 +53,7 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
                 if reader.op_type == "Add":
                     reader.op_type = "Sum"
         elif node.op_type == "Gemm":
-            nodes += _split_bias(node)
+            nodes += _split_bias(model, node, tensors)
         else:
             bias = _encode_bias(model, node, made, tensors)
             nodes[-1:-1] = bias
@@ -71,15 +72,19 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
     model.graph.initializer.extend(kept)
 
 
-def _split_bias(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Take the bias off a Gemm, and return what adds it."""
+def _split_bias(
+    model: onnx.ModelProto, node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Take the bias off a Gemm, and return what subtracts its opposite."""
     if len(node.input) < 3 or not node.input[2]:
         return []
     output, product = node.output[0], f"mpsearch/{node.name}/product"
-    bias = node.input[2]
+    opposite = f"mpsearch/{node.name}/opposite_of_bias"
+    values = -numpy_helper.to_array(tensors[node.input[2]])
+    model.graph.initializer.append(numpy_helper.from_array(values, opposite))
     del node.input[2:]
     node.output[0] = product
-    added = helper.make_node("Sum", [product, bias], [output], name=f"mpsearch/{node.name}/bias")
+    added = helper.make_node("Sub", [product, opposite], [output], f"mpsearch/{node.name}/bias")
     added.metadata_props.extend(node.metadata_props)
     return [added]
 

@@ -1,0 +1,1 @@
+"""Kernels and models timed in real runtimes, on machines that others use too."""
