@@ -56,7 +56,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "cost_models": {
             "roofline": "mpsearch.cost.roofline:estimate",
             "npu": "mpsearch.cost.npu:estimate",
-            "measured": "mpsearch.cost.measured:estimate",
+            "measured": "mpsearch.cost.executed.estimate:estimate",
         },
         "searchers": {
             "exact": "mpsearch.search.exact:SEARCHER",

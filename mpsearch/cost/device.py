@@ -7,11 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from mpsearch.artifacts import Content, read_toml
-<<<<<<< HEAD
+from mpsearch.cost.executed.table import MeasuredTable
 from mpsearch.cost.fitted import FittedKernels
-=======
-from mpsearch.cost.measured_kernels import MeasuredTable
->>>>>>> 8b7dc0b (A machine's own kernels as a device file: measured against a reference, priced as they are executed, and exports measured end to end)
 from mpsearch.cost.npu_device import Fraction, NotNegative, Npu, Positive, at_point
 from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_file
@@ -83,11 +80,8 @@ class Device(Content):
     dequantize_ns: NotNegative = 0.0
     relative_error: NotNegative = 0.0
     npu: Npu | None = None
-<<<<<<< HEAD
     kernels: tuple[FittedKernels, ...] = ()
-=======
     measured: MeasuredTable | None = None
->>>>>>> 8b7dc0b (A machine's own kernels as a device file: measured against a reference, priced as they are executed, and exports measured end to end)
     sources: tuple[str, ...] = ()
     confidence: str = ""
     note: str = ""

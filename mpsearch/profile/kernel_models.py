@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mpsearch.cost.kernel_shapes import KernelShape
+from mpsearch.cost.executed.kernel_shapes import KernelShape
 
 Array = NDArray[Any]
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from mpsearch.cost.device import Device
-from mpsearch.cost.kernel_shapes import KernelShape, find_kernel_shapes
-from mpsearch.cost.measured_kernels import (
+from mpsearch.cost.executed.kernel_shapes import KernelShape, find_kernel_shapes
+from mpsearch.cost.executed.onnxruntime import is_static_int8
+from mpsearch.cost.executed.table import (
     MeasuredBoundary,
     MeasuredKernel,
     MeasuredModel,
     MeasuredTable,
 )
-from mpsearch.cost.onnxruntime_kernels import is_static_int8
 from mpsearch.errors import DeviceError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.tables import Progress

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpsearch.cost.onnxruntime_kernels import is_static_int8_activation
+from mpsearch.cost.executed.onnxruntime import is_static_int8_activation
 from mpsearch.graph.model import Layer, ModelGraph, Operand
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.plan.plan import Plan

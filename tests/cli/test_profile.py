@@ -12,7 +12,6 @@ from tests.support.command_line import Mpsearch
 from tests.support.integer_models import branching_net, plan_of
 
 
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     onnx.save(branching_net(), tmp_path / "net.onnx")

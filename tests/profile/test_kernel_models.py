@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mpsearch.cost.kernel_shapes import KernelShape, find_kernel_shapes
+from mpsearch.cost.executed.kernel_shapes import KernelShape, find_kernel_shapes
 from mpsearch.profile.kernel_models import float_kernel, integer_kernel, rounding_pair
 from mpsearch.profile.onnxruntime import find_shares
 from tests.support.integer_models import INTEGER_KERNELS, branching_net

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from mpsearch.cost.onnxruntime_kernels import (
+from mpsearch.cost.executed.onnxruntime import (
     executed_layers,
     is_static_int8_activation,
     never_negative,

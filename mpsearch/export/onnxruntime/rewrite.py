@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from mpsearch.cost.onnxruntime_kernels import Executed
+from mpsearch.cost.executed.onnxruntime import Executed
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.read import walk_nodes
 

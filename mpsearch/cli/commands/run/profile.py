@@ -68,7 +68,7 @@ def profile(
         _profile_export(measured, found, model, run, data, minutes, as_json)
         return
     from mpsearch.artifacts import write_text
-    from mpsearch.cost.device_file import device_text
+    from mpsearch.cost.executed.device_file import device_text
     from mpsearch.errors import JobError
     from mpsearch.profile.journal import open_journal
     from mpsearch.profile.profile_model import Subject, profile_model
@@ -156,8 +156,8 @@ def _profile_export(
     as_json: bool,
 ) -> None:
     from mpsearch.errors import PlanError
-    from mpsearch.export.export_plan import import_planned
     from mpsearch.plan.files import read_plan
+    from mpsearch.plan.match import import_planned
     from mpsearch.profile.end_to_end import made_feeds, time_models
     from mpsearch.runs.latencies import MeasuredLatency, find_run_plan, keep_latency
     from mpsearch.runtimes.session import find_model

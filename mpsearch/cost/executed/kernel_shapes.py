@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mpsearch.cost.onnxruntime_kernels import find_readers
+from mpsearch.cost.executed.onnxruntime import find_readers
 from mpsearch.graph.model import Layer, ModelGraph, Node
 
 _KEPT = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "output_padding")

@@ -15,7 +15,7 @@ class MeasuredKernel(Content):
     """One kernel alone, from a plain fp32 tensor to a plain fp32 tensor.
 
     Attributes:
-        kernel: Operator, shapes and attributes (:attr:`mpsearch.cost.kernel_shapes.KernelShape.key`).
+        kernel: Operator, shapes and attributes (:attr:`mpsearch.cost.executed.kernel_shapes.KernelShape.key`).
         form: fp32, or on int8 operands.
         us: What it takes itself, a bias and a Relu behind it included.
         enter_us: Bringing its input into the layout that it computes in.
