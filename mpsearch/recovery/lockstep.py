@@ -4,8 +4,9 @@ So a layer's inputs are those of the plan with everything before it recovered, i
 layers together cost one pass of each.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from torch import Tensor
 from mpsearch.deadline import Deadline, has_passed
 from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.program.program import Step
-from mpsearch.program.schedule import make_schedule, run_step
+from mpsearch.program.program import Step, Values
+from mpsearch.program.schedule import Schedule, make_schedule, run_step
 from mpsearch.recovery.layer_choice import Choice, Found, Product, choose_layer, recover_layer
 from mpsearch.recovery.moments import CONVOLUTIONS, LINEAR, Moments, find_moments, read_rows
 from mpsearch.simulate.calibrated import Calibrated
@@ -38,11 +39,10 @@ class Pass:
         schemes: [L] scheme index of each layer.
         heads: Slots that the pass must reach.
         made: Inputs of each run that recovers.
-        judge: Inputs of each run that judges what is made; empty where ``choices`` are given.
+        judge: Inputs of each run that judges what is made; without any all is taken as it is made.
         rounds: Whether weights may change.
         bias: Whether biases may.
         mask: Input that says which positions count.
-        choices: Layer to what was chosen for it in another pass.
         progress: Told how many layers are done.
         deadline: From then on layers stay as they are.
     """
@@ -55,7 +55,6 @@ class Pass:
     rounds: bool = True
     bias: bool = True
     mask: str | None = None
-    choices: Mapping[int, Choice] | None = None
     progress: Told | None = None
     deadline: Deadline | None = None
 
@@ -63,11 +62,12 @@ class Pass:
 def recover_in_lockstep(task: Pass) -> tuple[Changes, dict[int, Found]]:
     """Return what recovers the layers of a plan, each on what the plan before it gives, and what was found for each."""
     known = task.calibrated
-    lanes = _Lanes(task)
     schedule = make_schedule(known.program, task.heads)
+    lanes = _Lanes(task, schedule)
     steps = [step.index for step in schedule.steps if recoverable(known.graph, step)]
     layers: dict[int, Found] = {}
     with torch.no_grad():
+        lanes.meet_sharers()
         for step, frees in zip(schedule.steps, schedule.frees, strict=True):
             if step.index in steps and not has_passed(task.deadline):
                 layers[step.layer] = lanes.recover(step)
@@ -86,26 +86,46 @@ def recoverable(graph: ModelGraph, step: Step) -> bool:
     return len(gemms) == 1 and gemms[0].has_weight and gemms[0].right.input_index >= 0
 
 
+def find_sharers(graph: ModelGraph, schedule: Schedule, schemes: Sequence[int]) -> dict[int, int]:
+    """Return layer to the first one that multiplies with the same weight in the same scheme, where several do."""
+    first: dict[object, int] = {}
+    found: dict[int, int] = {}
+    for step in schedule.steps:
+        if not recoverable(graph, step):
+            continue
+        right = graph.layers[step.layer].gemms[0].right
+        key = right.value, right.reduction_axis, right.channel_axes, schemes[step.layer]
+        found[step.layer] = first.setdefault(key, step.layer)
+    count = Counter(found.values())
+    return {layer: one for layer, one in found.items() if count[one] > 1}
+
+
 class _Lanes:
     """Values of all runs, of the fp32 model and of the plan, and what the plan has become."""
 
     __slots__ = (
+        "_feeds",
         "_fp32",
         "_judging",
         "_kept",
+        "_others",
         "_plan",
         "_runs",
+        "_schedule",
+        "_sharers",
         "_store",
         "_task",
         "biases",
         "weights",
     )
 
-    def __init__(self, task: Pass) -> None:
+    def __init__(self, task: Pass, schedule: Schedule) -> None:
         """Begin with the inputs of all runs."""
         known = task.calibrated
         feeds = [*task.made, *task.judge]
-        self._task = task
+        self._task, self._feeds, self._schedule = task, feeds, schedule
+        self._sharers = find_sharers(known.graph, schedule, task.schemes)
+        self._others: dict[int, list[tuple[Moments, Moments | None]]] = {}
         self._judging = [False] * len(task.made) + [True] * len(task.judge)
         self._kept = [None if task.mask is None else feed[task.mask].bool() for feed in feeds]
         self._fp32 = [known.program.enter(feed) for feed in feeds]
@@ -115,7 +135,7 @@ class _Lanes:
         # what is put into these two while it runs is what later steps see
         self._store = known.weights.change(known.program, self.weights)
         schemes = [known.space.schemes[s] for s in task.schemes]
-        layers = [step.layer for step in known.program.steps if step.layer >= 0]
+        layers = [step.layer for step in schedule.steps if step.layer >= 0]
         self._runs = [
             SchemeRun(
                 known.graph,
@@ -140,43 +160,87 @@ class _Lanes:
 
     def recover(self, step: Step) -> Found:
         """Decide on the weight and the bias of a layer that has not run."""
+        task, product = self._task, self._product(step)
+        made, judge = self._moments(step, product, self._plan, self._fp32)
+        first = self._sharers.get(step.layer, step.layer)
+        if first != step.layer and (first, 0) in self.weights:
+            return self._keep(
+                step.layer, self._follow(product, self.weights[first, 0], made, judge)
+            )
+        whole, judging = made, judge
+        for more, others in self._others.pop(step.layer, ()):
+            whole = whole + more
+            judging = judging + others if judging is not None and others is not None else None
+        if judging is None:
+            choice = Choice(rounded=task.rounds, bias=task.bias and product.takes_bias)
+            found = recover_layer(product, whole, choice)
+        else:
+            found = choose_layer(product, whole, judging, rounds=task.rounds, bias=task.bias)
+        if found.weight is not None and step.layer in self._sharers:
+            found = self._follow(product, found.weight, made, judge)
+        return self._keep(step.layer, found)
+
+    def _product(self, step: Step) -> Product:
         task, layer = self._task, self._task.calibrated.graph.layers[step.layer]
         scheme = task.calibrated.space.schemes[task.schemes[step.layer]]
-        right = layer.gemms[0].right
-        product = Product(
+        stacked = layer.op_type == "MatMul" and layer.gemms[0].groups > 1
+        return Product(
             self._store.plain(step.layer),
             self._store.quantized(step.layer, scheme),
-            right,
-            output_channel_axis(layer) is not None
-            and (layer.op_type != "MatMul" or layer.gemms[0].groups == 1),
+            layer.gemms[0].right,
+            output_channel_axis(layer) is not None and not stacked,
             f"{layer.name}: weight",
         )
-        made, judge = self._moments(step, product)
-        if task.choices is not None:
-            found = recover_layer(product, made, task.choices[step.layer])
-        elif judge is None:
-            choice = Choice(rounded=task.rounds, bias=task.bias and product.takes_bias)
-            found = recover_layer(product, made, choice)
+
+    def _follow(
+        self, product: Product, weight: QuantizedTensor, made: Moments, judge: Moments | None
+    ) -> Found:
+        """A layer whose weight is decided, others' too: what is left is a bias of its own."""
+        own, bias = replace(product, plain=weight), self._task.bias and product.takes_bias
+        if judge is None:
+            found = recover_layer(own, made, Choice(bias=bias))
         else:
-            found = choose_layer(product, made, judge, rounds=task.rounds, bias=task.bias)
+            before = choose_layer(product, made, judge, rounds=False, bias=False).before
+            found = replace(choose_layer(own, made, judge, rounds=False, bias=bias), before=before)
+        return replace(found, weight=weight)
+
+    def _keep(self, layer: int, found: Found) -> Found:
         if found.weight is not None:
-            self.weights[step.layer, 0] = found.weight
+            self.weights[layer, 0] = found.weight
         if found.bias is not None:
-            self.biases[step.layer] = found.bias
+            self.biases[layer] = found.bias
         return found
 
-    def _moments(self, step: Step, product: Product) -> tuple[Moments, Moments | None]:
+    def meet_sharers(self) -> None:
+        """Learn what layers read in fp32 that share the weight of one before them, which decides for all."""
+        later = {layer for layer, first in self._sharers.items() if layer != first}
+        if not later or not self._task.rounds:
+            return
+        known = self._task.calibrated
+        values = [known.program.enter(feed) for feed in self._feeds]
+        for step, frees in zip(self._schedule.steps, self._schedule.frees, strict=True):
+            if step.layer in later:
+                found = self._moments(step, self._product(step), values, values)
+                self._others.setdefault(self._sharers[step.layer], []).append(found)
+            for own in values:
+                run_step(step, own)
+                for slot in frees:
+                    own[slot] = None
+
+    def _moments(
+        self, step: Step, product: Product, plans: Sequence[Values], exacts: Sequence[Values]
+    ) -> tuple[Moments, Moments | None]:
         """Of the runs that recover, and of those that judge."""
         known = self._task.calibrated
         layer = known.graph.layers[step.layer]
         gemm, scheme = layer.gemms[0], known.space.schemes[self._task.schemes[step.layer]]
         (read,) = (r for r in known.ports[step.layer].reads if r.index == gemm.left.input_index)
         slot = step.inputs[read.index]
-        most = (_POSITIONS + _POSITIONS_EACH * gemm.k) // len(self._plan)
+        most = (_POSITIONS + _POSITIONS_EACH * gemm.k) // len(plans)
         flat = product.rows(product.weight, 1)[0].float()
         sums: dict[bool, Moments] = {}
         for number, (fp32, plan, kept, judging) in enumerate(
-            zip(self._fp32, self._plan, self._kept, self._judging, strict=True)
+            zip(exacts, plans, self._kept, self._judging, strict=True)
         ):
             planned, exact = plan[slot], fp32[slot]
             assert planned is not None

@@ -1,9 +1,14 @@
 """Methods that recover layer by layer as the plan runs: second-order rounding, bias correction."""
 
+import warnings
+from collections.abc import Sequence
+
 from mpsearch.losses.outputs import find_mask
+from mpsearch.program.schedule import make_schedule
 from mpsearch.recovery.lockstep import Pass, recover_in_lockstep
 from mpsearch.recovery.task import Method, Recovered, RecoveryTask
 from mpsearch.simulate.assignments import layer_schemes
+from mpsearch.simulate.memory_budget import MemoryWarning, free_memory, live_bytes
 from mpsearch.simulate.reference import head_slots
 
 
@@ -21,13 +26,19 @@ def run_pass(task: RecoveryTask, *, rounds: bool, bias: bool) -> Recovered:
     """Return what one pass over the task's data gives."""
     made, judge = task.made, task.judge
     calibrated = made.calibrated
-    runs = [made.feed_run(i) for i in range(made.n_runs)]
-    judging = [] if judge is None else [judge.feed_run(i) for i in range(judge.n_runs)]
+    heads = head_slots(calibrated.program, made.heads)
+    share = _share_that_fits(task, heads)
+    runs = [made.feed_run(i) for i in range(max(1, int(share * made.n_runs)))]
+    judging = (
+        []
+        if judge is None
+        else [judge.feed_run(i) for i in range(max(1, int(share * judge.n_runs)))]
+    )
     changes, layers = recover_in_lockstep(
         Pass(
             calibrated,
             layer_schemes(calibrated, task.assignment),
-            head_slots(calibrated.program, made.heads),
+            heads,
             runs,
             judging,
             rounds=rounds,
@@ -41,6 +52,24 @@ def run_pass(task: RecoveryTask, *, rounds: bool, bias: bool) -> Recovered:
         layer: (found.before, found.after) for layer, found in layers.items() if found.changed
     }
     return Recovered(changes, errors)
+
+
+def _share_that_fits(task: RecoveryTask, heads: Sequence[int]) -> float:
+    """Of the runs, the share whose values of both models fit in memory at once; warns where that is not all."""
+    made, program = task.made, task.made.calibrated.program
+    alive = live_bytes(make_schedule(program, heads), made.reference.slot_bytes)
+    runs = made.n_runs + (0 if task.judge is None else task.judge.n_runs)
+    needed = 2 * alive * runs
+    left = free_memory(made.calibrated.max_memory)
+    if needed <= left:
+        return 1.0
+    warnings.warn(
+        f"recovering a plan holds the values of all samples, about {needed / 1e6:.0f} MB, but {left / 1e6:.0f} MB are "
+        f"free: it goes on with {left / needed:.0%} of the samples; raise the memory given, or give fewer",
+        MemoryWarning,
+        stacklevel=2,
+    )
+    return left / needed
 
 
 GPTQ = Method(round_weights, takes_bias=True)

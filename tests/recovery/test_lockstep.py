@@ -1,5 +1,6 @@
 """The sequential pass by brute force: each layer recovered on what the plan before it gives, towards what fp32 gives."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from mpsearch.recovery.lockstep import Pass, recover_in_lockstep
 from mpsearch.recovery.recover import FewSamplesWarning, recover, split
 from mpsearch.recovery.task import parse_methods
 from mpsearch.schemes import find_scheme
+from mpsearch.simulate.loss_store import MemoryLosses
+from mpsearch.simulate.memory_budget import MemoryWarning
 from mpsearch.simulate.probe import capture
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.space import SearchSpace
@@ -221,3 +224,39 @@ def test_nothing_to_round_is_no_harm() -> None:
             weight, find_scheme("nvfp4").weight, reduction_axis=1, channel_axes=(0,)
         ).codes.shape
     )
+
+
+def test_layers_that_share_a_weight_keep_one(tmp_path: Path) -> None:
+    """Its Gram matrix is the sum of theirs: what stands behind the first one counts too."""
+    rng = np.random.default_rng(0)
+    w = (rng.standard_normal((32, 32)) / 6).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], "second"),
+    ]
+    graph = imported(build(nodes, {"x": ["n", 32]}, {"y": ["n", 32]}, {"w": w}), tmp_path)
+    x = rng.standard_normal((200, 32)) @ rng.standard_normal((32, 32)) / 4 + 0.3
+    simulator = Simulator(graph, SPACE, make_batches({"x": x.astype(np.float32)}, batch_size=20))
+    runs = feeds(simulator)
+    schemes = [NAMES.index("nvfp4a16")] * 2
+    changes, layers = recover_in_lockstep(
+        Pass(simulator.calibrated, schemes, heads(simulator), runs[:7], runs[7:])
+    )
+    first, second = (changes.weights[layer, 0].dequantize() for layer in (0, 1))
+    assert torch.equal(first, second)
+    assert all(found.after < found.before for found in layers.values())
+    alone, _ = recover_in_lockstep(
+        Pass(simulator.calibrated, schemes, [simulator.program.slots["a"]], runs[:7], runs[7:])
+    )
+    assert not torch.equal(alone.weights[0, 0].dequantize(), first)
+
+
+def test_samples_that_do_not_fit_in_memory_are_left_out_and_said(tmp_path: Path) -> None:
+    simulator = two_layers(tmp_path, n=200)
+    assignment = uniform(simulator, "nvfp4")
+    small = replace(simulator.calibrated, max_memory=1)
+    tight = Simulator.of(small, simulator.reference, 0, MemoryLosses())
+    with pytest.warns(MemoryWarning, match="it goes on with 0% of the samples"):
+        result = recover(tight, assignment, ("bias",))
+    assert result.after is not None
