@@ -1,7 +1,8 @@
 """What an exporter is given of a plan: the graph as the plan changes it, and every weight as it is stored."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -9,10 +10,10 @@ from mpsearch.graph.layers.traversal import all_nodes
 from mpsearch.graph.model import ModelGraph, Node
 from mpsearch.graph.onnx_file.constants import Array
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.plan.changes import bias_of, takes_bias
+from mpsearch.plan.changes import bias_of, own_weights, takes_bias
 from mpsearch.program.tensors import to_array, to_tensor
 from mpsearch.schemes import Scheme
-from mpsearch.simulate.changes import Changes, change_constants, constant_type
+from mpsearch.simulate.changes import Changes, Product, change_constants, constant_type
 from mpsearch.simulate.layer_weight import quantize_layer_weight
 
 
@@ -24,10 +25,12 @@ class PlannedWeights:
         graph: The model.
         changes: What the plan stores instead of rounding the model's own weights; its ``biases`` are those that
             the graph's own nodes do not add: (layer to [N], along the channels of its output before this is rounded).
+        owners: (layer, product) of changed weights to the first layer that stores the same of the same tensor.
     """
 
     graph: ModelGraph
     changes: Changes
+    owners: Mapping[Product, int] = field(default_factory=dict)
 
     def __call__(self, layer: int, gemm: int, scheme: Scheme) -> QuantizedTensor:
         """Return the weight of a layer's product as ``scheme`` stores it."""
@@ -62,7 +65,7 @@ def planned_weights(graph: ModelGraph, changes: Changes = Changes()) -> PlannedW
         nodes.append(node)
     if constants:
         graph = change_constants(replace(graph, nodes=tuple(nodes)), Changes(constants=constants))
-    return PlannedWeights(graph, replace(changes, biases=left))
+    return PlannedWeights(graph, replace(changes, biases=left), own_weights(graph, changes))
 
 
 def _can_hold(graph: ModelGraph, node: Node, bias: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mpsearch.numerics.layout import Layout
@@ -49,6 +50,19 @@ class QuantizedTensor:
     def is_stored_as(self, scheme: Scheme) -> bool:
         """Return whether ``scheme`` stores weights like this one; how scales are chosen may differ."""
         return _storage(self.spec) == _storage(scheme.weight) and self.sparsity == scheme.sparsity
+
+    def is_same(self, other: "QuantizedTensor") -> bool:
+        """Return whether another one stores the same, bit by bit."""
+        if self is other:
+            return True
+        mine, its = ((q.codes, q.scales, q.zeros, q.mask) for q in (self, other))
+        return (
+            (self.spec, self.layout, self.tensor_scale, self.sparsity)
+            == (other.spec, other.layout, other.tensor_scale, other.sparsity)
+        ) and all(
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            for a, b in zip(mine, its, strict=True)
+        )
 
     @property
     def stored_bytes(self) -> int:

@@ -34,6 +34,7 @@ from mpsearch.simulate.changes import (
     output_channels,
 )
 from mpsearch.simulate.layer_weight import quantize_layer_weight
+from mpsearch.space.stored import count_parameters, weight_bits, weight_key
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _CARRIED = {"bfloat16": "uint16"}
@@ -163,12 +164,21 @@ def bring_changes(
         transforms=tuple(dict.fromkeys((*plan.transforms, *transforms))) if changes else (),
         changes=_continue(plan.changes, done) if changes else (),
     )
-    before = 0 if plan.weights is None else added_bytes(graph, changes_of(plan, graph))
-    return _resize(made, graph, added_bytes(graph, changes) - before)
+    earlier = Changes() if plan.weights is None else changes_of(plan, graph)
+    added = added_bytes(graph, schemes, changes) - added_bytes(graph, schemes, earlier)
+    return _resize(made, graph, added)
 
 
-def added_bytes(graph: ModelGraph, changes: Changes) -> int:
-    """Return the bytes that ``changes`` add to what the model stores: biases of layers that have none to add them to."""
+def added_bytes(graph: ModelGraph, schemes: Sequence[Scheme], changes: Changes) -> int:
+    """Return the bytes that ``changes`` add to what the model stores.
+
+    These are biases of layers that have none to add them to, and weights that layers share no more.
+
+    Args:
+        graph: The model.
+        schemes: [L] scheme of each layer.
+        changes: What is changed.
+    """
     nodes = {node.name: node for node in graph.nodes}
     added = 0
     for index, bias in changes.biases.items():
@@ -178,7 +188,31 @@ def added_bytes(graph: ModelGraph, changes: Changes) -> int:
             known = graph.values.get(layer.output)
             is_half = known is not None and known.dtype in ("float16", "bfloat16")
             added += (2 if is_half else 4) * bias.numel()
+    owners, versions = own_weights(graph, changes), dict[object, set[int]]()
+    for at in _products(graph):
+        scheme = schemes[at[0]]
+        by_itself = at[0] if scheme.recovery != "none" else -1
+        key = weight_key(_right(graph, at), scheme, by_itself)
+        owner = owners.get(at, -1)
+        known_versions = versions.setdefault(key, set())
+        if known_versions and owner not in known_versions:
+            added += weight_bits(scheme, graph.layers[at[0]].gemms[at[1]]) // 8
+        known_versions.add(owner)
     return added
+
+
+def own_weights(graph: ModelGraph, changes: Changes) -> dict[Product, int]:
+    """Return (layer, product) of each changed weight to the first layer that stores the same of the same tensor."""
+    firsts: dict[Operand, list[Product]] = {}
+    found: dict[Product, int] = {}
+    for at in sorted(changes.weights):
+        alike = firsts.setdefault(_right(graph, at), [])
+        weight = changes.weights[at]
+        first = next((one for one in alike if changes.weights[one].is_same(weight)), None)
+        if first is None:
+            alike.append(at)
+        found[at] = (first or at)[0]
+    return found
 
 
 def bias_of(graph: ModelGraph, node: Node, channels: int) -> str | None:
@@ -206,26 +240,22 @@ def with_weights(plan: Plan, weights: PlanWeights | None) -> Plan:
 
 def _continue(before: Sequence[Change], done: Sequence[Change]) -> tuple[Change, ...]:
     """``done``, of each layer behind what was done to it before."""
-    earlier = {change.site: change.methods for change in before}
-    return tuple(
-        replace(
-            change, methods=tuple(dict.fromkeys((*earlier.get(change.site, ()), *change.methods)))
-        )
-        for change in done
-    )
+    earlier = {change.site: change for change in before}
+    found = []
+    for change in done:
+        first = earlier.get(change.site)
+        if first is not None:
+            methods = tuple(dict.fromkeys((*first.methods, *change.methods)))
+            change = replace(change, methods=methods, error_before=first.error_before)
+        found.append(change)
+    return tuple(found)
 
 
 def _resize(plan: Plan, graph: ModelGraph, added: int) -> Plan:
     """``plan`` with ``added`` bytes in its coverage and in its predicted size."""
     if not added:
         return plan
-    seen = {
-        gemm.right.value: gemm.parameters
-        for layer in graph.layers
-        for gemm in layer.gemms
-        if gemm.has_weight
-    }
-    bits = 8 * added / max(sum(seen.values()), 1)
+    bits = 8 * added / max(count_parameters(graph, range(len(graph.layers))), 1)
     coverage = replace(plan.coverage, effective_bits=plan.coverage.effective_bits + bits)
     more = {"weight_bytes": float(added), "effective_bits": bits}
     predicted = {

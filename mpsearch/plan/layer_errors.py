@@ -12,43 +12,33 @@ from mpsearch.plan.plan import Change, site_of
 from mpsearch.program.program import Step
 from mpsearch.program.schedule import LayerCall, make_schedule, run_schedule
 from mpsearch.simulate.assignments import layer_schemes
-from mpsearch.simulate.calibrated import Calibrated, apply_changes
+from mpsearch.simulate.calibrated import Calibrated
 from mpsearch.simulate.changes import Changes
-from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
-
-_RUNS = 8
-"""Runs of the model that errors are measured on at most."""
 
 
 def describe_changes(
-    simulator: Simulator,
+    changed: Calibrated,
     assignment: Ints,
-    changes: Changes,
+    feeds: Sequence[Mapping[str, Tensor]],
     *,
     recovery: Sequence[str] = (),
     transforms: Sequence[str] = (),
 ) -> tuple[Change, ...]:
-    """Return what was done to each layer that ``changes`` concern, and its error in the plan before and after.
+    """Return what was done to each layer that is changed, and its error in the plan before and after.
 
     Errors are those of the layer's output in the running plan, so that they hold what layers before it leave: against fp32,
-    by the same equivalent transforms. They are measured on the first runs of the simulator's data.
+    by the same equivalent transforms.
 
     Args:
-        simulator: The model on some data, better not on those that the changes come from.
+        changed: The model as a plan changes it.
         assignment: [G] the plan.
-        changes: All that it changes.
+        feeds: Input name to tensor of runs, better not of those that the changes come from.
         recovery: Names of what recovered weights and biases.
         transforms: Names of equivalent transforms.
     """
-    plain = simulator.calibrated.unchanged
-    changed = apply_changes(plain, changes)
-    before, after = (
-        layer_errors(
-            known, assignment, (simulator.feed_run(i) for i in range(min(_RUNS, simulator.n_runs)))
-        )
-        for known in (plain, changed)
-    )
+    plain, changes = changed.unchanged, changed.changes
+    before, after = (layer_errors(known, assignment, feeds) for known in (plain, changed))
     reads = _read_constants(plain.graph, changes)
     weighted = {layer for layer, _ in changes.weights}
     found = []

@@ -10,18 +10,23 @@ from mpsearch.artifacts import digest_json
 from mpsearch.errors import PlanError, check_argument
 from mpsearch.numerics.range import Range
 from mpsearch.plan.changes import bring_changes, changes_of
-from mpsearch.plan.match import check_weights, plan_schemes
+from mpsearch.plan.layer_errors import describe_changes
+from mpsearch.plan.match import check_weights, plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan, plan_space
 from mpsearch.recovery.training.checkpoint import Checkpoint
 from mpsearch.recovery.training.loop import Effort, train
 from mpsearch.recovery.training.parameters import Outcome
 from mpsearch.recovery.training.recipe import Recipe
+from mpsearch.recovery.training.samples import split_samples
 from mpsearch.schemes import Spec
 from mpsearch.simulate.calibrated import Calibrated, apply_changes
+from mpsearch.simulate.reference import Reference
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Estimate
 
 Tell = Callable[[int, int, str], None]
+_DESCRIBED = 8
+"""Batches that did not train on which layers' errors are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ def run_training(
     unit = simulator.unit if simulator.loss_kind != "quality" else "nats"
     made = plan
     if done.outcome is not None:
-        made = _bring(plan, calibrated, done.outcome)
+        made = _bring(plan, calibrated, done.outcome, simulator.reference, recipe)
         figures = {"loss": done.after} if simulator.loss_kind != "quality" else {}
         predicted = {name: value for name, value in plan.predicted.items() if name != "loss"}
         made = replace(
@@ -165,14 +170,23 @@ def _as_planned(plan: Plan, calibrated: Calibrated) -> Calibrated:
     return apply_changes(plain, changes)
 
 
-def _bring(plan: Plan, calibrated: Calibrated, outcome: Outcome) -> Plan:
+def _bring(
+    plan: Plan, calibrated: Calibrated, outcome: Outcome, reference: Reference, recipe: Recipe
+) -> Plan:
     graph = calibrated.unchanged.graph
+    trained = apply_changes(calibrated, outcome.changes)
+    trained = replace(trained, ranges={**trained.ranges, **outcome.ranges})
+    samples = split_samples(
+        calibrated.program, reference, batch=recipe.batch, held_out=recipe.held_out
+    )
+    feeds = [samples.take(units)[0] for units in samples.held_out_batches()[:_DESCRIBED]]
+    assignment = plan_assignment(plan, graph, calibrated.space)
     made = bring_changes(
         plan,
         graph,
         outcome.changes,
         recovery=("train",),
-        done=plan.changes,
+        done=describe_changes(trained, assignment, feeds, recovery=("train",)),
     )
     ranges = tuple(
         replace(known, range=outcome.ranges[known.value, known.spec]) for known in plan.ranges

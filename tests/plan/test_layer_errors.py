@@ -48,25 +48,26 @@ def test_each_layer_is_said_to_have_what_was_done_to_it(tmp_path: Path) -> None:
         {1: 0.01 * simulator.feed(0)["x"][0, :, 0, 0], 0: 0 * simulator.feed(0)["x"][0, :, 0, 0]},
         {"b2": bias, "gain": np.asarray(graph.constants["gain"])},
     )
+    changed, feeds = simulator.change(changes).calibrated, [simulator.feed(0)]
     found = describe_changes(
-        simulator, chosen, changes, recovery=("gptq", "bias"), transforms=("smooth",)
+        changed, chosen, feeds, recovery=("gptq", "bias"), transforms=("smooth",)
     )
     said = {change.site.node: change.methods for change in found}
     assert said == {"conv": ("gptq", "bias"), "depthwise": ("bias",), "grouped": ("smooth",)}
     assert found[0].error_before == pytest.approx(found[0].error_after)  # its own weight, no bias
     assert found[1].error_before < found[1].error_after  # a bias at random
-    again = describe_changes(simulator.change(changes), chosen, changes, recovery=("train",))
-    assert [c.error_before for c in again] == pytest.approx([c.error_before for c in found])
 
 
 def test_the_plan_keeps_and_shows_it(tmp_path: Path, mpsearch: Mpsearch) -> None:
     _, simulator, chosen, changes, plan = changed_plan(tmp_path, "fp8")
-    done = describe_changes(simulator, chosen, changes, recovery=("gptq", "bias"))
+    changed = simulator.change(changes).calibrated
+    done = describe_changes(changed, chosen, [simulator.feed(0)], recovery=("gptq", "bias"))
     made = bring_changes(plan, simulator.graph, changes, done=done)
-    later = tuple(replace(change, methods=("train",)) for change in done)
+    later = tuple(replace(c, methods=("train",), error_before=9.0) for c in done)
     made = bring_changes(made, simulator.graph, changes, recovery=("train",), done=later)
     assert made.recovery == ("gptq", "bias", "train")
     assert {change.methods for change in made.changes} == {("gptq", "bias", "train")}
+    assert [c.error_before for c in made.changes] == [c.error_before for c in done]
     write_plan(made, tmp_path / "plan.json")
     said = mpsearch("plan", "show", tmp_path / "plan.json", "--json").json[0]
     assert said["recovery"] == ["gptq", "bias", "train"]

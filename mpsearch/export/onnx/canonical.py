@@ -31,7 +31,7 @@ from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.program.tensors import to_array
 from mpsearch.schemes import Scheme, Spec
-from mpsearch.simulate.changes import Changes, output_channel_axis
+from mpsearch.simulate.changes import Changes, Product, output_channel_axis
 from mpsearch.space.stored import keeps_type, weight_key
 
 
@@ -41,6 +41,10 @@ class Weights(Protocol):
     @property
     def changes(self) -> Changes:
         """Weights that are not the model's own, and biases that are added to outputs before these are rounded."""
+
+    @property
+    def owners(self) -> Mapping[Product, int]:
+        """(layer, product) of changed weights to the first layer that stores the same of the same tensor."""
 
     def __call__(self, layer: int, gemm: int, scheme: Scheme, /) -> QuantizedTensor:
         """Return the weight of a layer's product as ``scheme`` stores it."""
@@ -195,7 +199,7 @@ def _encode_layer(
             if operand.input_index < 0:
                 continue
             if is_weight:
-                own = index if (index, number) in build.weights.changes.weights else -1
+                own = build.weights.owners.get((index, number), -1)
                 key = weight_key(operand, scheme, own), index in build.encoding.own_weights
                 encode = partial(_write_weight, build, index, number, scheme)
             else:
