@@ -7,9 +7,9 @@ import numpy as np
 
 from mpsearch.cost.device import Device, refusal
 from mpsearch.cost.gemm import latencies
-from mpsearch.cost.products import Products, collect, element_bytes
+from mpsearch.cost.products import Products, collect, element_bytes, weight_bits
 from mpsearch.errors import DeviceError
-from mpsearch.graph.model import Gemm, Layer, ModelGraph
+from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.space.allowed import allowed
 from mpsearch.space.space import SearchSpace
@@ -166,14 +166,39 @@ def mask_schemes(
 
 def group_weights(graph: ModelGraph, schemes: Sequence[Scheme], mask: Bools) -> tuple[Floats, Ints]:
     """Return [G, S] stored bytes and [G] parameters, as :func:`mpsearch.space.stored.total_weight_bytes` counts."""
-    stored = np.zeros(mask.shape)
     kept = find_kept(graph)
+    owned = [_owned_weights(graph, group, kept) for group in graph.groups]
+    stored = _owned_bytes(owned, schemes)
+    stored[~mask] = 0.0
     for g, group in enumerate(graph.groups):
-        for s, scheme in enumerate(schemes):
-            if mask[g, s]:
-                stored[g, s] = total_weight_bytes(graph, dict.fromkeys(group.layers, scheme), kept)
+        if owned[g] is None:
+            for s in np.flatnonzero(mask[g]).tolist():
+                chosen = dict.fromkeys(group.layers, schemes[s])
+                stored[g, s] = total_weight_bytes(graph, chosen, kept)
     parameters = [count_parameters(graph, group.layers) for group in graph.groups]
     return stored, np.array(parameters, np.int64)
+
+
+def _owned_weights(
+    graph: ModelGraph, group: Group, kept: Mapping[str, Mapping[str, int]]
+) -> list[Gemm] | None:
+    """The weights of a group, each stored once for one reader; None where layers or operators share one."""
+    gemms = [gemm for i in group.layers for gemm in graph.layers[i].gemms if gemm.has_weight]
+    sources = [gemm.right.source or gemm.right.value for gemm in gemms]
+    shared = len(set(sources)) < len(sources) or any(source in kept for source in sources)
+    return None if shared else gemms
+
+
+def _owned_bytes(owned: Sequence[Sequence[Gemm] | None], schemes: Sequence[Scheme]) -> Floats:
+    """[G, S] stored bytes of weights that nothing shares; 0 of a group that has others."""
+    flat = [(g, gemm) for g, gemms in enumerate(owned) for gemm in gemms or ()]
+    nothing = [0] * len(flat)
+    products = collect([gemm for _, gemm in flat], nothing, nothing)
+    groups = np.array([g for g, _ in flat], np.int64)
+    columns = [
+        np.bincount(groups, weight_bits(scheme, products) / 8, len(owned)) for scheme in schemes
+    ]
+    return np.stack(columns, axis=1)
 
 
 def sum_groups(graph: ModelGraph, layers: Floats) -> Floats:
