@@ -70,8 +70,12 @@ def score_rows(
     choices: tuple[Choice, ...],
     uniforms: Mapping[str, Point],
 ) -> tuple[PlanRow, ...]:
-    """Return the rows of fp32, the uniform and the chosen plans; with held-out data, scored on them."""
-    points = [*uniforms.items(), *((choice.label, choice.point) for choice in choices)]
+    """Return the rows of fp32, the uniform and the chosen plans; with held-out data, scored on them.
+
+    Rules that chose one plan share a label and a row.
+    """
+    chosen = {choice.label: choice.point for choice in choices}
+    points = [*uniforms.items(), *chosen.items()]
     if scorer is None:
         return (
             reference_row(bench.costs),
