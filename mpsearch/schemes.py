@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from math import ceil, lcm, log2
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from mpsearch.errors import SchemeError, UnknownNameError
 from mpsearch.formats import Format, find_format
@@ -223,34 +223,29 @@ def stored_bits(
     Raises:
         SchemeError: ``channels`` is not divisible by the sparsity group.
     """
-    if sparsity is not None and channels % parse_sparsity(sparsity).group:
-        group = parse_sparsity(sparsity).group
-        raise SchemeError(f"`channels % {group} == 0` must hold for {sparsity}, got {channels}")
-    return int(count_bits(spec, rows, positions, channels, sparsity))
-
-
-def count_bits(
-    spec: Spec, rows: Any, positions: Any, channels: Any, sparsity: str | None = None
-) -> Any:
-    """Return what :func:`stored_bits` does, for whole numbers or for arrays of them; nothing is checked."""
-    bits, total = spec.element.bits, 0
-    kept, of = 1, 1
-    if sparsity is not None and thins(spec, sparsity):
+    bits = spec.element.bits
+    kept, of, total = 1, 1, 0
+    if sparsity is not None:
         pattern = parse_sparsity(sparsity)
-        kept, of = pattern.kept, pattern.group
-        units = rows * positions * channels // of * kept // pattern.unit
-        total = total + _packed(units, pattern.unit_bits)
+        if channels % pattern.group:
+            raise SchemeError(
+                f"`channels % {pattern.group} == 0` must hold for {sparsity}, got {channels}"
+            )
+        if thins(spec, sparsity):
+            kept, of = pattern.kept, pattern.group
+            units = rows * positions * channels // of * kept // pattern.unit
+            total += _packed(units, pattern.unit_bits)
     wide = spec.block_shape[1] if spec.block_shape is not None else 1
-    tall = -(-rows // spec.block_shape[0]) if spec.block_shape is not None else 0
+    tall = ceil(rows / spec.block_shape[0]) if spec.block_shape is not None else 0
     for part in (channels // wide * wide, channels % wide):
-        total = total + _packed(rows * positions * part // of * kept, bits)
+        total += _packed(rows * positions * part // of * kept, bits)
         if not spec.symmetric and spec.block_shape is not None:
-            total = total + _packed(tall * positions * -(-part // wide), bits)
-    scales = _scales(spec, rows, positions, channels)
+            total += _packed(tall * positions * ceil(part / wide), bits)
+    scales = count_scales(spec, rows, positions, channels)
     if not spec.symmetric and spec.block_shape is None:
-        total = total + _packed(scales, bits)
+        total += _packed(scales, bits)
     if spec.scale_format is not None:
-        total = total + scales * find_format(spec.scale_format).bits
+        total += scales * find_format(spec.scale_format).bits
     return total + (32 if spec.tensor_scale else 0)
 
 
@@ -259,23 +254,19 @@ def thins(spec: Spec, sparsity: str) -> bool:
     return spec.block_shape is None or spec.block_shape[1] % parse_sparsity(sparsity).group == 0
 
 
-def _packed(codes: Any, bits: int) -> Any:
+def _packed(codes: int, bits: int) -> int:
     """Bits of ``codes`` in a row, in words that hold whole codes and whole bytes."""
     word = lcm(bits, 8)
-    return -(-codes * bits // word) * word
+    return ceil(codes * bits / word) * word
 
 
 def count_scales(spec: Spec, rows: int, positions: int, channels: int) -> int:
     """Return how many scales a tensor of ``rows`` × ``positions`` × ``channels`` has."""
-    return int(_scales(spec, rows, positions, channels))
-
-
-def _scales(spec: Spec, rows: Any, positions: Any, channels: Any) -> Any:
     if spec.is_cast:
         return 0
     if spec.block_shape is not None:
         tall, wide = spec.block_shape
-        return -(-rows // tall) * positions * -(-channels // wide)
+        return ceil(rows / tall) * positions * ceil(channels / wide)
     return 1 if spec.granularity == "tensor" else rows
 
 

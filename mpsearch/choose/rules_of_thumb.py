@@ -13,9 +13,7 @@ from mpsearch.problem.problem import Problem
 from mpsearch.registry import find
 from mpsearch.schemes import Scheme
 from mpsearch.search.measured.points import make_points
-from mpsearch.sensitivity.sqnr import METRIC as SQNR
-from mpsearch.sensitivity.sqnr import decibels
-from mpsearch.sensitivity.task import MetricTask
+from mpsearch.sensitivity.sqnr import decibels, measure_noise
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.allowed import uniform
 from mpsearch.stats.estimates import Bools, Ints
@@ -52,10 +50,13 @@ def embeddings_heads(simulator: Simulator, narrow: int, allowed: Bools) -> Ints:
 
 def snr_15db(simulator: Simulator, narrow: int, allowed: Bools) -> Ints:
     """Layers whose operands keep less than 15 dB over the narrow format's noise take 8 bits, all others are narrow."""
-    noise = SQNR.score(MetricTask(simulator)).values
+    wide = [s for s, scheme in enumerate(simulator.space.schemes) if _is_eight_bits(scheme)]
+    wanted = np.zeros_like(allowed)
+    wanted[:, [narrow, *wide]] = allowed[:, [narrow, *wide]]
+    found = measure_noise(simulator, wanted)
+    noise = found.weight + found.activation
     base = simulator.space.index(simulator.space.base)
     assignment = _keep_base(simulator, narrow, allowed, set())
-    wide = [s for s, scheme in enumerate(simulator.space.schemes) if _is_eight_bits(scheme)]
     for g in np.flatnonzero(decibels(noise[:, narrow]) < _ENOUGH_DB):
         if assignment[g] == narrow:
             choices = [s for s in wide if allowed[g, s]]

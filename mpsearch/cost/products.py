@@ -7,7 +7,7 @@ import numpy as np
 
 from mpsearch.formats import find_format
 from mpsearch.graph.model import Gemm
-from mpsearch.schemes import Scheme, Spec, count_bits, parse_sparsity, thins
+from mpsearch.schemes import Scheme, Spec, parse_sparsity, stored_bits, thins
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 
@@ -92,25 +92,14 @@ def right_bytes(scheme: Scheme, products: Products, *, pattern_bits: float | Non
     """
     elements: Floats = (products.calls * products.k * products.n).astype(np.float64)
     result = elements * element_bytes(scheme.activation)
-    if not products.has_weight.any():
+    weights = np.flatnonzero(products.has_weight)
+    if not weights.size:
         return result
-    bits = weight_bits(scheme, products, pattern_bits=pattern_bits)
-    return np.where(products.has_weight, bits / 8, result)
-
-
-def weight_bits(scheme: Scheme, products: Products, *, pattern_bits: float | None = None) -> Floats:
-    """Return the stored bits [N] of the right operands as weights; reductions are padded to sparse groups."""
-    n, positions, channels = products.n, products.positions, products.channels
-    sparsity = scheme.sparsity
-    if sparsity is not None:
-        group = parse_sparsity(sparsity).group
-        channels = -(-channels // group) * group  # a kernel pads; a space forbids it
-    counted = count_bits(scheme.weight, n, positions, channels, sparsity)
-    bits = np.broadcast_to(np.asarray(counted, np.float64), n.shape)
-    if pattern_bits is None or sparsity is None or not thins(scheme.weight, sparsity):
-        return bits
-    groups = n * positions * channels // parse_sparsity(sparsity).group
-    return bits + groups * (pattern_bits - parse_sparsity(sparsity).index_bits)
+    shapes = np.stack([products.n, products.positions, products.channels], axis=1)[weights]
+    distinct, which = np.unique(shapes, axis=0, return_inverse=True)
+    bits = [_weight_bits(scheme, n, p, c, pattern_bits) for n, p, c in distinct.tolist()]
+    result[weights] = np.array(bits)[which.ravel()] / 8
+    return result
 
 
 def element_bytes(spec: Spec) -> float:
@@ -119,3 +108,17 @@ def element_bytes(spec: Spec) -> float:
     if spec.block_shape is not None and spec.scale_format is not None:
         scale = find_format(spec.scale_format).bits / (spec.block_shape[0] * spec.block_shape[1])
     return (spec.element.bits + scale) / 8
+
+
+def _weight_bits(
+    scheme: Scheme, n: int, positions: int, channels: int, pattern_bits: float | None
+) -> float:
+    if scheme.sparsity is None:
+        return stored_bits(scheme.weight, n, positions, channels)
+    pattern = parse_sparsity(scheme.sparsity)
+    channels = -(-channels // pattern.group) * pattern.group  # a kernel pads; a space forbids it
+    bits = stored_bits(scheme.weight, n, positions, channels, sparsity=scheme.sparsity)
+    if pattern_bits is None or not thins(scheme.weight, scheme.sparsity):
+        return bits
+    groups = n * positions * channels // pattern.group
+    return bits + groups * (pattern_bits - pattern.index_bits)

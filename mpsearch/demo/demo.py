@@ -140,6 +140,7 @@ def run_demo(
         batch=BATCH,
         samples=0,
         refine=REFINE,
+        recovery="auto",
         seed=seed,
     )
     prepared = prepare(job, sources)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mpsearch.figures.content import Report
 from mpsearch.figures.plan_row import PlanRow, uniform_scheme
+from mpsearch.problem.front import RECOVERED
 from mpsearch.stats.estimates import Estimate
 
 
@@ -56,9 +57,10 @@ def find_row(report: Report) -> PlanRow | None:
     if report.chosen is None:
         return None
     wanted = tuple(report.chosen.assignment)
-    return next(
-        (r for r in report.rows if r.assignment is not None and tuple(r.assignment) == wanted), None
-    )
+    rows = [r for r in report.rows if r.assignment is not None and tuple(r.assignment) == wanted]
+    if report.chosen.method == RECOVERED:
+        rows.sort(key=lambda row: not row.recovery)
+    return next(iter(rows), None)
 
 
 def uniform_rows(report: Report) -> list[PlanRow]:

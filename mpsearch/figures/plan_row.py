@@ -29,6 +29,7 @@ class PlanRow:
         effective_bits: Stored bits of all decided weights over their number.
         latency_us: Modelled latency of one batch, microseconds.
         weight_bytes: Stored bytes of all decided weights.
+        recovery: What its weights were recovered by; () for plainly rounded ones.
     """
 
     label: str
@@ -39,6 +40,7 @@ class PlanRow:
     effective_bits: float | None = None
     latency_us: float | None = None
     weight_bytes: float | None = None
+    recovery: tuple[str, ...] = ()
 
 
 def uniform_points(

@@ -14,7 +14,7 @@ from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context
 from mpsearch.plan.files import read_plan, weights_file, write_plan
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
-from mpsearch.problem.front import Front, Point, read_front
+from mpsearch.problem.front import RECOVERED, Front, Point, read_front
 from mpsearch.problem.ties import Difference, find_better, unpaired
 from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.runs.job_file import check_trust, read_job
@@ -194,6 +194,7 @@ def _stored_difference(run: Path, record: RunRecord) -> Difference:
         if (
             one is None
             or other is None
+            or RECOVERED in (first.method, second.method)
             or "slice" in (record.results.unit if record.results else "")
         ):
             return unpaired(first, second)

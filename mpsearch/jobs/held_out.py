@@ -5,9 +5,11 @@ from functools import cache
 
 import numpy as np
 
+from mpsearch.artifacts import digest_json
 from mpsearch.choose.by_quality import Scorer
 from mpsearch.data.batches import Batches
 from mpsearch.figures.plan_row import mean_scores
+from mpsearch.jobs.recovered import RecoveredPlans
 from mpsearch.jobs.stage_inputs import Bench, evaluation_context
 from mpsearch.problem.tables import Progress
 from mpsearch.simulate.simulator import Simulator
@@ -16,7 +18,9 @@ from mpsearch.stats.estimates import Estimate, Floats
 _SCORES = ("nll", "accuracy", "loss")
 
 
-def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
+def held_out_scorer(
+    bench: Bench, evaluation: Batches, recovered: RecoveredPlans | None = None
+) -> Scorer:
     """Return what scores plans on ``evaluation`` sample by sample, read through the store.
 
     With labels: ``nll`` (or the squared error) and ``accuracy`` as the labels have it. Without: ``loss``,
@@ -25,6 +29,7 @@ def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
     Args:
         bench: The run; its simulator holds the ranges.
         evaluation: Held-out data.
+        recovered: Plans that are scored with the weights that recovery gave them; None scores all without.
     """
     function = bench.prepared.job.quality if ":" in bench.prepared.job.quality else ""
     names = (*_SCORES, function) if function else _SCORES
@@ -40,15 +45,21 @@ def held_out_scorer(bench: Bench, evaluation: Batches) -> Scorer:
 
     def score(assignment: tuple[int, ...] | None) -> dict[str, Floats]:
         key = assignment or ()
-        scores = {name: bench.store.get(f"{context}/{name}", key) for name in names}
+        plan = None if recovered is None else recovered.plan(key)
+        weights = None if plan is None else plan.weights
+        own = context if weights is None else digest_json([context, weights.digest])
+        scores = {name: bench.store.get(f"{own}/{name}", key) for name in names}
         known = {name: values for name, values in scores.items() if values is not None}
         if not known:
-            known = _scores(simulator(), assignment)
+            known = _scores(changed(simulator(), key), assignment)
             if function:
-                known[function] = _own_scores(own_simulator(), assignment)
+                known[function] = _own_scores(changed(own_simulator(), key), assignment)
             for name, values in known.items():
-                bench.store.put(f"{context}/{name}", key, values)
+                bench.store.put(f"{own}/{name}", key, values)
         return known
+
+    def changed(plain: Simulator, key: tuple[int, ...]) -> Simulator:
+        return plain if recovered is None else recovered.changed(key, plain)
 
     return score
 

@@ -17,6 +17,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.losses.outputs import read_heads
 from mpsearch.program.compile import compile_graph
+from mpsearch.recovery.task import parse_methods
 from mpsearch.registry import DataFolder, data_file, data_folder, find, list_names
 from mpsearch.runs.job import Job
 from mpsearch.runs.sources import Sources
@@ -60,7 +61,10 @@ def prepare(job: Job, sources: Sources) -> Prepared:
     device = read_device(sources.device)
     space_name = sources.space or default_space(device)
     space = read_space(
-        space_name, target=job.target or None, base=job.base or None, recovery=job.recovery
+        space_name,
+        target=job.target or None,
+        base=job.base or None,
+        recovery=None if not job.recovery else "obs" if job.recovery == "obs" else "none",
     )
     space = cut_space(space, job.schemes)
     if job.ranges:
@@ -123,11 +127,18 @@ def check_names(job: Job) -> None:
     for kind, noun, name in (
         ("metrics", "metric", job.metric),
         ("searchers", "search method", job.method),
-        *(("rules", "a rule of thumb", name) for name in job.rules),
+        *(("rules", "a rule of thumb", name) for name in job.rule_names),
     ):
         names = list_names(kind)  # type: ignore[arg-type]  # both are kinds
         if name and name not in names:
             raise UnknownNameError(f"{noun} must be one of {', '.join(names)}; got {name!r}")
+    if job.recovers and job.recovery != "auto":
+        try:
+            parse_methods(job.recovery)
+        except UnknownNameError as error:
+            raise UnknownNameError(
+                f"recovery must be none, auto, obs or methods: {error}"
+            ) from None
     if job.search.settings:
         settings = find("searchers", job.method).settings
         check_settings(f"search method {job.method}", settings, job.search.settings)

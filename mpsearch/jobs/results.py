@@ -1,18 +1,19 @@
 """The end of a run: its plans written, its rows scored, what ``run.json`` keeps, and the report of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
 
 from mpsearch.choose.by_quality import Drop, Scorer, describe
-from mpsearch.choose.measured import plan_file
+from mpsearch.choose.measured import measure_point, plan_file
 from mpsearch.choose.rules import CHOICES, Choice
 from mpsearch.figures.plan_row import PlanRow, cost_rows, plan_row, reference_row
 from mpsearch.jobs.calibrate import keep_weights, note_calibration
 from mpsearch.jobs.held_out import score_plans
 from mpsearch.jobs.prepare import Prepared
+from mpsearch.jobs.recovered import RecoveredPlans
 from mpsearch.jobs.stage_inputs import Bench
 from mpsearch.plan.files import remove_plan, weights_file, write_plan
 from mpsearch.plan.make import add_weights, decide_plan
@@ -40,15 +41,22 @@ class Chosen:
     drops: tuple[Drop, ...] = ()
 
 
-def write_plans(bench: Bench, chosen: Chosen, uniforms: Mapping[str, Point]) -> None:
+def write_plans(
+    bench: Bench,
+    chosen: Chosen,
+    uniforms: Mapping[str, Point],
+    recovered: RecoveredPlans | None = None,
+) -> None:
     """Write the chosen plans, the uniform ones and those of the measured points into ``plans/``.
 
     A rule that none meets any more, now that there are more samples, leaves no plan. Weights that an earlier
-    plan of the same decisions brings are kept: calibration data are not read again.
+    plan of the same decisions brings are kept: calibration data are not read again. What was chosen after recovery, and
+    what the front holds of it, is written with the weights that recovery gave it.
     """
     measured = (point for point in chosen.front.points if "loss" in point.measured)
     named = {plan_file(point).removesuffix(".json"): point for point in measured}
     named |= {choice.name: choice.point for choice in chosen.choices}
+    ours = frozenset(named)
     named |= {label.replace(" ", "_"): point for label, point in uniforms.items()}
     safest = f"uniform_{bench.prepared.space.base}"
     for name in CHOICES - named.keys():
@@ -57,7 +65,13 @@ def write_plans(bench: Bench, chosen: Chosen, uniforms: Mapping[str, Point]) -> 
         path = bench.folder.file("plans") / f"{name}.json"
         plan = decide_plan(point, bench.simulator, costs=bench.costs)
         plan = note_calibration(plan, bench.calibration)
-        plan = keep_weights(plan, path) or add_weights(plan, bench.simulator)
+        won = recovered.plan(point.assignment) if recovered is not None and name in ours else None
+        if won is not None:
+            plan = replace(
+                won, predicted=plan.predicted, measured=plan.measured, method=plan.method
+            )
+        else:
+            plan = keep_weights(plan, path) or add_weights(plan, bench.simulator)
         fallback = f"{safest}.json" if name != safest else ""
         write_plan(replace(plan, fallback=fallback), path)
         if plan.weights is None:
@@ -66,30 +80,62 @@ def write_plans(bench: Bench, chosen: Chosen, uniforms: Mapping[str, Point]) -> 
 
 def score_rows(
     bench: Bench,
-    scorer: Scorer | None,
+    scorer: Callable[[RecoveredPlans | None], Scorer] | None,
     choices: tuple[Choice, ...],
     uniforms: Mapping[str, Point],
+    recovered: RecoveredPlans | None = None,
 ) -> tuple[PlanRow, ...]:
     """Return the rows of fp32, the uniform and the chosen plans; with held-out data, scored on them.
 
-    Rules that chose one plan share a label and a row.
+    Where plans were recovered each of these stands there as it is without, and as it is with recovery.
+
+    Args:
+        bench: The run.
+        scorer: Given what plans are recovered, scores plans on held-out data; None: there are none.
+        choices: The chosen plans.
+        uniforms: Label to measured point of the uniform plans and those of rules, without recovery.
+        recovered: The plans that were recovered; None: that was not asked for.
     """
-    chosen = {choice.label: choice.point for choice in choices}
-    points = [*uniforms.items(), *chosen.items()]
+    lines: list[tuple[str, Point, RecoveredPlans | None]] = [
+        (label, point, None) for label, point in uniforms.items()
+    ]
+    for label, point in () if recovered is None else uniforms.items():
+        if recovered is not None and recovered.plan(point.assignment) is not None:
+            lines.append((f"{label}, recovered", recovered.point(point), recovered))
+    for choice in choices:
+        if recovered is not None and recovered.plan(choice.point.assignment) is not None:
+            bare = measure_point(replace(choice.point, measured={}), bench.simulator)
+            lines.append((f"{choice.label}, plain", bare, None))
+        lines.append((choice.label, choice.point, recovered))
     if scorer is None:
         return (
             reference_row(bench.costs),
-            *(plan_row(label, point) for label, point in points),
+            *(_row(label, point, {}, won) for label, point, won in lines),
         )
-    named = [("fp32", None), *((label, point.assignment) for label, point in points)]
-    scores = score_plans(scorer, named, bench.watch("held-out"))
+    named: list[tuple[str, tuple[int, ...] | None]] = [("fp32", None)]
+    scores = score_plans(scorer(None), named, bench.watch("held-out"))
+    for won in dict.fromkeys(won for _, _, won in lines):
+        named = [(label, point.assignment) for label, point, other in lines if other is won]
+        scores += score_plans(scorer(won), named, bench.watch("held-out"))
+    order = [
+        i
+        for won in dict.fromkeys(w for _, _, w in lines)
+        for i, line in enumerate(lines)
+        if line[2] is won
+    ]
+    by_line = dict(zip(order, scores[1:], strict=True))
     return (
         reference_row(bench.costs, scores[0]),
-        *(
-            plan_row(label, point, own)
-            for (label, point), own in zip(points, scores[1:], strict=True)
-        ),
+        *(_row(label, point, by_line[i], won) for i, (label, point, won) in enumerate(lines)),
     )
+
+
+def _row(
+    label: str, point: Point, scores: Mapping[str, Estimate], recovered: RecoveredPlans | None
+) -> PlanRow:
+    plan = None if recovered is None else recovered.plan(point.assignment)
+    row = plan_row(label, point, scores)
+    return row if plan is None else replace(row, recovery=plan.recovery)
 
 
 def make_results(bench: Bench, table: Table, chosen: Chosen, rows: tuple[PlanRow, ...]) -> Results:

@@ -1,22 +1,22 @@
 """A job from its files to its plans: stages that each write one file and are skipped when it is there."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from mpsearch.choose.by_quality import DEFAULT_CONFIDENCE, Keep, choose_by_quality
+from mpsearch.choose.by_quality import DEFAULT_CONFIDENCE, Keep, Scorer, choose_by_quality
 from mpsearch.choose.feasibility import check_limits, constraints
-from mpsearch.choose.measured import measure_point
 from mpsearch.choose.rules import Uniforms, choose_plans
-from mpsearch.choose.rules_of_thumb import rule_points
-from mpsearch.figures.plan_row import uniform_points
 from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.held_out import held_out_scorer
 from mpsearch.jobs.interrupted import salvage
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.price import cost_limits, price
+from mpsearch.jobs.recovered import RecoveredPlans, recovered_plans, recovered_stage
 from mpsearch.jobs.results import Chosen, cost_results, make_results, score_rows, write_plans
+from mpsearch.jobs.rivals import measure_uniforms
 from mpsearch.jobs.stage_inputs import (
     Bench,
     Watch,
@@ -33,8 +33,8 @@ from mpsearch.jobs.stages import (
     sensitivity_stage,
 )
 from mpsearch.problem.build import build_problem
-from mpsearch.problem.problem import Problem
-from mpsearch.problem.tables import Costs, Table
+from mpsearch.problem.front import RECOVERED, Front
+from mpsearch.problem.tables import Costs
 from mpsearch.report.page import write_report
 from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
 from mpsearch.runs.record import installed_versions
@@ -120,56 +120,57 @@ def _run_stages(bench: Bench) -> None:
         confidence=job.confidence or None,
     )
     with folder.timed("uniform"):
-        plans = _measure_uniforms(bench, table, problem)
+        plans = measure_uniforms(bench, table, problem)
     stage = front_stage(bench, table, problem, plans)
     found = folder.run(stage)
     evaluation = bench.prepared.evaluation
-    scorer = None if evaluation is None else held_out_scorer(bench, evaluation)
-    if job.quality and scorer is not None:
-        keep = Keep(job.quality, job.max_drop or 0.0, job.confidence or DEFAULT_CONFIDENCE)
-        choice, front, drops = choose_by_quality(
-            found,
-            bench.simulator,
-            scorer,
-            keep,
-            plans,
-            progress=bench.watch("choose"),
-        )
-        chosen = Chosen((choice,), front, drops)
-    else:
-        choices, front = choose_plans(
-            found,
-            bench.simulator,
-            limits=job.limits.given(),
-            uniforms=plans,
-            rules=job_rules(job),
-            progress=bench.watch("choose"),
-        )
-        chosen = Chosen(choices, front)
+    recovered = recovered_plans(bench)
+    if recovered is not None:
+        stage = recovered_stage(bench, (table, bench.costs), found, plans, recovered)
+        found = folder.run(stage)
+        for point in found.points:
+            if point.method == RECOVERED:
+                recovered.recover(point.assignment)
+    scorers = None if evaluation is None else partial(held_out_scorer, bench, evaluation)
+    scorer = None if scorers is None else scorers(recovered)
+    chosen = _choose(
+        bench, found, plans if recovered is None else recovered.measured(plans), scorer, recovered
+    )
     if job.self_test:
         folder.run(self_test_stage(bench, table, found))
     if chosen.front != found:
         folder.write(stage, chosen.front)
     with folder.timed("plans"):
-        write_plans(bench, chosen, plans.candidates)
+        write_plans(bench, chosen, plans.candidates, recovered)
     with folder.timed("held-out"):
-        rows = score_rows(bench, scorer, chosen.choices, plans.candidates)
+        rows = score_rows(bench, scorers, chosen.choices, plans.candidates, recovered)
     folder.update(results=make_results(bench, table, chosen, rows))
     with folder.timed("report"):
         write_report(folder.file("report.html"), read_report(folder.path))
 
 
-def _measure_uniforms(bench: Bench, table: Table, problem: Problem) -> Uniforms:
-    """Measure the uniform plans and those of the rules of thumb."""
-    prepared, told = bench.prepared, bench.watch("uniform")
-    uniforms = uniform_points(
-        problem, prepared.space, prepared.graph, table.allowed & bench.costs.allowed
+def _choose(
+    bench: Bench,
+    front: Front,
+    uniforms: Uniforms,
+    scorer: Scorer | None,
+    recovered: RecoveredPlans | None,
+) -> Chosen:
+    """Choose plans by what was measured, or by a test of their quality on held-out data."""
+    job = bench.prepared.job
+    evaluator = bench.simulator if recovered is None else recovered
+    if job.quality and scorer is not None:
+        keep = Keep(job.quality, job.max_drop or 0.0, job.confidence or DEFAULT_CONFIDENCE)
+        choice, front, drops = choose_by_quality(
+            front, evaluator, scorer, keep, uniforms, progress=bench.watch("choose")
+        )
+        return Chosen((choice,), front, drops)
+    choices, front = choose_plans(
+        front,
+        evaluator,
+        limits=job.limits.given(),
+        uniforms=uniforms,
+        rules=job_rules(job),
+        progress=bench.watch("choose"),
     )
-    rules = rule_points(prepared.job.rules, problem, bench.simulator)
-    total = len(uniforms) + len(rules)
-    for done, (label, point) in enumerate({**uniforms, **rules}.items()):
-        told(done, total, label)
-        own = uniforms if label in uniforms else rules
-        own[label] = measure_point(point, bench.simulator)
-    told(total, total, "")
-    return Uniforms(uniforms, f"uniform {prepared.space.base}", rules)
+    return Chosen(choices, front)

@@ -36,6 +36,9 @@ from mpsearch.sensitivity.self_test_file import SelfTest, read_self_test, write_
 from mpsearch.sensitivity.selftest import self_test
 from mpsearch.sensitivity.shared.additivity import additive_residual
 
+PLAIN_FRONT = "plain_front"
+"""The front of a search whose finalists are then recovered."""
+
 _PROVEN_POINTS = 40  # of a front whose edges are too entangled to be solved whole
 
 
@@ -112,6 +115,8 @@ def sensitivity_stage(bench: Bench) -> Stage[Table]:
 def front_stage(bench: Bench, table: Table, problem: Problem, uniforms: Uniforms) -> Stage[Front]:
     """Return the stage that gives ``front.json``, once sensitivities and costs are there.
 
+    Where finalists are to be recovered that is ``plain_front.json``.
+
     Args:
         bench: The run.
         table: Its sensitivities.
@@ -120,7 +125,7 @@ def front_stage(bench: Bench, table: Table, problem: Problem, uniforms: Uniforms
     """
     job = bench.prepared.job
     return Stage(
-        "front",
+        PLAIN_FRONT if job.recovers else "front",
         {
             "context": bench.context,
             "sensitivity": bench.folder.digest("sensitivity"),

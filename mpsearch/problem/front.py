@@ -13,6 +13,9 @@ from mpsearch.errors import ArtifactError, ProblemError
 from mpsearch.problem.pareto import hypervolume, non_dominated
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
+RECOVERED = "recovered"
+"""Method of a point whose loss was measured with the weights that recovery gave its plan."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:

@@ -100,61 +100,50 @@ def choose_layer(
     weight = product.rows(product.weight, groups)
     plain = product.rows(product.plain.dequantize(), groups)
     bias = bias and product.takes_bias
-    judged = _Judge(weight, made, judge, weight @ judge.cross)
+    judged = _Judge(weight, made, judge)
     before = judged.error(plain, bias=False)
     best = Found(Choice(), None, None, before, before)
     if bias and (after := judged.error(plain, bias=True)) < best.after:
-        found = recover_layer(product, made, Choice(bias=True))
-        best = replace(found, before=before, after=after)
+        best = Found(Choice(bias=True), None, judged.bias(plain), before, after)
     if not rounds:
         return best
-    choice, target = _choose_target(judged, bias=bias)
-    found = recover_layer(product, made, choice, target)
+    choice = _choose_target(judged, bias=bias)
+    found = recover_layer(product, made, choice)
     assert found.weight is not None
     after = judged.error(product.rows(found.weight.dequantize(), groups), bias=bias)
     return replace(found, before=before, after=after) if after < best.after else best
 
 
-def recover_layer(
-    product: Product, made: Moments, choice: Choice, target: Tensor | None = None
-) -> Found:
-    """Return what ``choice`` makes of the layer on the data of ``made``.
-
-    Args:
-        product: The layer.
-        made: Of the data.
-        choice: How it is recovered.
-        target: Rows [G, R, K] that are rounded; None: the model's own.
-    """
+def recover_layer(product: Product, made: Moments, choice: Choice) -> Found:
+    """Return what ``choice`` makes of the layer on the data of ``made``."""
     groups = len(made.gram)
     weight = product.rows(product.weight, groups)
+    judged = _Judge(weight, made, made)
     stored, rows = None, product.rows(product.plain.dequantize(), groups)
     if choice.rounded:
-        layout = product.plain.layout
-        shape = (layout.rows, layout.positions, layout.channels)
+        gram, cross = made.centred() if choice.bias else (made.gram, made.cross)
+        target = product.weight
+        if choice.step:
+            moved = weight + choice.step * _full_step(weight, gram, cross, choice.ridge)
+            layout = product.plain.layout
+            shape = (layout.rows, layout.positions, layout.channels)
+            target = layout.from_rows(moved.float().reshape(shape))
         stored = round_in_gram(
-            product.weight if target is None else layout.from_rows(target.float().reshape(shape)),
+            target,
             product.plain.spec,
-            made.centred()[0] if choice.bias else made.gram,
+            gram,
             product.operand,
             sparsity=product.plain.sparsity,
             damping=DAMPING,
             name=product.name,
         )
         rows = product.rows(stored.dequantize(), groups)
-    bias = mean_error(weight, rows, made).flatten().float() if choice.bias else None
-    return Found(choice, stored, bias)
+    return Found(choice, stored, judged.bias(rows) if choice.bias else None)
 
 
-def mean_error(weight: Tensor, rows: Tensor, made: Moments) -> Tensor:
-    """Return [G, R] what the output of ``rows`` lacks on average of the fp32 output."""
-    difference = weight @ made.fp32_sum[:, :, None] - rows @ made.plan_sum[:, :, None]
-    return difference.squeeze(-1) / max(made.count, 1)
-
-
-def _choose_target(judged: "_Judge", *, bias: bool) -> tuple[Choice, Tensor]:
-    """The step and the ridge whose target, not rounded, is best on the data that judge, and that target."""
-    made, target = judged.made, judged.weight
+def _choose_target(judged: "_Judge", *, bias: bool) -> Choice:
+    """The step and the ridge whose target, not rounded, is best on the data that judge."""
+    made = judged.made
     gram, cross = made.centred() if bias else (made.gram, made.cross)
     best, least = Choice(rounded=True, bias=bias), judged.error(judged.weight, bias=bias)
     start = least
@@ -168,8 +157,7 @@ def _choose_target(judged: "_Judge", *, bias: bool) -> tuple[Choice, Tensor]:
         error = start + slope * length + curvature * length**2
         if error < least:
             best, least = Choice(True, length, ridge, bias), error
-            target = judged.weight + length * step
-    return best, target
+    return best
 
 
 def _full_step(weight: Tensor, gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
@@ -191,20 +179,27 @@ class _Judge:
         weight: [G, R, K] of the fp32 model.
         made: Of the data that biases come from.
         judge: Of the data that errors are of.
-        crossed: [G, R, K] ``weight`` in the cross moments of ``judge``.
     """
 
     weight: Tensor
     made: Moments
     judge: Moments
-    crossed: Tensor
+
+    def bias(self, rows: Tensor) -> Tensor:
+        """Return the bias [G × R], fp32, that takes off the mean error of ``rows``."""
+        return self._bias(rows).flatten().float()
+
+    def _bias(self, rows: Tensor) -> Tensor:
+        made = self.made
+        difference = self.weight @ made.fp32_sum[:, :, None] - rows @ made.plan_sum[:, :, None]
+        return difference.squeeze(-1) / max(made.count, 1)
 
     def error(self, rows: Tensor, *, bias: bool) -> float:
         """Return the squared error of the output of ``rows`` [G, R, K], relative to the fp32 output's power."""
         judge = self.judge
-        total = ((rows @ judge.gram - 2 * self.crossed) * rows).sum()
+        total = ((rows @ judge.gram - 2 * self.weight @ judge.cross) * rows).sum()
         if bias:
-            b = mean_error(self.weight, rows, self.made)
+            b = self._bias(rows)
             mean = rows @ judge.plan_sum[:, :, None] - self.weight @ judge.fp32_sum[:, :, None]
             total += (judge.count * b.square() + 2 * b * mean.squeeze(-1)).sum()
         return (float(total) + judge.power) / max(judge.power, float_info.min)

@@ -74,8 +74,8 @@ def recover_in_lockstep(task: Pass) -> tuple[Changes, dict[int, Found]]:
                 if task.progress is not None:
                     task.progress(len(layers), len(steps), known.graph.layers[step.layer].name)
             lanes.run(step, frees)
-    made = replace(known.changes, weights=dict(lanes.weights), biases=dict(lanes.biases))
-    return made, layers
+    before = known.changes
+    return Changes(dict(lanes.weights), dict(lanes.biases), before.constants), layers
 
 
 def recoverable(graph: ModelGraph, step: Step) -> bool:

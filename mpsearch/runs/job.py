@@ -18,7 +18,6 @@ from mpsearch.notations import parse_estimator
 from mpsearch.problem.tables import FULL
 from mpsearch.runs.job_tables import Limits, OwnSettings, PhaseMix, PhaseTokens
 from mpsearch.runs.knob import CHOICE, DEVICE, FILES, MACHINE, SEARCH, TABLE, Knob
-from mpsearch.space.space import RecoveryName
 
 Names = tuple[str, ...]
 _BYTES = TypeAdapter(ByteSize)
@@ -99,12 +98,22 @@ class Job(Content):
         Field(description="Format of what is not lowered: fp16, bf16 or fp32."),
     ] = ""
     recovery: Annotated[
-        RecoveryName | None,
-        Knob(DEVICE, "the space's own", example="obs"),
+        str,
+        Knob(DEVICE, "the space's own", example="auto", metavar="none|auto|A,B,…"),
         Field(
-            description="How sparse schemes recover what pruning lost: none, or obs, which updates the kept weights on the data."
+            description="What wins back loss: auto recovers the finalists of the search by what helps on data that did not take "
+            "part, or the methods named (see `mpsearch list recoveries`); obs recovers pruned weights of sparse schemes alone, "
+            "in all that is measured; none."
         ),
-    ] = None
+    ] = ""
+    finalists: Annotated[
+        int,
+        Knob(SEARCH),
+        Field(
+            ge=1,
+            description="Plans that are recovered at the end of the search, where that is asked for.",
+        ),
+    ] = 8
     ranges: Annotated[
         str,
         AfterValidator(_estimator),
@@ -213,7 +222,6 @@ class Job(Content):
     ] = 60
     rules: Annotated[
         Names,
-        AfterValidator(lambda names: () if names == ("none",) else names),
         Knob(SEARCH, example=("first_last",), metavar="A,B,…", joined=True),
         Field(
             description="Rules of thumb whose plans are measured beside the uniform ones, or none; see `mpsearch list rules`."
@@ -310,6 +318,16 @@ class Job(Content):
             description="What the files held: model, weights, data, eval, device, space; checked where given."
         ),
     ] = Field(default_factory=dict)
+
+    @property
+    def rule_names(self) -> Names:
+        """Rules of thumb to measure; () for ``none``."""
+        return () if self.rules == ("none",) else self.rules
+
+    @property
+    def recovers(self) -> bool:
+        """Whether finalists are recovered: not in all that is measured, as ``obs`` does."""
+        return self.recovery not in ("", "none", "obs")
 
     @property
     def measurements(self) -> int | None:

@@ -5,18 +5,20 @@ product add up at its output if their errors are independent, so their sum is th
 additive, decibels are not.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from mpsearch.problem.tables import Table
+from mpsearch.problem.tables import Progress, Table
 from mpsearch.schemes import Scheme
 from mpsearch.sensitivity.shared.entries import RatioSum
 from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.probe import capture, plain_weight, simulated_weight
 from mpsearch.simulate.scheme_run import Read, quantize_input, read_operands
 from mpsearch.simulate.simulator import Simulator
-from mpsearch.stats.estimates import Floats
+from mpsearch.stats.estimates import Bools, Floats
 
 
 def score(task: MetricTask) -> Table:
@@ -29,9 +31,42 @@ def score(task: MetricTask) -> Table:
         task: What to score; less than one evaluation is spent for each scheme, whatever the budget. Nothing
             is drawn.
     """
-    simulator, progress = task.simulator, task.progress
-    schemes, base = simulator.space.schemes, simulator.space.index(simulator.space.base)
-    layers = simulator.graph.layers
+    simulator, base = task.simulator, task.simulator.space.index(task.simulator.space.base)
+    wanted = simulator.allowed.copy()
+    wanted[:, base] = False
+    noise = measure_noise(simulator, wanted, task.progress)
+    return Table(
+        metric="sqnr",
+        unit="noise/signal",
+        groups=tuple(simulator.groups),
+        schemes=simulator.space.names,
+        values=noise.weight + noise.activation,
+        stderr=np.sqrt(noise.variance),
+        allowed=simulator.allowed,
+        reasons=simulator.reasons,
+        details={"weight_noise": noise.weight, "activation_noise": noise.activation},
+        cost_plans=1.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Noise over signal of each group's operands in each scheme, [G, S] each; 0 where it was not asked for.
+
+    Attributes:
+        weight: Of weights.
+        activation: Of activations.
+        variance: Of the estimate of ``activation``.
+    """
+
+    weight: Floats
+    activation: Floats
+    variance: Floats
+
+
+def measure_noise(simulator: Simulator, wanted: Bools, progress: Progress | None = None) -> Noise:
+    """Return the noise of the entries ``wanted`` [G, S], from one pass over the data."""
+    schemes, layers = simulator.space.schemes, simulator.graph.layers
     group_of = {i: g for g, group in enumerate(simulator.graph.groups) for i in group.layers}
     sums: dict[tuple[int, int, int], RatioSum] = {}
     batches = list(simulator.batches.iterate())
@@ -45,36 +80,20 @@ def score(task: MetricTask) -> Table:
                 if read.value not in tensors:
                     continue
                 x = tensors[read.value]
-                for s, scheme in enumerate(schemes):
-                    if s == base or not simulator.allowed[group_of[i], s]:
-                        continue
-                    error = _activation_error(simulator, x, scheme, read, layer.name)
-                    key = (i, s, read.index)
-                    sums.setdefault(key, RatioSum()).add(error, x, n)
-    weight, activation = np.zeros(simulator.allowed.shape), np.zeros(simulator.allowed.shape)
-    variance = np.zeros(simulator.allowed.shape)
+                for s in np.flatnonzero(wanted[group_of[i]]).tolist():
+                    error = _activation_error(simulator, x, schemes[s], read, layer.name)
+                    sums.setdefault((i, s, read.index), RatioSum()).add(error, x, n)
+    noise = Noise(*(np.zeros(wanted.shape) for _ in range(3)))
     for (i, s, _), ratio in sums.items():
         mean, stderr = ratio.estimate()
-        activation[group_of[i], s] += mean
-        variance[group_of[i], s] += stderr**2
+        noise.activation[group_of[i], s] += mean
+        noise.variance[group_of[i], s] += stderr**2
     for i in range(len(layers)):
-        for s in range(len(schemes)):
-            if s != base and simulator.allowed[group_of[i], s]:
-                weight[group_of[i], s] += weight_noise(simulator, i, s)
+        for s in np.flatnonzero(wanted[group_of[i]]).tolist():
+            noise.weight[group_of[i], s] += weight_noise(simulator, i, s)
     if progress is not None:
         progress(len(batches), len(batches), "all operands compared")
-    return Table(
-        metric="sqnr",
-        unit="noise/signal",
-        groups=tuple(simulator.groups),
-        schemes=simulator.space.names,
-        values=weight + activation,
-        stderr=np.sqrt(variance),
-        allowed=simulator.allowed,
-        reasons=simulator.reasons,
-        details={"weight_noise": weight, "activation_noise": activation},
-        cost_plans=1.0,
-    )
+    return noise
 
 
 METRIC = Metric(score)

@@ -16,7 +16,6 @@ from torch import Tensor
 from mpsearch.data.batches import Batches
 from mpsearch.data.fit import check_batches
 from mpsearch.errors import NumericsError, PlanError
-from mpsearch.export.planned import planned_weights
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.losses.losses import Target, sample_losses
@@ -105,13 +104,9 @@ def verify_plan(
             return quantized_weight(calibrated, layer, scheme, gemm).dequantize().float()
         return simulated_weight(calibrated, layer, scheme, gemm)
 
-    added = planned_weights(graph, calibrated.changes).changes.biases
-    biases = {
-        i: bias
-        for i, bias in calibrated.changes.biases.items()
-        if i in added or graph.layers[i].name not in session.rounding.biases
-    }
-    documented = call_documented(graph, plan, schemes, weight, session.rounding, biases)
+    documented = call_documented(
+        graph, plan, schemes, weight, session.rounding, calibrated.changes.biases
+    )
     base = plan.schemes[plan.base].activation
     outer = {node.name for node in graph.nodes}
     unproven = {

@@ -121,7 +121,10 @@ def test_a_run_that_goes_on_keeps_the_weights_of_its_plans(
     ("options", "message"),
     [
         (["--schemes", "fp8", "--recovery", "obs"], "recovery obs is for sparse schemes"),
-        (["--recovery", "magic"], "recovery: Input should be 'none' or 'obs', got 'magic'"),
+        (
+            ["--recovery", "magic"],
+            "recovery must be none, auto, obs or methods: method of recovery must be one of gptq",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -27,7 +27,6 @@ def init(
         str, typer.Option("--device", help="Device name or .toml; see `mpsearch list devices`.")
     ] = "npu_200tops",
     shape: opt.Shapes = None,
-    batch_axis: opt.BatchAxes = None,
     data: opt.Data = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder; default: beside the model.")
@@ -47,8 +46,7 @@ def init(
         if path.exists():
             raise OutputExistsError(f"{path.name}: exists; remove it, or give a folder with -o")
     shapes = dict(map(opt.parse_shape, shape or []))
-    axes = dict(map(opt.parse_axis, batch_axis or []))
-    graph, assumed = _bound_graph(model, shapes, axes, data)
+    graph, assumed = _bound_graph(model, shapes, data)
     space = read_space(default_space(read_device(device)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +57,6 @@ def init(
         "device": device,
         "space": space_file.name,
         "shapes": shapes | assumed,
-        "batch_axes": axes,
     }
     if data is not None:
         values["data"] = _relative(data, folder)
@@ -85,10 +82,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _bound_graph(
-    model: Path,
-    shapes: dict[str, tuple[int, ...]],
-    batch_axes: dict[str, int],
-    data: Path | None,
+    model: Path, shapes: dict[str, tuple[int, ...]], data: Path | None
 ) -> "tuple[ModelGraph, dict[str, tuple[int, ...]]]":
     """Return the model with its axes bound by options, else by the data, else by sizes that it runs at.
 
@@ -99,11 +93,10 @@ def _bound_graph(
     from mpsearch.graph.importer import import_onnx, read_inputs
 
     given = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}
-    axes: dict[str, int | None] = dict(batch_axes)
     if data is not None:
-        of_data = data_shapes(read_batches(data, limit=1), *read_inputs(model, axes), axes)
-        return import_onnx(model, shapes={**of_data, **given}, batch_axes=axes), {}
-    graph = import_onnx(model, shapes=given or None, batch_axes=axes)
+        of_data = data_shapes(read_batches(data, limit=1), *read_inputs(model))
+        return import_onnx(model, shapes={**of_data, **given}), {}
+    graph = import_onnx(model, shapes=given or None)
     free = {axis.partition("[")[0] for axis in graph.unbound}
     for size in _LIKELY_SIZES if free else ():
         assumed = {
@@ -115,7 +108,7 @@ def _bound_graph(
             if value.name in free
         }
         sizes = {name: tuple(s or None for s in axes) for name, axes in assumed.items()}
-        found = import_onnx(model, shapes=given | sizes, batch_axes=axes)
+        found = import_onnx(model, shapes=given | sizes)
         if all(gemm.m and gemm.k for layer in found.layers for gemm in layer.gemms):
             return found, assumed
     return graph, {}
@@ -153,8 +146,7 @@ def _job_text(graph: "ModelGraph", values: dict[str, Any], note: str) -> str:
                 rows = [
                     f"{sign}{_toml(k)} = {_toml(v)}" for k, v in (sizes or key.knob.example).items()
                 ]
-                said = _said(key, note if name == "shapes" else "")
-                tables[name] = [*said, f"{sign}[{name}]", *rows]
+                tables[name] = [*_said(key, note if sizes else ""), f"{sign}[{name}]", *rows]
             elif table:
                 head = tables.setdefault(table, [f"#[{table}]"])
                 head += [*_said(key), f"#{name} = {_toml(key.knob.example)}"]
@@ -190,7 +182,9 @@ def _space_text(graph: "ModelGraph", space: "SearchSpace", device: str) -> str:
         f"base = {json.dumps(space.base)}  # what every layer may always take",
         f"schemes = {json.dumps(list(space.names))}  # `mpsearch list schemes`",
         *(
-            ['recovery = "none"  # "obs" updates the kept weights of sparse schemes on the data']
+            [
+                'recovery = "none"  # "auto" recovers the finalists; "obs" the kept weights of sparse schemes in all that is measured'
+            ]
             if any(scheme.sparsity for scheme in space.schemes)
             else []
         ),
