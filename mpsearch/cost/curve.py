@@ -41,7 +41,7 @@ _BLOCK = 16384
 _LEAST_ROWS, _MMA_ROWS = 64, 16
 """Below 64 rows other kernels run, which compute on the next 16."""
 _WIDE = 20_000
-_LONG_US = 300
+_LONG_US = 500
 _PARTIAL_SUM_BYTES = 8  # written and read, fp32
 
 
@@ -132,8 +132,8 @@ def _block_us(theta: Floats, machine: Machine, x: Shapes) -> Floats:
         inverse += square * square
     tc = 1 / np.sqrt(np.sqrt(np.sqrt(inverse)))
     work = 2 * x.m * x.n * x.k * x.copies / machine.flops_per_us
-    loss = p["wide_loss"] / 3 * np.log1p((x.n / _WIDE) ** 3)
-    loss += p["large_loss"] / 5 * np.log1p(work / _LONG_US)
+    wide = (x.n / _WIDE) ** 3
+    loss = p["wide_loss"] * (wide / (1 + wide)) + p["large_loss"] * (work / (work + _LONG_US))
     tc *= np.exp(loss)
     tm = x.moved / (machine.bytes_per_us * p["memory_efficiency"])
     if machine.cache_bytes:

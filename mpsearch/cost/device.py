@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mpsearch.artifacts import Content, read_toml
 from mpsearch.cost.executed.table import MeasuredTable
-from mpsearch.cost.fitted import FittedKernels
+from mpsearch.cost.fitted import FittedKernels, QuantizationKernel
 from mpsearch.cost.npu_device import Fraction, NotNegative, Npu, Positive, at_point
 from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.registry import data_file
@@ -45,6 +45,7 @@ class Device(Content):
         npu: What an NPU adds.
         sparse_peak_tflops: Published sparse peaks, for people.
         kernels: Parameters of measured kernels (``mpsearch fit``); they take the place of the roofline.
+        quantization: Measured kernels that round activations; others take ``launch_us`` and the bandwidth.
         aliases: What measurements call the device.
         sources: Where the facts come from.
     """
@@ -82,6 +83,7 @@ class Device(Content):
     npu: Npu | None = None
     kernels: tuple[FittedKernels, ...] = ()
     measured: MeasuredTable | None = None
+    quantization: tuple[QuantizationKernel, ...] = ()
     sources: tuple[str, ...] = ()
     confidence: str = ""
     note: str = ""

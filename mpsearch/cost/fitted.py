@@ -30,6 +30,7 @@ class FittedKernels(Content):
         split_loss: Traffic of the partial sums where the reduction is split.
         wide_loss: What very wide results lose.
         large_loss: What long kernels lose (clocks that fall under power).
+        least_us: Least time beside the launch, of kernels whose tiles are large: one tile's.
         relative_error: Relative standard error of the curve alone.
         error_scale: Factor that makes errors of kernels left out of the fit as large as predicted.
         points: Measured kernels that were fitted.
@@ -53,6 +54,7 @@ class FittedKernels(Content):
     split_loss: NotNegative
     wide_loss: NotNegative = 0.0
     large_loss: NotNegative = 0.0
+    least_us: NotNegative = 0.0
     relative_error: Positive
     error_scale: Positive = 1.0
     points: Annotated[int, Field(ge=0)] = 0
@@ -65,6 +67,22 @@ class FittedKernels(Content):
     def _residuals_can_be_read(self) -> "FittedKernels":
         residual_points(self.residual)
         return self
+
+
+class QuantizationKernel(Content):
+    """The kernel that rounds an activation to a narrower format, as measured.
+
+    Attributes:
+        format: Operand format that it writes.
+        launch_us: Time of an empty kernel.
+        memory_efficiency: Share of the bandwidth at which it reads and writes.
+        source: Where the measurements come from.
+    """
+
+    format: str
+    launch_us: NotNegative
+    memory_efficiency: Positive
+    source: str = ""
 
 
 def residual_points(residual: Mapping[str, str]) -> list[tuple[int, int, int, int]]:

@@ -68,7 +68,7 @@ def measured_latencies(
     fitted, unlike = found
     shapes = kernel_shapes(scheme, products, out=out)
     machine = machine_of(device, scheme.rate, scheme.sparsity)
-    mean = curve_us(theta_of(fitted), machine, shapes)
+    mean = at_least(fitted, curve_us(theta_of(fitted), machine, shapes))
     table = _table(fitted)
     position = np.log2(np.stack([shapes.m * shapes.copies, shapes.n, shapes.k]))
     left, spread, beyond = table.at(position)
@@ -119,6 +119,15 @@ def machine_of(device: Device, rate: str, sparsity: str | None) -> Machine:
 def theta_of(fitted: FittedKernels) -> Floats:
     """Return the curve's parameters as the vector that :func:`curve_us` takes."""
     return encode(**{name: getattr(fitted, name) for name in PARAMETERS})
+
+
+def at_least(fitted: FittedKernels, us: Floats) -> Floats:
+    """Return latencies [N] of which no kernel's own time is less than ``least_us``, smoothly."""
+    if fitted.least_us == 0.0:
+        return us
+    own = np.maximum(us - fitted.launch_us, 0.0)
+    result: Floats = fitted.launch_us + (own**8 + fitted.least_us**8) ** 0.125
+    return result
 
 
 def _vector_us(device: Device, fitted: FittedKernels, products: Products, shapes: Shapes) -> Floats:

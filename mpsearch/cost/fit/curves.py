@@ -21,8 +21,8 @@ START = encode(
     prologue_k=90.0,
     tile_loss=20.0,
     split_loss=1.0,
-    wide_loss=0.13,
-    large_loss=0.13,
+    wide_loss=0.05,
+    large_loss=0.1,
     cache_gain=0.0,
 )
 """Where fits start, and what parameters that measurements leave open stay near."""
@@ -31,7 +31,7 @@ WIDTH = np.array([0.7, 0.7, 0.3, 0.5, 0.7, 1.0, 1.0, 1.0, 1.0, 1.0, 0.7])
 _PRIOR_WEIGHT = 0.3
 _SCALE = 0.08  # of ln(tau / t) where the loss turns from squares to absolute values
 _LOWEST = np.array([-2, -1.5, -3, -1.5, -1.5, 0, -2, -4, -6, -6, -1.5])
-_HIGHEST = np.array([3.5, 2.5, 0.1, 1.5, 4, 8, 6, 4, 0.5, 0.5, 2.0])
+_HIGHEST = np.array([3.5, 2.5, 0.1, 1.5, 4, 8, 6, 4, -0.7, -0.7, 2.0])
 _SPARSE_EFFICIENCY = -0.22  # of a start: 2:4 gains 1.6 where its peak says 2
 _SUFFIX = {"dense": "", "2:4": "_2of4", "4:8_paired": "_4of8"}
 

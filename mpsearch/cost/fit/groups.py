@@ -78,19 +78,19 @@ def fit_group(
     part = _deal(measured.sizes, folds)
     if part.max(initial=0) < 2:
         error = float(np.sqrt(np.mean(_left(theta, machine, shapes, measured.us) ** 2)))
-        return _group(theta, machine, shapes, measured, max(error, 0.15), 1.5), None
+        return group_of(theta, machine, shapes, measured, max(error, 0.15), 1.5), None
     us, stderr, curve = (np.zeros(len(shapes)) for _ in range(3))
     for fold in range(int(part.max()) + 1):
         test = part == fold
         kept = fit_theta(machine, shapes.take(~test), measured.us[~test], prior, start=theta)
-        group = _group(kept, machine, shapes.take(~test), measured.take(~test), 0.1, 1.0)
+        group = group_of(kept, machine, shapes.take(~test), measured.take(~test), 0.1, 1.0)
         us[test], stderr[test] = group.predict(machine, shapes.take(test))
         curve[test] = curve_us(kept, machine, shapes.take(test))
     z = np.abs(np.log(us / measured.us)) / (stderr / us)
     scale = float(np.quantile(z, 0.95)) / _Z95
     spread = np.abs(np.log(curve / measured.us))
     far = max(_LEAST_ERROR, float(np.quantile(spread, 0.95)) / _Z95)
-    group = _group(theta, machine, shapes, measured, far, max(scale, 0.3))
+    group = group_of(theta, machine, shapes, measured, far, max(scale, 0.3))
     return group, Predicted(us, stderr * scale, measured.us)
 
 
@@ -116,7 +116,7 @@ def fitted_kernels(
     return FittedKernels.model_validate(facts | parameters)
 
 
-def _group(
+def group_of(
     theta: Floats,
     machine: Machine,
     shapes: Shapes,
@@ -124,6 +124,16 @@ def _group(
     far: float,
     scale: float,
 ) -> Group:
+    """Return a curve with what it leaves at ``measured``.
+
+    Args:
+        theta: The curve's parameters.
+        machine: What it knows of the device.
+        shapes: The measured kernels' sizes.
+        measured: Their latencies.
+        far: Relative error of the curve alone.
+        scale: Factor on the residual's standard errors.
+    """
     left = _left(theta, machine, shapes, measured.us)
     points, left = _thin(np.log2(measured.sizes), left)
     return Group(theta, points, left, far, scale)
