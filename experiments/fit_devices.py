@@ -3,12 +3,13 @@
     python -m experiments.fit_devices
 
 Every group of a GPU is fitted to all its accepted kernels, without other devices; what a GPU runs and nobody
-measured is then borrowed. Of experiments/data/gemm_latency.csv (source and licence beside it).
+measured is then borrowed; nvfp4 on a B200 is experiments.b200_nvfp4's. Of experiments/data/gemm_latency.csv (source and licence beside it).
 """
 
 from pathlib import Path
 
-from mpsearch.cost.device import Device, read_device
+from experiments.b200_nvfp4 import fit_nvfp4
+from mpsearch.cost.device import read_device
 from mpsearch.cost.fit.fit_device import borrowed_kernels, device_text, fit_device
 from mpsearch.cost.fit.measurements import read_rows, select
 from mpsearch.cost.fitted import FittedKernels
@@ -35,17 +36,19 @@ def main() -> None:
         devices.append(device.model_copy(update={"kernels": tuple(fitted)}))
         print(name, len(fitted))
     for device in devices:
-        _write(device, [*device.kernels, *borrowed_kernels(device, device.kernels, devices)])
+        kernels, quantization = list(device.kernels), None
+        if device.name == GPUS["B200"]:
+            nvfp4 = fit_nvfp4(device)
+            kernels = [k for k in kernels if (k.format, k.sparsity) != ("nvfp4", "dense")]
+            kernels, quantization = [*kernels, nvfp4.kernels], [nvfp4.quantization]
+        kernels += borrowed_kernels(device, kernels, devices)
+        path = data_folder("cost_models") / f"{device.name}.toml"
+        path.write_text(device_text(path.read_text(), kernels, quantization))
 
 
 def _named(kernels: FittedKernels) -> FittedKernels:
     library = "cuBLASLt" if kernels.sparsity == "dense" else "cuSPARSELt"
     return kernels.model_copy(update={"library": library})
-
-
-def _write(device: Device, kernels: list[FittedKernels]) -> None:
-    path = data_folder("cost_models") / f"{device.name}.toml"
-    path.write_text(device_text(path.read_text(), kernels))
 
 
 if __name__ == "__main__":

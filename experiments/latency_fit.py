@@ -39,7 +39,7 @@ from mpsearch.cost.fit.measurements import Measured, read_rows, select
 from mpsearch.cost.fit.score import score
 from mpsearch.cost.gemm import gemm_latency
 from mpsearch.cost.measured import theta_of
-from mpsearch.stats.estimates import Floats
+from mpsearch.stats.estimates import Bools, Floats
 
 RESULTS = Path(__file__).parent / "results" / "latency_fit.json"
 TUNED_ON = ("A100", "RTX4090")
@@ -92,7 +92,7 @@ def fit_and_predict(
     return Predicted(us, stderr, test.us)
 
 
-def split(data: Data, test_of: Callable[[Measured], Floats]) -> Found:
+def split(data: Data, test_of: Callable[[Measured], Bools]) -> Found:
     """Fit what ``test_of`` does not select of each group, and predict what it selects."""
     found: Found = {}
     for (gpu, key), measured in data.groups.items():
@@ -133,9 +133,9 @@ def rows(data: Data) -> dict[str, Any]:
 
 
 def large(data: Data) -> dict[str, Any]:
-    def test_of(measured: Measured) -> Floats:
+    def test_of(measured: Measured) -> Bools:
         size = measured.sizes[:, 1] * measured.sizes[:, 2]
-        which: Floats = size > np.median(np.unique(size))
+        which: Bools = size > np.median(np.unique(size))
         return which
 
     return summary(split(data, test_of))

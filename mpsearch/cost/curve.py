@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpsearch.stats.estimates import Floats
+from mpsearch.stats.estimates import Bools, Floats
 
 TILES = tuple(
     (rows, columns, split)
@@ -88,7 +88,7 @@ class Shapes:
         """N."""
         return len(self.m)
 
-    def take(self, which: slice | Floats) -> "Shapes":
+    def take(self, which: slice | Bools) -> "Shapes":
         """Return the kernels that ``which`` selects."""
         return Shapes(*(getattr(self, name)[which] for name in self.__slots__))
 

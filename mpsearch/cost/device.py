@@ -152,6 +152,15 @@ def operand_format(spec: Spec) -> str:
     return "mxfp8" if microscaled and spec.element.rate == "fp8" else spec.element.rate
 
 
+def measured_quantization(device: Device, kind: str) -> QuantizationKernel | None:
+    """Return the measured kernel that rounds activations to operand format ``kind``; else one of another format.
+
+    None: the device file has none.
+    """
+    found = {kernel.format: kernel for kernel in reversed(device.quantization)}
+    return found.get(kind) or next(iter(device.quantization), None)
+
+
 def refusal(device: Device, scheme: Scheme) -> str:
     """Return why ``device`` cannot run ``scheme``, or "" if it can."""
     weight, activation = operand_format(scheme.weight), operand_format(scheme.activation)

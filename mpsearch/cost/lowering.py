@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpsearch.cost.device import Device
+from mpsearch.cost.device import Device, measured_quantization, operand_format
 from mpsearch.cost.kernels import Kernel, group_of_layers
 from mpsearch.cost.products import element_bytes
 from mpsearch.graph.model import Layer, ModelGraph
@@ -164,6 +164,9 @@ def _conversion(
         return 0.0, 0.0
     passes = 2 if reader.range == "dynamic" else 1  # the range is read before it is applied
     moved = element_bytes(base) * passes + element_bytes(reader)
+    kernel = None if reader.is_cast else measured_quantization(device, operand_format(reader))
+    if kernel is not None:
+        return kernel.launch_us, moved / (device.bandwidth_gb_s * 1e3 * kernel.memory_efficiency)
     per_element = device.dequantize_ns if reader.is_cast else device.quantize_ns
     bandwidth = device.bandwidth_gb_s * 1e3 * device.memory_efficiency
     return device.launch_us, moved / bandwidth + per_element / 1e3

@@ -12,7 +12,7 @@ from mpsearch.cost.fit.borrow import MANY, Key, borrowed_prior, well_measured
 from mpsearch.cost.fit.curves import default_prior
 from mpsearch.cost.fit.groups import Predicted, fit_group, fitted_kernels
 from mpsearch.cost.fit.measurements import Measurements
-from mpsearch.cost.fitted import FittedKernels
+from mpsearch.cost.fitted import FittedKernels, QuantizationKernel
 from mpsearch.cost.measured import theta_of
 from mpsearch.schemes import SCHEMES
 from mpsearch.stats.estimates import Floats
@@ -102,8 +102,20 @@ def _runnable(device: Device) -> set[Key]:
     }
 
 
-def device_text(base: str, kernels: Sequence[FittedKernels]) -> str:
-    """Return the text of a device file: ``base`` with ``kernels`` in place of those that it had."""
-    facts = re.split(r"(?m)^\[\[kernels\]\]", base, maxsplit=1)[0].rstrip()
-    tables = [k.model_dump(exclude_defaults=True, mode="json") for k in kernels]
-    return f"{facts}\n\n{tomli_w.dumps({'kernels': tables})}"
+def device_text(
+    base: str,
+    kernels: Sequence[FittedKernels],
+    quantization: Sequence[QuantizationKernel] | None = None,
+) -> str:
+    """Return the text of a device file: ``base`` with ``kernels`` in place of those that it had.
+
+    Kernels that round activations are replaced where some are given, else kept.
+    """
+    facts, *tables = re.split(r"(?m)^(?=\[\[(?:kernels|quantization)\]\])", base)
+    kept = "".join(table for table in tables if table.startswith("[[quantization]]"))
+    if quantization is not None:
+        kept = tomli_w.dumps(
+            {"quantization": [k.model_dump(exclude_defaults=True) for k in quantization]}
+        )
+    written = tomli_w.dumps({"kernels": [k.model_dump(exclude_defaults=True) for k in kernels]})
+    return "\n\n".join(part.strip() for part in (facts, kept, written) if part.strip()) + "\n"

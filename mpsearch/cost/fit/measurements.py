@@ -10,7 +10,7 @@ import numpy as np
 
 from mpsearch.cost.device import Device
 from mpsearch.errors import DeviceError
-from mpsearch.stats.estimates import Floats
+from mpsearch.stats.estimates import Bools, Floats
 
 COLUMNS = ("gpu", "dtype", "sparsity", "m", "n", "k")
 UNITS = {"latency_us": 1.0, "latency_ms": 1e3, "latency_s": 1e6, "latency_ns": 1e-3}
@@ -59,7 +59,7 @@ class Measured:
     sizes: Floats
     us: Floats
 
-    def take(self, which: Floats) -> "Measured":
+    def take(self, which: Bools) -> "Measured":
         """Return the kernels that ``which`` selects."""
         return Measured(self.format, self.sparsity, self.sizes[which], self.us[which])
 
