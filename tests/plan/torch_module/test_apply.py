@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import mpsearch as mp
 from mpsearch.data.batches import make_batches
 from mpsearch.errors import PlanError
-from mpsearch.plan.changes import bring_changes
+from mpsearch.plan.changes import bring_changes, with_weights
 from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Decision, Plan, Site
 from mpsearch.plan.score import simulate_plan
@@ -224,3 +224,28 @@ def test_a_module_takes_all_that_a_plan_changes(make: Made) -> None:
     assert not torch.allclose(found, plain, atol=1e-2)
     module.mpsearch_plan.remove()
     assert torch.equal(module(*examples), before)
+
+
+def test_a_trainable_module_starts_from_what_a_plan_changes_and_is_read_back_whole() -> None:
+    module, examples = pictures()
+    plan, _ = planned(pictures, 1)
+    graph = mp.import_torch(module, examples)
+    schemes, layers = plan_schemes(plan, graph), range(len(graph.layers))
+    weights = {(i, 0): change_weight(graph, i, 0, schemes[i]) for i in layers}
+    sizes = {i: output_channels(graph, i) or 0 for i in layers}
+    changes = Changes(weights, {i: torch.randn(n) * 0.2 for i, n in sizes.items()})
+    made = bring_changes(plan, graph, changes)
+    mp.apply_plan(made, module, examples)
+    start = module(*examples).detach()
+    mp.apply_plan(made, module, examples, trainable=True)
+    torch.testing.assert_close(module(*examples).detach(), start)
+    assert mp.read_trained(module) == made.weights
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    module(*examples).square().mean().backward()
+    optimizer.step()
+    trained = with_weights(made, mp.read_trained(module))
+    arrays = {v.name: x.numpy() for v, x in zip(graph.inputs, examples, strict=True)}
+    simulated = simulate_plan(trained, graph, make_batches(arrays))
+    (found,) = simulated.run(arrays, plan_assignment(trained, graph, simulated.space)).values()
+    torch.testing.assert_close(module(*examples).detach(), found, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, start, atol=1e-3)
