@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from math import ceil, lcm, log2
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mpsearch.errors import SchemeError, UnknownNameError
 from mpsearch.formats import Format, find_format
@@ -223,29 +223,34 @@ def stored_bits(
     Raises:
         SchemeError: ``channels`` is not divisible by the sparsity group.
     """
+    if sparsity is not None and channels % parse_sparsity(sparsity).group:
+        raise SchemeError(
+            f"`channels % {parse_sparsity(sparsity).group} == 0` must hold for {sparsity}, got {channels}"
+        )
+    return int(stored_bits_of_many(spec, rows, positions, channels, sparsity=sparsity))
+
+
+def stored_bits_of_many(
+    spec: Spec, rows: Any, positions: Any, channels: Any, *, sparsity: str | None = None
+) -> Any:
+    """Return :func:`stored_bits` of whole numbers, or of arrays of them at once, without its check."""
     bits = spec.element.bits
     kept, of, total = 1, 1, 0
-    if sparsity is not None:
+    if sparsity is not None and thins(spec, sparsity):
         pattern = parse_sparsity(sparsity)
-        if channels % pattern.group:
-            raise SchemeError(
-                f"`channels % {pattern.group} == 0` must hold for {sparsity}, got {channels}"
-            )
-        if thins(spec, sparsity):
-            kept, of = pattern.kept, pattern.group
-            units = rows * positions * channels // of * kept // pattern.unit
-            total += _packed(units, pattern.unit_bits)
+        kept, of = pattern.kept, pattern.group
+        total = _packed(rows * positions * channels // of * kept // pattern.unit, pattern.unit_bits)
     wide = spec.block_shape[1] if spec.block_shape is not None else 1
-    tall = ceil(rows / spec.block_shape[0]) if spec.block_shape is not None else 0
+    tall = -(-rows // spec.block_shape[0]) if spec.block_shape is not None else 0
     for part in (channels // wide * wide, channels % wide):
-        total += _packed(rows * positions * part // of * kept, bits)
+        total = total + _packed(rows * positions * part // of * kept, bits)
         if not spec.symmetric and spec.block_shape is not None:
-            total += _packed(tall * positions * ceil(part / wide), bits)
+            total = total + _packed(tall * positions * -(-part // wide), bits)
     scales = count_scales(spec, rows, positions, channels)
     if not spec.symmetric and spec.block_shape is None:
-        total += _packed(scales, bits)
+        total = total + _packed(scales, bits)
     if spec.scale_format is not None:
-        total += scales * find_format(spec.scale_format).bits
+        total = total + scales * find_format(spec.scale_format).bits
     return total + (32 if spec.tensor_scale else 0)
 
 
@@ -254,10 +259,10 @@ def thins(spec: Spec, sparsity: str) -> bool:
     return spec.block_shape is None or spec.block_shape[1] % parse_sparsity(sparsity).group == 0
 
 
-def _packed(codes: int, bits: int) -> int:
+def _packed(codes: Any, bits: int) -> Any:
     """Bits of ``codes`` in a row, in words that hold whole codes and whole bytes."""
     word = lcm(bits, 8)
-    return ceil(codes * bits / word) * word
+    return -(-codes * bits // word) * word
 
 
 def count_scales(spec: Spec, rows: int, positions: int, channels: int) -> int:
@@ -266,7 +271,7 @@ def count_scales(spec: Spec, rows: int, positions: int, channels: int) -> int:
         return 0
     if spec.block_shape is not None:
         tall, wide = spec.block_shape
-        return ceil(rows / tall) * positions * ceil(channels / wide)
+        return -(-rows // tall) * positions * -(-channels // wide)
     return 1 if spec.granularity == "tensor" else rows
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mpsearch.errors import SchemeError, UnknownNameError
@@ -13,6 +14,7 @@ from mpsearch.schemes import (
     find_scheme,
     parse_sparsity,
     stored_bits,
+    stored_bits_of_many,
 )
 
 
@@ -138,3 +140,15 @@ def test_rates_are_those_of_the_wider_operand() -> None:
 def test_an_unknown_scheme_lists_the_choices() -> None:
     with pytest.raises(UnknownNameError, match=r"one of fp32, .*nvfp4.*; got 'fp5'"):
         find_scheme("fp5")
+
+
+@pytest.mark.parametrize(
+    "name", ["fp16", "fp8", "w4a16", "nvfp4", "mxfp6", "int8_2of4", "nvfp4_4of8"]
+)
+def test_bits_of_many_tensors_are_those_of_each(name: str) -> None:
+    scheme = find_scheme(name)
+    sizes = [(1, 1, 8), (7, 9, 24), (128, 1, 4096), (3, 25, 1000)]
+    rows, positions, channels = np.array(sizes).T
+    many = stored_bits_of_many(scheme.weight, rows, positions, channels, sparsity=scheme.sparsity)
+    each = [stored_bits(scheme.weight, *size, sparsity=scheme.sparsity) for size in sizes]
+    assert np.broadcast_to(many, len(sizes)).tolist() == each

@@ -17,12 +17,10 @@ import numpy as np
 
 from mpsearch.stats.estimates import Bools, Floats
 
-TILES = tuple(
-    (rows, columns, split)
-    for rows, columns in ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128))
-    for split in (1, 3)
-)
-"""Rows and columns of a tile of the result, and how often the reduction is split: those tried."""
+TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128))
+"""Rows and columns of the tiles of the result that are tried."""
+SPLITS = (1, 3)
+"""How often the reduction of a tile is split: what is tried."""
 PARAMETERS = (
     "launch_us",
     "power",
@@ -127,9 +125,10 @@ def _block_us(theta: Floats, machine: Machine, x: Shapes) -> Floats:
     exponent = p["power"]
     inverse = np.zeros(len(x))  # sum over tiles of 1/t^8: the fastest counts most
     for t in _tile_times_us(p, machine, x):
-        square = 1 / (t * t)
-        square *= square
-        inverse += square * square
+        np.divide(1.0, t, out=t)
+        for _ in range(3):
+            t *= t
+        inverse += t
     tc = 1 / np.sqrt(np.sqrt(np.sqrt(inverse)))
     work = 2 * x.m * x.n * x.k * x.copies / machine.flops_per_us
     wide = (x.n / _WIDE) ** 3
@@ -145,20 +144,26 @@ def _block_us(theta: Floats, machine: Machine, x: Shapes) -> Floats:
 
 
 def _tile_times_us(p: dict[str, float], machine: Machine, x: Shapes) -> Iterator[Floats]:
-    """Yield the time [N] of the result by each of :data:`TILES`."""
+    """Yield the time [N] of the result by each tile and split."""
     rate = machine.flops_per_us * p["efficiency"] / machine.multiprocessors
     bandwidth = machine.bytes_per_us * p["stream"] / machine.multiprocessors
     sums = x.m * x.n * x.copies * (_PARTIAL_SUM_BYTES * p["split_loss"] / machine.bytes_per_us)
-    prologue = p["prologue_k"] / rate
-    rows_of = {rows: np.ceil(x.m / rows) for rows in {tile[0] for tile in TILES}}
-    columns_of = {n: np.ceil(x.n / n) * x.copies for n in {tile[1] for tile in TILES}}
-    left_of = {rows: np.minimum(rows, x.m) * x.left_bytes for rows in rows_of}
-    right_of = {columns: columns * x.right_bytes for columns in columns_of}
     few = np.minimum(1.0, np.ceil(x.m / _MMA_ROWS) * (_MMA_ROWS / _LEAST_ROWS))
-    for rows, columns, split in TILES:
-        area = 2.0 * rows * columns * few
-        waves = np.ceil(rows_of[rows] * columns_of[columns] * (split / machine.multiprocessors))
-        compute = area * ((1 + p["tile_loss"] * (1 / rows + 1 / columns)) / rate)
-        step = np.maximum(compute, (left_of[rows] + right_of[columns]) / bandwidth)
-        time = waves * (step * (x.k / split) + area * prologue)
-        yield time + sums * split if split > 1 else time
+    prologue = few * (p["prologue_k"] / rate)
+    down = {rows: np.ceil(x.m / rows) / machine.multiprocessors for rows, _ in TILES}
+    across = {columns: np.ceil(x.n / columns) * x.copies for _, columns in TILES}
+    left = {rows: np.minimum(rows, x.m) * (x.left_bytes / bandwidth) for rows in down}
+    right = {columns: columns * (x.right_bytes / bandwidth) for columns in across}
+    for rows, columns in TILES:
+        area = 2.0 * rows * columns
+        tiles = down[rows] * across[columns]
+        compute = few * (area * (1 + p["tile_loss"] * (1 / rows + 1 / columns)) / rate)
+        whole = np.maximum(compute, left[rows] + right[columns])
+        whole *= x.k
+        start = area * prologue
+        for split in SPLITS:
+            time = np.ceil(tiles * split if split > 1 else tiles)
+            time *= whole / split + start if split > 1 else whole + start
+            if split > 1:
+                time += sums * split
+            yield time

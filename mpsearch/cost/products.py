@@ -7,7 +7,7 @@ import numpy as np
 
 from mpsearch.formats import find_format
 from mpsearch.graph.model import Gemm
-from mpsearch.schemes import Scheme, Spec, parse_sparsity, stored_bits, thins
+from mpsearch.schemes import Scheme, Spec, parse_sparsity, stored_bits_of_many, thins
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 
@@ -95,10 +95,11 @@ def right_bytes(scheme: Scheme, products: Products, *, pattern_bits: float | Non
     weights = np.flatnonzero(products.has_weight)
     if not weights.size:
         return result
-    shapes = np.stack([products.n, products.positions, products.channels], axis=1)[weights]
-    distinct, which = np.unique(shapes, axis=0, return_inverse=True)
-    bits = [_weight_bits(scheme, n, p, c, pattern_bits) for n, p, c in distinct.tolist()]
-    result[weights] = np.array(bits)[which.ravel()] / 8
+    n, positions, channels = (
+        size[weights] for size in (products.n, products.positions, products.channels)
+    )
+    bits = _weight_bits(scheme, n, positions, channels, pattern_bits)
+    result[weights] = bits / 8
     return result
 
 
@@ -111,14 +112,15 @@ def element_bytes(spec: Spec) -> float:
 
 
 def _weight_bits(
-    scheme: Scheme, n: int, positions: int, channels: int, pattern_bits: float | None
-) -> float:
+    scheme: Scheme, n: Ints, positions: Ints, channels: Ints, pattern_bits: float | None
+) -> Floats:
     if scheme.sparsity is None:
-        return stored_bits(scheme.weight, n, positions, channels)
+        return np.asarray(stored_bits_of_many(scheme.weight, n, positions, channels), np.float64)
     pattern = parse_sparsity(scheme.sparsity)
     channels = -(-channels // pattern.group) * pattern.group  # a kernel pads; a space forbids it
-    bits = stored_bits(scheme.weight, n, positions, channels, sparsity=scheme.sparsity)
+    bits = stored_bits_of_many(scheme.weight, n, positions, channels, sparsity=scheme.sparsity)
+    result = np.asarray(bits, np.float64)
     if pattern_bits is None or not thins(scheme.weight, scheme.sparsity):
-        return bits
+        return result
     groups = n * positions * channels // pattern.group
-    return bits + groups * (pattern_bits - pattern.index_bits)
+    return result + groups * (pattern_bits - pattern.index_bits)
