@@ -83,6 +83,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "recovery_methods": {
             "gptq": "mpsearch.recovery.sequential:GPTQ",
             "bias": "mpsearch.recovery.sequential:BIAS",
+            "smooth": "mpsearch.recovery.transforms:SMOOTH",
+            "awq": "mpsearch.recovery.transforms:AWQ",
+            "rotate": "mpsearch.recovery.transforms:ROTATE",
+            "blocks": "mpsearch.recovery.blocks:BLOCKS",
         },
         "exporters": {
             "onnx": "mpsearch.export.onnx.export:export",

@@ -75,7 +75,7 @@ def recover_in_lockstep(task: Pass) -> tuple[Changes, dict[int, Found]]:
                     task.progress(len(layers), len(steps), known.graph.layers[step.layer].name)
             lanes.run(step, frees)
     before = known.changes
-    return Changes(dict(lanes.weights), dict(lanes.biases), before.constants), layers
+    return replace(before, weights=dict(lanes.weights), biases=dict(lanes.biases)), layers
 
 
 def recoverable(graph: ModelGraph, step: Step) -> bool:
