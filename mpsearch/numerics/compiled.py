@@ -144,6 +144,30 @@ def clip_gradient(x, quantized, gradient, out, start, stop, limit, share):  # ty
     return total
 
 
+@_compile_sum
+def depthwise_gradient(x, gradient, start, stop, size, stride, pads, dilation):  # type: ignore[no-untyped-def]
+    """Return [kh, kw, C], the gradient of a depthwise kernel, over samples of [N, H, W, C] and [N, OH, OW, C]."""
+    out = np.zeros((size[0], size[1], x.shape[3]), np.float32)
+    for n in range(start, stop):
+        part = np.zeros_like(out)  # sums of one sample: fp32 stays exact enough
+        for oh in range(gradient.shape[1]):
+            for i in range(size[0]):
+                ih = oh * stride[0] + i * dilation[0] - pads[0]
+                if ih < 0 or ih >= x.shape[1]:
+                    continue
+                for ow in range(gradient.shape[2]):
+                    g = gradient[n, oh, ow]
+                    for j in range(size[1]):
+                        iw = ow * stride[1] + j * dilation[1] - pads[1]
+                        if iw < 0 or iw >= x.shape[2]:
+                            continue
+                        row, total = x[n, ih, iw], part[i, j]
+                        for c in range(g.size):
+                            total[c] += row[c] * g[c]
+        out += part
+    return out
+
+
 @_compile
 def round_patterns(x, out, start, stop, dropped):  # type: ignore[no-untyped-def]
     """Round away ``dropped`` bits of each pattern (bf16, tf32); return the largest magnitude's pattern."""

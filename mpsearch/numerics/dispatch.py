@@ -127,6 +127,25 @@ def clip_gradient(
     return out, float(sum(sums))
 
 
+def depthwise_gradient(
+    x: Tensor,
+    gradient: Tensor,
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    pads: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """Return the gradient [C, 1, kh, kw] of a depthwise kernel of ``size`` from its input's and output's."""
+    arrays = [
+        t.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()
+        for t in (x, gradient)
+    ]
+    where = size, stride, pads, dilation
+    kernel = _kernels().depthwise_gradient
+    parts = _spread(kernel, x.shape[0], gradient.numel() * size[0] * size[1], *arrays, *where)
+    return torch.from_numpy(np.sum(parts, axis=0)).permute(2, 0, 1).unsqueeze(1)
+
+
 def can_cast(format: Format, *, subnormals: bool) -> bool:
     """Whether a kernel casts to ``format``; fp32 needs none."""
     return format.kind != "exponent" and (

@@ -5,6 +5,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from mpsearch.graph.model import Node
+from mpsearch.numerics.depthwise import convolve_depthwise, is_depthwise
 from mpsearch.program.operators.attributes import Builder, Kernel, integer, integers, refuse, text
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -53,6 +54,8 @@ def _conv(node: Node) -> Kernel:
         begins = around[:rank]
         if begins != around[rank:]:
             x, begins = F.pad(x, flat_pads(around)), [0] * rank
+        if is_depthwise(x, weight, groups):
+            return convolve_depthwise(_lay_out(x), weight, bias, stride, begins, dilation)
         return _CONVOLVE[rank](_lay_out(x), weight, bias, stride, begins, dilation, groups)
 
     return kernel

@@ -73,6 +73,7 @@ class Trainable:
             for name, tensor in parameters.tensors.items()
             if name.startswith("bias.")
         }
+        inside = {step.layer for step in self.schedule.steps if _takes_bias(step)} & biases.keys()
         layers = [layer for step in self.schedule.steps for layer in step.layers()]
         high = set() if lowered is None else set(layers[lowered:])
         known = self.calibrated
@@ -84,14 +85,15 @@ class Trainable:
             weights,
             [layer for layer in layers if layer not in high],
             known.ports,
-            biases,
+            {layer: bias for layer, bias in biases.items() if layer not in inside},
         )
 
         def call(step: Step, inputs: list[Tensor | None]) -> object:
-            if step.layer in high:
-                result = self._run_high(step, inputs, biases.get(step.layer))
-            else:
-                result = run(step, inputs)
+            bias = biases.get(step.layer)
+            if bias is not None and step.layer in inside:  # its kernel adds it at no cost
+                inputs += [None] * (3 - len(inputs))
+                inputs[2], bias = bias if inputs[2] is None else inputs[2] + bias, None
+            result = self._run_high(step, inputs, bias) if step.layer in high else run(step, inputs)
             if hook is not None and isinstance(result, Tensor):
                 return hook(step.layer, result)
             return result
@@ -115,6 +117,13 @@ class Trainable:
         if bias is not None and isinstance(result, Tensor):
             return add_bias(result, bias, self.calibrated.graph.layers[step.layer])
         return result
+
+
+def _takes_bias(step: Step) -> bool:
+    """Whether the operator adds its third input, a bias, to its product as it is."""
+    if step.node.op_type == "Gemm":
+        return step.layer >= 0 and step.node.attributes.get("beta", 1.0) == 1.0
+    return step.layer >= 0 and step.node.op_type in ("Conv", "ConvTranspose")
 
 
 class _Weights:

@@ -10,6 +10,7 @@ from mpsearch.data.batches import make_batches
 from mpsearch.errors import PlanError
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.numerics.sparsity import choose_mask
+from mpsearch.plan.changes import changes_of, with_weights
 from mpsearch.schemes import Scheme, find_scheme
 from mpsearch.simulate.probe import plain_weight, simulated_weight
 from tests.plan.torch_module.test_apply import SPACE, Made, make_plan, pictures, planned, words
@@ -152,10 +153,27 @@ def test_what_was_trained_is_read_back() -> None:
     graph = mp.import_torch(fresh, [x])
     arrays = {graph.inputs[0].name: x.numpy()}
     simulator = mp.Simulator(graph, SPACE, make_batches(arrays))
+    trained = with_weights(plan, mp.read_trained(module))
+    sites = [decision.site for decision in plan.decisions]
+    schemes = [plan.schemes[decision.scheme] for decision in plan.decisions]
+    held = changes_of(trained, graph, schemes, sites)
+    assert held.weights.keys() == changes.weights.keys()
+    for at, weight in held.weights.items():
+        assert torch.equal(weight.dequantize(), changes.weights[at].dequantize())
     names = [decision.scheme for decision in plan.decisions]
     chosen = np.array([SPACE.names.index(name) for name in names])
     got = next(iter(simulator.change(changes).run(arrays, chosen).values()))
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_module_without_a_trainable_plan_is_not_read() -> None:
+    module, _ = pictures()
+    with pytest.raises(PlanError, match="trainable=True"):
+        mp.read_trained(module)
+    plan, _ = planned(pictures, 1)
+    mp.apply_plan(plan, module)
+    with pytest.raises(PlanError, match="trainable=True"):
+        mp.read_trained(module)
 
 
 def test_what_a_plan_cannot_change_is_named() -> None:
