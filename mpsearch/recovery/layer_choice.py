@@ -2,19 +2,26 @@
 
 from dataclasses import dataclass, replace
 from sys import float_info
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mpsearch.graph.model import Operand
 from mpsearch.numerics.layout import Layout
+from mpsearch.numerics.quantize import quantize_weight
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.recovery.gptq import DAMPING, round_in_gram
 from mpsearch.recovery.moments import Moments
+from mpsearch.recovery.obs import recover
 from mpsearch.recovery.sweep import damp
 
 _RIDGES = (1e-3, 1e-1)
 """Damping of targets that are tried, as fractions of the mean diagonal of H."""
+
+
+Rounding = Literal["gptq", "obs"]
+"""``gptq`` selects and rounds; ``obs`` selects, makes up for what is pruned, and is rounded plainly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +29,14 @@ class Choice:
     """How a layer is recovered.
 
     Attributes:
-        rounded: Whether its weight is rounded in the Gram matrix.
+        rounding: What rounds its weight in the Gram matrix; None: plainly.
         step: How far the target goes from the model's own weight (0) to the one whose output on the plan's inputs is
             nearest to the fp32 model's (1).
         ridge: Damping of that target.
         bias: Whether a bias makes up for the mean error.
     """
 
-    rounded: bool = False
+    rounding: Rounding | None = None
     step: float = 0.0
     ridge: float = 0.0
     bias: bool = False
@@ -85,7 +92,7 @@ class Product:
 
 
 def choose_layer(
-    product: Product, made: Moments, judge: Moments, *, rounds: bool, bias: bool
+    product: Product, made: Moments, judge: Moments, *, rounding: Rounding | None, bias: bool
 ) -> Found:
     """Return what makes the layer's output on ``judge`` nearest to the fp32 model's.
 
@@ -93,59 +100,81 @@ def choose_layer(
         product: The layer.
         made: Of the data that recover.
         judge: Of others.
-        rounds: Whether its weight may change.
+        rounding: What may change its weight.
         bias: Whether its bias may.
     """
     groups = len(made.gram)
     weight = product.rows(product.weight, groups)
     plain = product.rows(product.plain.dequantize(), groups)
     bias = bias and product.takes_bias
-    judged = _Judge(weight, made, judge)
+    judged = _Judge(weight, made, judge, weight @ judge.cross)
     before = judged.error(plain, bias=False)
     best = Found(Choice(), None, None, before, before)
     if bias and (after := judged.error(plain, bias=True)) < best.after:
-        best = Found(Choice(bias=True), None, judged.bias(plain), before, after)
-    if not rounds:
+        found = recover_layer(product, made, Choice(bias=True))
+        best = replace(found, before=before, after=after)
+    if rounding is None:
         return best
-    choice = _choose_target(judged, bias=bias)
-    found = recover_layer(product, made, choice)
+    choice, target = _choose_target(judged, rounding, bias=bias)
+    found = recover_layer(product, made, choice, target)
     assert found.weight is not None
     after = judged.error(product.rows(found.weight.dequantize(), groups), bias=bias)
     return replace(found, before=before, after=after) if after < best.after else best
 
 
-def recover_layer(product: Product, made: Moments, choice: Choice) -> Found:
-    """Return what ``choice`` makes of the layer on the data of ``made``."""
+def recover_layer(
+    product: Product, made: Moments, choice: Choice, target: Tensor | None = None
+) -> Found:
+    """Return what ``choice`` makes of the layer on the data of ``made``.
+
+    Args:
+        product: The layer.
+        made: Of the data.
+        choice: How it is recovered.
+        target: Rows [G, R, K] that are rounded; None: the model's own.
+    """
     groups = len(made.gram)
     weight = product.rows(product.weight, groups)
-    judged = _Judge(weight, made, made)
     stored, rows = None, product.rows(product.plain.dequantize(), groups)
-    if choice.rounded:
-        gram, cross = made.centred() if choice.bias else (made.gram, made.cross)
-        target = product.weight
-        if choice.step:
-            moved = weight + choice.step * _full_step(weight, gram, cross, choice.ridge)
-            layout = product.plain.layout
-            shape = (layout.rows, layout.positions, layout.channels)
-            target = layout.from_rows(moved.float().reshape(shape))
-        stored = round_in_gram(
-            target,
-            product.plain.spec,
-            gram,
-            product.operand,
-            sparsity=product.plain.sparsity,
-            damping=DAMPING,
-            name=product.name,
-        )
+    if choice.rounding is not None:
+        layout = product.plain.layout
+        shape = (layout.rows, layout.positions, layout.channels)
+        wanted = product.weight
+        if target is not None:
+            wanted = layout.from_rows(target.float().reshape(shape))
+        gram = made.centred()[0] if choice.bias else made.gram
+        stored = _round(product, wanted, gram, choice.rounding)
         rows = product.rows(stored.dequantize(), groups)
-    return Found(choice, stored, judged.bias(rows) if choice.bias else None)
+    bias = mean_error(weight, rows, made).flatten().float() if choice.bias else None
+    return Found(choice, stored, bias)
 
 
-def _choose_target(judged: "_Judge", *, bias: bool) -> Choice:
-    """The step and the ridge whose target, not rounded, is best on the data that judge."""
-    made = judged.made
+def _round(product: Product, wanted: Tensor, gram: Tensor, rounding: Rounding) -> QuantizedTensor:
+    spec, sparsity, right = product.plain.spec, product.plain.sparsity, product.operand
+    if rounding == "gptq" or sparsity is None:
+        return round_in_gram(
+            wanted, spec, gram, right, sparsity=sparsity, damping=DAMPING, name=product.name
+        )
+    axis, channels, groups = right.reduction_axis, right.channel_axes, right.groups
+    pruned = recover(
+        wanted, sparsity, gram, reduction_axis=axis, channel_axes=channels, groups=groups
+    )
+    return quantize_weight(
+        pruned, spec, reduction_axis=axis, channel_axes=channels, groups=groups, sparsity=sparsity
+    )
+
+
+def mean_error(weight: Tensor, rows: Tensor, made: Moments) -> Tensor:
+    """Return [G, R] what the output of ``rows`` lacks on average of the fp32 output."""
+    difference = weight @ made.fp32_sum[:, :, None] - rows @ made.plan_sum[:, :, None]
+    return difference.squeeze(-1) / max(made.count, 1)
+
+
+def _choose_target(judged: "_Judge", rounding: Rounding, *, bias: bool) -> tuple[Choice, Tensor]:
+    """The step and the ridge whose target, not rounded, is best on the data that judge, and that target."""
+    made, target = judged.made, judged.weight
     gram, cross = made.centred() if bias else (made.gram, made.cross)
-    best, least = Choice(rounded=True, bias=bias), judged.error(judged.weight, bias=bias)
+    best, least = Choice(rounding, bias=bias), judged.error(judged.weight, bias=bias)
     start = least
     for ridge in _RIDGES:
         step = _full_step(judged.weight, gram, cross, ridge)
@@ -156,8 +185,9 @@ def _choose_target(judged: "_Judge", *, bias: bool) -> Choice:
         length = min(max(-slope / (2 * curvature), 0.0), 1.0) if curvature > 0 else 0.0
         error = start + slope * length + curvature * length**2
         if error < least:
-            best, least = Choice(True, length, ridge, bias), error
-    return best
+            best, least = Choice(rounding, length, ridge, bias), error
+            target = judged.weight + length * step
+    return best, target
 
 
 def _full_step(weight: Tensor, gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
@@ -179,27 +209,20 @@ class _Judge:
         weight: [G, R, K] of the fp32 model.
         made: Of the data that biases come from.
         judge: Of the data that errors are of.
+        crossed: [G, R, K] ``weight`` in the cross moments of ``judge``.
     """
 
     weight: Tensor
     made: Moments
     judge: Moments
-
-    def bias(self, rows: Tensor) -> Tensor:
-        """Return the bias [G × R], fp32, that takes off the mean error of ``rows``."""
-        return self._bias(rows).flatten().float()
-
-    def _bias(self, rows: Tensor) -> Tensor:
-        made = self.made
-        difference = self.weight @ made.fp32_sum[:, :, None] - rows @ made.plan_sum[:, :, None]
-        return difference.squeeze(-1) / max(made.count, 1)
+    crossed: Tensor
 
     def error(self, rows: Tensor, *, bias: bool) -> float:
         """Return the squared error of the output of ``rows`` [G, R, K], relative to the fp32 output's power."""
         judge = self.judge
-        total = ((rows @ judge.gram - 2 * self.weight @ judge.cross) * rows).sum()
+        total = ((rows @ judge.gram - 2 * self.crossed) * rows).sum()
         if bias:
-            b = self._bias(rows)
+            b = mean_error(self.weight, rows, self.made)
             mean = rows @ judge.plan_sum[:, :, None] - self.weight @ judge.fp32_sum[:, :, None]
             total += (judge.count * b.square() + 2 * b * mean.squeeze(-1)).sum()
         return (float(total) + judge.power) / max(judge.power, float_info.min)

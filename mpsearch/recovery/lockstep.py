@@ -16,8 +16,22 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.program.program import Step, Values
 from mpsearch.program.schedule import Schedule, make_schedule, run_step
-from mpsearch.recovery.layer_choice import Choice, Found, Product, choose_layer, recover_layer
-from mpsearch.recovery.moments import CONVOLUTIONS, LINEAR, Moments, find_moments, read_rows
+from mpsearch.recovery.layer_choice import (
+    Choice,
+    Found,
+    Product,
+    Rounding,
+    choose_layer,
+    recover_layer,
+)
+from mpsearch.recovery.moments import (
+    CONVOLUTIONS,
+    LINEAR,
+    RECURRENT,
+    Moments,
+    find_moments,
+    read_rows,
+)
 from mpsearch.simulate.calibrated import Calibrated
 from mpsearch.simulate.changes import Changes, output_channel_axis
 from mpsearch.simulate.changes import Product as ProductIndex
@@ -40,7 +54,7 @@ class Pass:
         heads: Slots that the pass must reach.
         made: Inputs of each run that recovers.
         judge: Inputs of each run that judges what is made; without any all is taken as it is made.
-        rounds: Whether weights may change.
+        rounding: What rounds weights: ``gptq`` all, ``obs`` those of sparse schemes; None: no weight changes.
         bias: Whether biases may.
         mask: Input that says which positions count.
         progress: Told how many layers are done.
@@ -52,7 +66,7 @@ class Pass:
     heads: Sequence[int]
     made: Sequence[Feed]
     judge: Sequence[Feed] = ()
-    rounds: bool = True
+    rounding: Rounding | None = "gptq"
     bias: bool = True
     mask: str | None = None
     progress: Told | None = None
@@ -74,16 +88,16 @@ def recover_in_lockstep(task: Pass) -> tuple[Changes, dict[int, Found]]:
                 if task.progress is not None:
                     task.progress(len(layers), len(steps), known.graph.layers[step.layer].name)
             lanes.run(step, frees)
-    before = known.changes
-    return replace(before, weights=dict(lanes.weights), biases=dict(lanes.biases)), layers
+    made = replace(known.changes, weights=dict(lanes.weights), biases=dict(lanes.biases))
+    return made, layers
 
 
 def recoverable(graph: ModelGraph, step: Step) -> bool:
-    """Whether a step is a layer whose inputs' moments are known: of the graph itself, with one weight."""
-    if step.layer < 0 or step.node.op_type not in (*CONVOLUTIONS, *LINEAR):
+    """Whether a step is a layer whose first weight's inputs are known: of a recurrent one that is what it reads."""
+    if step.layer < 0 or step.node.op_type not in (*CONVOLUTIONS, *LINEAR, *RECURRENT):
         return False
-    gemms = graph.layers[step.layer].gemms
-    return len(gemms) == 1 and gemms[0].has_weight and gemms[0].right.input_index >= 0
+    gemm = graph.layers[step.layer].gemms[0]
+    return gemm.has_weight and gemm.right.input_index >= 0 and gemm.left.input_index >= 0
 
 
 def find_sharers(graph: ModelGraph, schedule: Schedule, schemes: Sequence[int]) -> dict[int, int]:
@@ -161,23 +175,23 @@ class _Lanes:
     def recover(self, step: Step) -> Found:
         """Decide on the weight and the bias of a layer that has not run."""
         task, product = self._task, self._product(step)
+        bias = product.takes_bias and (task.bias or step.layer in self.biases)
         made, judge = self._moments(step, product, self._plan, self._fp32)
         first = self._sharers.get(step.layer, step.layer)
         if first != step.layer and (first, 0) in self.weights:
-            return self._keep(
-                step.layer, self._follow(product, self.weights[first, 0], made, judge)
-            )
+            found = self._follow(product, self.weights[first, 0], made, judge, bias=bias)
+            return self._keep(step.layer, found)
         whole, judging = made, judge
         for more, others in self._others.pop(step.layer, ()):
             whole = whole + more
             judging = judging + others if judging is not None and others is not None else None
+        rounding = None if task.rounding == "obs" and not product.plain.sparsity else task.rounding
         if judging is None:
-            choice = Choice(rounded=task.rounds, bias=task.bias and product.takes_bias)
-            found = recover_layer(product, whole, choice)
+            found = recover_layer(product, whole, Choice(rounding, bias=bias))
         else:
-            found = choose_layer(product, whole, judging, rounds=task.rounds, bias=task.bias)
+            found = choose_layer(product, whole, judging, rounding=rounding, bias=bias)
         if found.weight is not None and step.layer in self._sharers:
-            found = self._follow(product, found.weight, made, judge)
+            found = self._follow(product, found.weight, made, judge, bias=bias)
         return self._keep(step.layer, found)
 
     def _product(self, step: Step) -> Product:
@@ -192,16 +206,22 @@ class _Lanes:
             f"{layer.name}: weight",
         )
 
+    @staticmethod
     def _follow(
-        self, product: Product, weight: QuantizedTensor, made: Moments, judge: Moments | None
+        product: Product,
+        weight: QuantizedTensor,
+        made: Moments,
+        judge: Moments | None,
+        *,
+        bias: bool,
     ) -> Found:
         """A layer whose weight is decided, others' too: what is left is a bias of its own."""
-        own, bias = replace(product, plain=weight), self._task.bias and product.takes_bias
+        own = replace(product, plain=weight)
         if judge is None:
             found = recover_layer(own, made, Choice(bias=bias))
         else:
-            before = choose_layer(product, made, judge, rounds=False, bias=False).before
-            found = replace(choose_layer(own, made, judge, rounds=False, bias=bias), before=before)
+            before = choose_layer(product, made, judge, rounding=None, bias=False).before
+            found = replace(choose_layer(own, made, judge, rounding=None, bias=bias), before=before)
         return replace(found, weight=weight)
 
     def _keep(self, layer: int, found: Found) -> Found:
@@ -214,7 +234,7 @@ class _Lanes:
     def meet_sharers(self) -> None:
         """Learn what layers read in fp32 that share the weight of one before them, which decides for all."""
         later = {layer for layer, first in self._sharers.items() if layer != first}
-        if not later or not self._task.rounds:
+        if not later or self._task.rounding is None:
             return
         known = self._task.calibrated
         values = [known.program.enter(feed) for feed in self._feeds]

@@ -14,6 +14,7 @@ from mpsearch.recovery.obs import find_patches
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 LINEAR = ("Gemm", "MatMul")
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,7 @@ def read_rows(
     """Return what a layer multiplies its weight with, as rows [G, n, K]; K as in the weight's layout.
 
     Args:
-        node: A convolution, Gemm or MatMul.
+        node: A convolution, Gemm or MatMul; of a recurrent one its first product.
         gemm: Its product.
         x: What it reads.
         weight: The weight as the node reads it.

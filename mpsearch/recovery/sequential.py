@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mpsearch.losses.outputs import find_mask
 from mpsearch.program.schedule import make_schedule
+from mpsearch.recovery.layer_choice import Rounding
 from mpsearch.recovery.lockstep import Pass, recover_in_lockstep
 from mpsearch.recovery.task import Method, Recovered, RecoveryTask
 from mpsearch.simulate.assignments import layer_schemes
@@ -14,15 +15,20 @@ from mpsearch.simulate.reference import head_slots
 
 def round_weights(task: RecoveryTask) -> Recovered:
     """Weights rounded so that errors make up for each other, on the plan's own inputs, towards fp32's outputs."""
-    return run_pass(task, rounds=True, bias=task.bias)
+    return run_pass(task, rounding="gptq", bias=task.bias)
+
+
+def prune_weights(task: RecoveryTask) -> Recovered:
+    """Weights of sparse schemes pruned in the Gram matrix, kept ones made up, then rounded plainly."""
+    return run_pass(task, rounding="obs", bias=task.bias)
 
 
 def correct_biases(task: RecoveryTask) -> Recovered:
     """Biases that take off the mean error of each layer's output."""
-    return run_pass(task, rounds=False, bias=True)
+    return run_pass(task, rounding=None, bias=True)
 
 
-def run_pass(task: RecoveryTask, *, rounds: bool, bias: bool) -> Recovered:
+def run_pass(task: RecoveryTask, *, rounding: Rounding | None, bias: bool) -> Recovered:
     """Return what one pass over the task's data gives."""
     made, judge = task.made, task.judge
     calibrated = made.calibrated
@@ -41,7 +47,7 @@ def run_pass(task: RecoveryTask, *, rounds: bool, bias: bool) -> Recovered:
             heads,
             runs,
             judging,
-            rounds=rounds,
+            rounding=rounding,
             bias=bias,
             mask=find_mask(calibrated.graph, made.batches),
             progress=task.progress,
@@ -73,4 +79,5 @@ def _share_that_fits(task: RecoveryTask, heads: Sequence[int]) -> float:
 
 
 GPTQ = Method(round_weights, takes_bias=True)
+OBS = Method(prune_weights, takes_bias=True)
 BIAS = Method(correct_biases, kind="bias")

@@ -260,3 +260,36 @@ def test_samples_that_do_not_fit_in_memory_are_left_out_and_said(tmp_path: Path)
     with pytest.warns(MemoryWarning, match="it goes on with 0% of the samples"):
         result = recover(tight, assignment, ("bias",))
     assert result.after is not None
+
+
+def test_sparse_layers_alone_are_pruned_in_the_gram_matrix(tmp_path: Path) -> None:
+    simulator = two_layers(tmp_path, n=200)
+    runs = feeds(simulator)
+    schemes = [NAMES.index("fp8"), NAMES.index("fp8_2of4")]
+    task = Pass(simulator.calibrated, schemes, heads(simulator), runs[:18], runs[18:])
+    changes, layers = recover_in_lockstep(replace(task, rounding="obs", bias=False))
+    assert list(changes.weights) == [(1, 0)]
+    assert layers[1].after < 0.6 * layers[1].before
+
+
+def test_what_a_recurrent_layer_reads_is_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": (rng.standard_normal((2, 64, 32)) / 4).astype(np.float32),
+        "r": (rng.standard_normal((2, 64, 16)) / 4).astype(np.float32),
+    }
+    node = helper.make_node(
+        "LSTM", ["x", "w", "r"], ["y"], "lstm", hidden_size=16, direction="bidirectional"
+    )
+    turn = helper.make_node("Transpose", ["s"], ["x"], "turn", perm=[1, 0, 2])
+    back = helper.make_node("Transpose", ["y"], ["z"], "back", perm=[2, 0, 1, 3])
+    model = build([turn, node, back], {"s": ["n", 9, 32]}, {"z": ["n", 9, 2, 16]}, weights)
+    x = rng.standard_normal((60, 9, 32)) @ rng.standard_normal((32, 32)) / 4
+    data = make_batches({"s": x.astype(np.float32)}, batch_size=10)
+    simulator = Simulator(imported(model, tmp_path), SPACE, data)
+    assignment = uniform(simulator, "nvfp4a16")
+    result = recover(simulator, assignment, ("gptq",))
+    assert list(result.recovered.changes.weights) == [(0, 0)]
+    assert result.after is not None
+    assert result.before is not None
+    assert result.after.mean < result.before.mean
