@@ -92,9 +92,13 @@ def integer_kernel(shape: KernelShape, *, seed: int = 0) -> KernelModel:
 
 
 def rounding_pair(sizes: tuple[int, ...], *, seed: int = 0) -> KernelModel:
-    """Return a model that rounds a tensor to int8 and brings it back."""
+    """Return a model that rounds a tensor to int8 and brings it back as fp32 layers of an export read it."""
     build = _Build(KernelShape("", sizes, ()), np.random.default_rng(seed))
-    value = _round(build, "x", _STEP, _MIDDLE)
+    limits = [
+        build.constant(f"limit/{code}", np.array((code - _MIDDLE) * _STEP, np.float32))
+        for code in (-1, 256)
+    ]
+    value = build.add("Clip", [_round(build, "x", _STEP, _MIDDLE), *limits], "held")
     model = _model(build.nodes, {"x": sizes}, [value], build.tensors)
     return KernelModel(model, {"x": build.rng.standard_normal(sizes).astype(np.float32)})
 

@@ -232,11 +232,11 @@ def _row(name: str, timed: Mapping[str, Mapping[str, Any]], call_us: float) -> M
 def _boundary(
     name: str, timed: Mapping[str, Mapping[str, Any]], call_us: float
 ) -> MeasuredBoundary:
-    parts, _ = _parts(timed[name], call_us)
+    parts, held = _parts(timed[name], call_us)
     return MeasuredBoundary(
         shape=name[2:],
         quantize_us=round(parts.get("QuantizeLinear", 0.0), 3),
-        dequantize_us=round(parts.get("DequantizeLinear", 0.0), 3),
+        dequantize_us=round(parts.get("DequantizeLinear", 0.0) + held, 3),
     )
 
 

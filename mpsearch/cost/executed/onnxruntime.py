@@ -109,6 +109,19 @@ def view_graph(graph: ModelGraph) -> GraphView:
     )
 
 
+def reads_codes(view: GraphView, index: int, scheme: Scheme) -> bool:
+    """Whether layer ``index`` reads 8-bit codes that stand in the model, as its own kernel's or rounded by another's.
+
+    Any other layer rounds in fp32: a QuantizeLinear before it and behind it would have its weights rounded too.
+    """
+    layer = view.graph.layers[index]
+    node = view.nodes.get(layer.name)
+    if node is None or not is_static_int8_activation(scheme.activation):
+        return False
+    is_conv = node.op_type == "Conv" and node.domain in ("", "ai.onnx")
+    return is_conv or (is_static_int8(scheme) and _has_kernel(view.graph, layer, node))
+
+
 def executed_layers(
     view: GraphView, schemes: Sequence[Scheme], *, base: str = "fp32"
 ) -> tuple[Executed, ...]:
@@ -228,7 +241,7 @@ def _round_alike(
     specs = set()
     for node in reading:
         index = view.own.get(node.name)
-        if index is None or not is_static_int8_activation(schemes[index].activation):
+        if index is None or not reads_codes(view, index, schemes[index]):
             return False
         specs.add(schemes[index].activation)
         operands = {

@@ -13,6 +13,7 @@ from mpsearch.cost.executed.onnxruntime import (
     executed_layers,
     is_static_int8_activation,
     never_negative,
+    reads_codes,
     view_graph,
 )
 from mpsearch.errors import PlanError
@@ -65,9 +66,7 @@ def build_onnxruntime(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.M
     view = view_graph(graph)
     executed = executed_layers(view, schemes, base=base)
     integer = frozenset(i for i, how in enumerate(executed) if how.is_integer)
-    # A float convolution may read codes that others read too: it is one since its output is not rounded alone.
-    # Otherwise a DequantizeLinear before and a QuantizeLinear behind would have its weights rounded.
-    coded = integer | {i for i, layer in enumerate(graph.layers) if layer.op_type == "Conv"}
+    coded = frozenset(i for i, scheme in enumerate(schemes) if reads_codes(view, i, scheme))
     read = {g.left.value for x in graph.layers for g in x.gemms}
     read |= {g.right.value for x in graph.layers for g in x.gemms if not g.has_weight}
     positives = {value for value in read if never_negative(view, value)}

@@ -3,7 +3,8 @@
 MatMul and Add would become a Gemm before the optimiser looks for integers, and so would Gemm and Sum, and a Gemm with
 a Relu behind it a fused fp32 kernel: to a MatMul biases are added by Sum, and from a Gemm their opposites are
 subtracted, both of which it leaves alone. A convolution's bias is stored in the units of its
-products, and its output is rounded at the cut, before what moves it.
+products, and its output is rounded at the cut, before what moves it. Layers that compute in fp32 on codes are kept
+from being taken for integer ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
     own = {
         layer.name: how for layer, how in zip(graph.layers, executed, strict=True) if how.is_integer
     }
+    layers = {layer.name for layer in graph.layers}
     made = {name: node for node in model.graph.node for name in node.output}
     rounders = {
         node.input[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"
@@ -42,8 +44,11 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
             readers.setdefault(name, []).append(node)
     nodes: list[onnx.NodeProto] = []
     after: dict[str, list[onnx.NodeProto]] = {}
+    held: set[str] = set()
     for node in model.graph.node:
         how = own.get(node.name)
+        if how is None and node.name in layers:
+            nodes += _hold(model, node, made, tensors, held)
         nodes.append(node)
         nodes += after.pop(node.output[0], [])
         if how is None:
@@ -70,6 +75,36 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _hold(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    made: Mapping[str, onnx.NodeProto],
+    tensors: Mapping[str, onnx.TensorProto],
+    held: set[str],
+) -> list[onnx.NodeProto]:
+    """Let an fp32 layer read codes through a Clip that changes nothing, and return what was not there yet.
+
+    Between a DequantizeLinear and a QuantizeLinear, even behind an Add and a Relu, its weights would be rounded.
+    """
+    nodes = []
+    for i, name in enumerate(node.input):
+        source = made.get(name)
+        if source is None or source.op_type != "DequantizeLinear" or len(source.input) < 3:
+            continue
+        value = f"mpsearch/{name}/held"
+        node.input[i] = value
+        if value in held:
+            continue
+        held.add(value)
+        scale, zero = (numpy_helper.to_array(tensors[given]) for given in source.input[1:])
+        limits = [f"{value}/lowest", f"{value}/highest"]
+        for limit, code in zip(limits, (-1, 256), strict=True):  # one step beyond every code
+            bound = np.float32((code - int(zero)) * float(scale))
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(bound), limit))
+        nodes.append(helper.make_node("Clip", [name, *limits], [value], value))
+    return nodes
 
 
 def _split_bias(

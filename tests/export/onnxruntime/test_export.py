@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 
 from mpsearch.errors import PlanError
 from mpsearch.export.export_plan import export_plan
@@ -17,7 +18,7 @@ from tests.support.integer_models import (
     plan_of,
     run_profiled,
 )
-from tests.support.torch_models import Array
+from tests.support.torch_models import Array, build
 
 
 def run_unoptimised(path: Path, feeds: dict[str, Array]) -> list[Array]:
@@ -74,3 +75,38 @@ def test_formats_that_onnxruntime_lacks_are_refused_by_name(tmp_path: Path) -> N
     ):
         export_plan(plan, model, tmp_path / "out", target="onnxruntime")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("between", ["HardSwish", "Sigmoid", "LeakyRelu", "Relu", "add", "scale"])
+def test_weights_of_layers_that_compute_in_fp32_are_not_rounded_again(
+    tmp_path: Path, between: str
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w0": rng.standard_normal((8, 3, 1, 1)).astype("float32"),
+        "w1": rng.standard_normal((8, 8, 1, 1)).astype("float32"),
+        "w2": rng.standard_normal((8, 8, 4, 4)).astype("float32") / 8,
+        "w3": rng.standard_normal((4, 8, 1, 1)).astype("float32"),
+        "w4": rng.standard_normal((8, 8, 1, 1)).astype("float32"),
+        "c": rng.standard_normal((1, 8, 1, 1)).astype("float32"),
+    }
+    weights["w1"] *= np.exp(rng.standard_normal((8, 1, 1, 1)) * 2).astype("float32")
+    node = helper.make_node
+    behind = {"add": ("Add", ["b", "c"]), "scale": ("Mul", ["b", "c"])}.get(between)
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"], "first"),
+        node("Conv", ["a", "w1"], ["b"], "second"),
+        node(*behind, ["s"], "between") if behind else node(between, ["b"], ["s"], "between"),
+        node("Relu", ["s"], ["r"], "relu"),
+        node("Conv", ["r", "w4"], ["v"], "third"),
+        node("ConvTranspose", ["v", "w2"], ["t"], "up", strides=[2, 2]),
+        node("Relu", ["t"], ["u"], "relu_up"),
+        node("Conv", ["u", "w3"], ["y"], "last"),
+    ]
+    net = build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 4, "h", "w"]}, weights)
+    plan, model = plan_of(net, tmp_path, {}, "int8")
+    export_plan(plan, model, tmp_path / "out", target="onnxruntime")
+    exported, feeds = tmp_path / "out" / "model.onnx", {"x": pictures(2).arrays["x"]}
+    optimised, _ = run_profiled(exported, feeds, tmp_path)
+    plain = run_unoptimised(exported, feeds)[0]
+    assert np.linalg.norm(optimised[0] - plain) < 2e-3 * np.linalg.norm(plain)
