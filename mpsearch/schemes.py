@@ -246,7 +246,7 @@ def stored_bits_of_many(
         total = total + _packed(rows * positions * part // of * kept, bits)
         if not spec.symmetric and spec.block_shape is not None:
             total = total + _packed(tall * positions * -(-part // wide), bits)
-    scales = count_scales(spec, rows, positions, channels)
+    scales = _scales(spec, rows, positions, channels)
     if not spec.symmetric and spec.block_shape is None:
         total = total + _packed(scales, bits)
     if spec.scale_format is not None:
@@ -267,6 +267,10 @@ def _packed(codes: Any, bits: int) -> Any:
 
 def count_scales(spec: Spec, rows: int, positions: int, channels: int) -> int:
     """Return how many scales a tensor of ``rows`` × ``positions`` × ``channels`` has."""
+    return int(_scales(spec, rows, positions, channels))
+
+
+def _scales(spec: Spec, rows: Any, positions: Any, channels: Any) -> Any:
     if spec.is_cast:
         return 0
     if spec.block_shape is not None:

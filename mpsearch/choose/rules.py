@@ -1,6 +1,6 @@
 """Choosing plans by measured losses, with few measurements."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -183,6 +183,7 @@ def choose_plans(
     if not limits and uniforms.rivals:
         label, rival = uniforms.best(difference)
         choices = tuple(_with_gains(choice, label, rival) for choice in choices)
+        choices = tuple(_named_alike(choice, choices) for choice in choices)
     return choices, with_points(front, [choice.point for choice in choices])
 
 
@@ -198,6 +199,15 @@ def _unbeaten(choice: Choice, uniforms: Mapping[str, Point], difference: Differe
     return replace(
         choice, label=said, rule=f"{choice.rule}: nothing beats {label}", point=uniforms[label]
     )
+
+
+def _named_alike(choice: Choice, choices: Sequence[Choice]) -> Choice:
+    """``choice``, called alike with every other that is the same plan, so that tables list it once."""
+    names = [other.name for other in choices if other.point.assignment == choice.point.assignment]
+    same_as = choice.label.partition(" (= ")
+    if len(names) == 1:
+        return choice
+    return replace(choice, label="".join((f"mixed, {' and '.join(names)}", *same_as[1:])))
 
 
 def _against(
@@ -221,11 +231,11 @@ def _against(
     choices = []
     if fast:
         point = prefer(fast, difference, judge=lambda p: rules.judged(p, "loss"))
-        rule = f"least loss of those at least {rules.faster:.0%} faster than {label} and no larger{sure}"
+        rule = f"least loss of those clearly faster than {label} and no larger{sure}"
         choices.append(Choice("fast", "mixed, fast", rule, point))
     if small:
         point = prefer(small, difference, judge=lambda p: rules.judged(p, "loss"))
-        rule = f"least loss of those at least {rules.smaller:.0%} smaller than {label} and no slower{sure}"
+        rule = f"least loss of those clearly smaller than {label} and no slower{sure}"
         choices.append(Choice("small", "mixed, small", rule, point))
     if safe:
         rule = f"fastest that loses no more than {label}{sure}"

@@ -21,6 +21,14 @@ Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", help="Sizes of a dynamic input: x=1,3,48,192; repeatable."),
 ]
+BatchAxes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--batch-axis",
+        metavar="INPUT=AXIS",
+        help="Axis of an input that samples run over, from 0: x=1; repeatable.",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,10 +7,10 @@ import numpy as np
 
 from mpsearch.cost.device import Device, refusal
 from mpsearch.cost.gemm import latencies
-from mpsearch.cost.products import Products, collect
+from mpsearch.cost.products import Products, collect, element_bytes, weight_bits
 from mpsearch.errors import DeviceError
-from mpsearch.graph.model import Gemm, Layer, ModelGraph
-from mpsearch.schemes import Scheme
+from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
+from mpsearch.schemes import Scheme, Spec
 from mpsearch.space.allowed import allowed
 from mpsearch.space.space import SearchSpace
 from mpsearch.space.stored import count_parameters, find_kept, total_weight_bytes
@@ -102,10 +102,40 @@ def layer_latencies(
     result = np.zeros((2, len(layers), len(space.schemes)))
     for s, scheme in enumerate(space.schemes):
         if mask[:, s].any():
-            found = latencies(device, scheme, products, out=out)
-            result[0, :, s] = np.bincount(layer_of, found.mean, len(layers))
-            result[1, :, s] = np.bincount(layer_of, found.stderr, len(layers))
+            runs = _computed_in(space, device, scheme) or scheme
+            found = latencies(device, runs, products, out=out)
+            casts = _casts_us(device, scheme, runs, products, out)
+            result[0, :, s] = np.bincount(layer_of, found.mean + casts, len(layers))
+            stderr = found.stderr + casts * device.relative_error
+            result[1, :, s] = np.bincount(layer_of, stderr, len(layers))
     return result[0], result[1]
+
+
+def _computed_in(space: SearchSpace, device: Device, scheme: Scheme) -> Scheme | None:
+    """The scheme itself where the device runs it, else what the runtime computes it in; None: nothing runs."""
+    if not refusal(device, scheme):
+        return scheme
+    fallback = space.fusing.fallback(scheme)
+    return fallback if fallback is not None and not refusal(device, fallback) else None
+
+
+def _casts_us(
+    device: Device, scheme: Scheme, runs: Scheme, products: Products, out: Spec
+) -> Floats:
+    """Microseconds [N] of the casts around kernels that compute in another scheme: a pass each.
+
+    What is read comes in the scheme's own format; what is written goes out in the base format.
+    """
+    result = np.zeros(len(products.m))
+    bandwidth = device.bandwidth_gb_s * 1e3 * device.memory_efficiency
+    for spec, elements in (
+        (scheme.activation, products.input_elements),
+        (out, products.output_elements),
+    ):
+        if spec != runs.activation and scheme != runs:
+            moved = element_bytes(spec) + element_bytes(runs.activation)
+            result += device.launch_us + elements * (moved / bandwidth + device.dequantize_ns / 1e3)
+    return result
 
 
 def mask_schemes(
@@ -117,8 +147,8 @@ def mask_schemes(
         DeviceError: The device cannot compute in the base format.
     """
     base = space.schemes[space.index(space.base)]
-    reason = refusal(device, base)
-    if reason:
+    if _computed_in(space, device, base) is None:
+        reason = refusal(device, base)
         casts = ", ".join(f for f in ("fp32", "bf16", "fp16") if f in device.formats) or "none"
         raise DeviceError(
             f"the base format must run on the device, but {reason}; "
@@ -126,8 +156,8 @@ def mask_schemes(
         )
     mask, reasons = allowed(space, graph)
     for s, scheme in enumerate(space.schemes):
-        reason = refusal(device, scheme)
-        if reason:
+        if _computed_in(space, device, scheme) is None:
+            reason = refusal(device, scheme)
             for g in np.flatnonzero(mask[:, s]):
                 reasons[graph.groups[g].name, scheme.name] = reason
             mask[:, s] = False
@@ -136,14 +166,39 @@ def mask_schemes(
 
 def group_weights(graph: ModelGraph, schemes: Sequence[Scheme], mask: Bools) -> tuple[Floats, Ints]:
     """Return [G, S] stored bytes and [G] parameters, as :func:`mpsearch.space.stored.total_weight_bytes` counts."""
-    stored = np.zeros(mask.shape)
     kept = find_kept(graph)
+    owned = [_owned_weights(graph, group, kept) for group in graph.groups]
+    stored = _owned_bytes(owned, schemes)
+    stored[~mask] = 0.0
     for g, group in enumerate(graph.groups):
-        for s, scheme in enumerate(schemes):
-            if mask[g, s]:
-                stored[g, s] = total_weight_bytes(graph, dict.fromkeys(group.layers, scheme), kept)
+        if owned[g] is None:
+            for s in np.flatnonzero(mask[g]).tolist():
+                chosen = dict.fromkeys(group.layers, schemes[s])
+                stored[g, s] = total_weight_bytes(graph, chosen, kept)
     parameters = [count_parameters(graph, group.layers) for group in graph.groups]
     return stored, np.array(parameters, np.int64)
+
+
+def _owned_weights(
+    graph: ModelGraph, group: Group, kept: Mapping[str, Mapping[str, int]]
+) -> list[Gemm] | None:
+    """The weights of a group, each stored once for one reader; None where layers or operators share one."""
+    gemms = [gemm for i in group.layers for gemm in graph.layers[i].gemms if gemm.has_weight]
+    sources = [gemm.right.source or gemm.right.value for gemm in gemms]
+    shared = len(set(sources)) < len(sources) or any(source in kept for source in sources)
+    return None if shared else gemms
+
+
+def _owned_bytes(owned: Sequence[Sequence[Gemm] | None], schemes: Sequence[Scheme]) -> Floats:
+    """[G, S] stored bytes of weights that nothing shares; 0 of a group that has others."""
+    flat = [(g, gemm) for g, gemms in enumerate(owned) for gemm in gemms or ()]
+    nothing = [0] * len(flat)
+    products = collect([gemm for _, gemm in flat], nothing, nothing)
+    groups = np.array([g for g, _ in flat], np.int64)
+    columns = [
+        np.bincount(groups, weight_bits(scheme, products) / 8, len(owned)) for scheme in schemes
+    ]
+    return np.stack(columns, axis=1)
 
 
 def sum_groups(graph: ModelGraph, layers: Floats) -> Floats:
@@ -226,8 +281,6 @@ def tokens_of(graph: ModelGraph) -> int:
             rows = _rows_per_sample(gemm, graph.batch)
             if gemm.has_weight and not layer.op_type.startswith("Conv") and rows > 1:
                 votes[rows] = votes.get(rows, 0) + gemm.parameters
-    if not votes and any(layer.role.startswith("attention.") for layer in graph.layers):
-        return 1  # a decoder that was imported at one token
     if not votes:
         raise DeviceError(f"`tokens` needs layers that work token by token; {graph.name} has none")
     return max(votes, key=lambda rows: votes[rows])

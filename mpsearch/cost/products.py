@@ -92,15 +92,25 @@ def right_bytes(scheme: Scheme, products: Products, *, pattern_bits: float | Non
     """
     elements: Floats = (products.calls * products.k * products.n).astype(np.float64)
     result = elements * element_bytes(scheme.activation)
-    weights = np.flatnonzero(products.has_weight)
-    if not weights.size:
+    if not products.has_weight.any():
         return result
-    n, positions, channels = (
-        size[weights] for size in (products.n, products.positions, products.channels)
-    )
-    bits = _weight_bits(scheme, n, positions, channels, pattern_bits)
-    result[weights] = bits / 8
-    return result
+    bits = weight_bits(scheme, products, pattern_bits=pattern_bits)
+    return np.where(products.has_weight, bits / 8, result)
+
+
+def weight_bits(scheme: Scheme, products: Products, *, pattern_bits: float | None = None) -> Floats:
+    """Return the stored bits [N] of the right operands as weights; reductions are padded to sparse groups."""
+    n, positions, channels = products.n, products.positions, products.channels
+    sparsity = scheme.sparsity
+    if sparsity is not None:
+        group = parse_sparsity(sparsity).group
+        channels = -(-channels // group) * group  # a kernel pads; a space forbids it
+    counted = stored_bits_of_many(scheme.weight, n, positions, channels, sparsity=sparsity)
+    bits = np.broadcast_to(np.asarray(counted, np.float64), n.shape)
+    if pattern_bits is None or sparsity is None or not thins(scheme.weight, sparsity):
+        return bits
+    groups = n * positions * channels // parse_sparsity(sparsity).group
+    return bits + groups * (pattern_bits - parse_sparsity(sparsity).index_bits)
 
 
 def element_bytes(spec: Spec) -> float:
@@ -109,18 +119,3 @@ def element_bytes(spec: Spec) -> float:
     if spec.block_shape is not None and spec.scale_format is not None:
         scale = find_format(spec.scale_format).bits / (spec.block_shape[0] * spec.block_shape[1])
     return (spec.element.bits + scale) / 8
-
-
-def _weight_bits(
-    scheme: Scheme, n: Ints, positions: Ints, channels: Ints, pattern_bits: float | None
-) -> Floats:
-    if scheme.sparsity is None:
-        return np.asarray(stored_bits_of_many(scheme.weight, n, positions, channels), np.float64)
-    pattern = parse_sparsity(scheme.sparsity)
-    channels = -(-channels // pattern.group) * pattern.group  # a kernel pads; a space forbids it
-    bits = stored_bits_of_many(scheme.weight, n, positions, channels, sparsity=scheme.sparsity)
-    result = np.asarray(bits, np.float64)
-    if pattern_bits is None or not thins(scheme.weight, scheme.sparsity):
-        return result
-    groups = n * positions * channels // pattern.group
-    return result + groups * (pattern_bits - pattern.index_bits)

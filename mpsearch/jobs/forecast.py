@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from math import ceil, log2
+from pathlib import Path
 
 from mpsearch.choose.by_quality import TESTS as QUALITY_TESTS
 from mpsearch.choose.feasibility import check_limits
@@ -14,6 +15,7 @@ from mpsearch.jobs.stage_inputs import Watch, unwatched
 from mpsearch.problem.tables import FULL
 from mpsearch.registry import find
 from mpsearch.runs.job import Job
+from mpsearch.runs.run_folder import check_run
 from mpsearch.sensitivity.score_sensitivity import full_budget
 from mpsearch.space.allowed import uniform
 
@@ -39,21 +41,30 @@ class Forecast:
     seconds: float
 
 
-def forecast(prepared: Prepared, *, watch: Watch = unwatched) -> Forecast:
+def forecast(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Forecast:
     """Return how many evaluations ``prepared`` takes and about how long; writes nothing.
 
-    One evaluation is timed. Those that change one group only can be faster.
+    One evaluation is timed, on what the run would be calibrated on. Those that change one group only can be faster;
+    what a run that is resumed measured before is not taken off.
+
+    Args:
+        prepared: The job.
+        path: The folder that the run would go into; one that exists is of the same job.
+        watch: Gives progress.
 
     Raises:
-        JobError: The job has no data, so there is nothing to evaluate.
+        JobError: The job has no data, so there is nothing to evaluate, or the folder is another job's.
+        OutputExistsError: The folder is no run's.
         InfeasibleError: Its limits cannot be met.
     """
     job, data = prepared.job, prepared.evaluation
     if prepared.batches is None:
         raise JobError("a dry run times an evaluation and needs calibration data; give --data")
+    record = check_run(path, job, prepared.batches)
     costs = price(prepared)
     check_limits(costs, cost_limits(prepared, costs), confidence=job.confidence or None)
-    simulator = calibrated_simulator(prepared, prepared.batches, watch)
+    first = prepared.batches.take(record.calibrated or len(prepared.batches))
+    simulator = calibrated_simulator(prepared, first, watch)
     n_groups, n_schemes = simulator.allowed.shape
     entries = int(simulator.allowed.sum()) - n_groups
     searching = job.measure if find("searchers", job.method).predicts else job.measurements or 100

@@ -88,6 +88,7 @@ def score_rows(
     """Return the rows of fp32, the uniform and the chosen plans; with held-out data, scored on them.
 
     Where plans were recovered each of these stands there as it is without, and as it is with recovery.
+    Rules that chose one plan share a label and a row.
 
     Args:
         bench: The run.
@@ -102,7 +103,7 @@ def score_rows(
     for label, point in () if recovered is None else uniforms.items():
         if recovered is not None and recovered.plan(point.assignment) is not None:
             lines.append((f"{label}, recovered", recovered.point(point), recovered))
-    for choice in choices:
+    for choice in {choice.label: choice for choice in choices}.values():
         if recovered is not None and recovered.plan(choice.point.assignment) is not None:
             bare = measure_point(replace(choice.point, measured={}), bench.simulator)
             lines.append((f"{choice.label}, plain", bare, None))

@@ -2,7 +2,8 @@
 
 Losses that differ by less than the error of their difference are equal; among equals the cheaper one is
 taken. On the same samples the error of a difference is far smaller than that of either loss, so
-whoever has the samples gives a paired difference.
+whoever has the samples gives a paired difference. A loss that is itself uncertain is not equal to one that
+is known well: what is forgiven is no more than twice the latter's own error, or a thousandth.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,8 @@ Difference = Callable[[Point, Point], Estimate]
 COSTS = ("latency_us", "weight_bytes")
 """What decides between equal losses, in this order."""
 
+_OWN = 2.0  # of the better known loss's own error that are forgiven at most
+_NEGLIGIBLE = 1e-3  # of a nat, or of an output's variance: forgiven whatever the error
 _BEATEN = 1.96  # standard errors within which a loss is no better: two that are drawn alike differ by chance
 
 
@@ -63,7 +66,7 @@ def find_better(
         cheaper = all(a <= b for a, b in zip(theirs, mine, strict=True)) and theirs != mine
         if cheaper:
             more = difference(rival, point)
-            if more.mean <= _BEATEN * more.stderr:
+            if more.mean <= _forgiven(more, point, _BEATEN):
                 better.append(rival)
     return min(better, key=cheapness, default=None)
 
@@ -71,7 +74,12 @@ def find_better(
 def no_higher(point: Point, other: Point, difference: Difference = unpaired) -> bool:
     """Whether the loss of ``point`` is lower than the other's, or equal to it within one standard error."""
     more = difference(point, other)
-    return more.mean <= more.stderr
+    return more.mean <= _forgiven(more, other, 1.0)
+
+
+def _forgiven(more: Estimate, known: Point, errors: float) -> float:
+    """What a loss may lie above the ``known`` one and still be equal: so many errors of the difference ``more``."""
+    return min(errors * more.stderr, max(_OWN * known.value("loss").stderr, _NEGLIGIBLE))
 
 
 def cheapness(point: Point) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from mpsearch.errors import SpaceError
 from mpsearch.graph.layers.groups import untie_layers
 from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
 from mpsearch.registry import find, list_names
-from mpsearch.schemes import Scheme, parse_sparsity
+from mpsearch.schemes import Scheme, find_scheme, parse_sparsity
 from mpsearch.space.space import SearchSpace, reduction_channels
 from mpsearch.stats.estimates import Bools, Ints
 
@@ -30,8 +30,8 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
         [G, S] mask, and (group, scheme) names to the reason of each False.
 
     Raises:
-        SpaceError: The space ties groups that ``graph`` keeps apart (see :func:`tie_groups`), or a
-            layer's reduction depends on an axis that nobody bound.
+        SpaceError: The space ties groups that ``graph`` keeps apart (see :func:`tie_groups`), a layer's
+            reduction depends on an axis that nobody bound, or a layer cannot be exported in the base.
     """
     _check_sizes(graph)
     if (space.ties or space.untie) and tie_groups(graph, space).groups != graph.groups:
@@ -39,6 +39,7 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
             f"groups that {space.name!r} ties or unties must be joined or split first: use tie_groups"
         )
     can_write = find_export_limits(space)
+    _check_base(space, graph, can_write)
     mask = np.ones((len(graph.groups), len(space.schemes)), np.bool_)
     reasons = {}
     for g, group in enumerate(graph.groups):
@@ -56,6 +57,8 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
     return mask, reasons
 
 
+_BASES = ("fp32", "bf16", "fp16")
+
 CanWrite = Callable[[ModelGraph, Layer, Scheme], str]
 """Why an exporter cannot write a layer in a scheme; "" where it can."""
 
@@ -65,6 +68,22 @@ def find_export_limits(space: SearchSpace) -> CanWrite:
     target = space.target if space.target in list_names("export_limits") else "onnx"
     found: CanWrite = find("export_limits", target)
     return found
+
+
+def _check_base(space: SearchSpace, graph: ModelGraph, can_write: CanWrite) -> None:
+    """Check that every layer can be exported in the base, in which all are that nothing else is chosen for."""
+
+    def refusal_of(name: str) -> str:
+        scheme = space.schemes[space.index(name)] if name == space.base else find_scheme(name)
+        reasons = (can_write(graph, layer, scheme) for layer in graph.layers)
+        return next(filter(None, reasons), "")
+
+    if reason := refusal_of(space.base):
+        others = [name for name in _BASES if not refusal_of(name)]
+        raise SpaceError(
+            f"every layer must be exportable in the base, but {reason}; choose another base: "
+            f"{', '.join(others) or 'none can be exported'}"
+        )
 
 
 def _check_sizes(graph: ModelGraph) -> None:

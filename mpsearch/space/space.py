@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from pydantic import Field
+
 from mpsearch.artifacts import Content
 from mpsearch.errors import SpaceError, UnknownNameError
 from mpsearch.graph.model import Gemm, ModelGraph
-from mpsearch.schemes import Scheme
+from mpsearch.schemes import Scheme, find_scheme
 
 RecoveryName = Literal["none", "obs"]
 Reasons = Mapping[tuple[str, str], str]
@@ -74,11 +76,20 @@ class Fusing(Content):
         quantisation: Whose activations a kernel quantises as it writes them, where their range is static:
             those of readers that take the writer's own spec (``same``), of any reader (``static``), or of none (``never``).
         elementwise: Whether neighbouring operators that are no layers are one kernel.
+        fallbacks: Pattern of schemes to the scheme that the runtime computes them in, between casts, where the
+            device has no kernel for them.
     """
 
     epilogues: tuple[str, ...] = EPILOGUES
     quantisation: Literal["same", "static", "never"] = "same"
     elementwise: bool = True
+    fallbacks: Mapping[str, str] = Field(default_factory=dict)
+
+    def fallback(self, scheme: Scheme) -> Scheme | None:
+        """What the runtime computes ``scheme`` in where the device has no kernel for it; None: nothing."""
+        names = (to for name, to in self.fallbacks.items() if fnmatchcase(scheme.name, name))
+        name = next(names, None)
+        return None if name is None else find_scheme(name)
 
 
 DEFAULT_FUSING = Fusing()

@@ -59,7 +59,7 @@ def count_parameters(graph: ModelGraph, layers: Iterable[int]) -> int:
     total = 0
     for source, values in sizes.items():  # slices of it, or copies
         size = sum(values.values())
-        original = _originals(graph).get(source)
+        original = _original_size(graph, source)
         total += size if original is None else min(size, original)
     return total
 
@@ -132,11 +132,10 @@ def _dtype(graph: ModelGraph, name: str) -> str:
     return str(found.name)
 
 
-def _originals(graph: ModelGraph) -> Mapping[str, int]:
+def _original_size(graph: ModelGraph, source: str) -> int | None:
     constants = graph.constants
-    if not isinstance(constants, Constants):
-        return {}
-    return {name: constant.size for name, constant in constants.originals.items()}
+    known = constants.originals if isinstance(constants, Constants) else {}
+    return known[source].size if source in known else None
 
 
 @lru_cache(maxsize=65536)

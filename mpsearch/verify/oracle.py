@@ -130,7 +130,7 @@ def call_documented(
         schemes: [L] scheme of each layer.
         weight: (layer, gemm) to the simulated weight.
         rounding: What the runtime documents.
-        biases: Layer to what is added to its output along its channels.
+        biases: Layer to what is added to its output along its channels, where ``rounding`` does not hold it.
     """
     base = plan.schemes[plan.base].activation
     left_out = {_NATIVE[name] for name in rounding.left_out}
@@ -146,6 +146,7 @@ def call_documented(
             if gemm.has_weight:
                 inputs[gemm.right.input_index] = weight(step.layer, number)
         if layer.name in rounding.biases:
+            inputs += [None] * (_BIAS + 1 - len(inputs))
             inputs[_BIAS] = rounding.biases[layer.name]
         result = step.kernel(*inputs)
         output = Operand(layer.output, "", 0, -1)

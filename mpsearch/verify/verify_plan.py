@@ -16,6 +16,7 @@ from torch import Tensor
 from mpsearch.data.batches import Batches
 from mpsearch.data.fit import check_batches
 from mpsearch.errors import NumericsError, PlanError
+from mpsearch.export.planned import planned_weights
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.losses.losses import Target, sample_losses
@@ -104,9 +105,13 @@ def verify_plan(
             return quantized_weight(calibrated, layer, scheme, gemm).dequantize().float()
         return simulated_weight(calibrated, layer, scheme, gemm)
 
-    documented = call_documented(
-        graph, plan, schemes, weight, session.rounding, calibrated.changes.biases
-    )
+    added = planned_weights(graph, calibrated.changes).changes.biases
+    biases = {
+        i: bias
+        for i, bias in calibrated.changes.biases.items()
+        if i in added or graph.layers[i].name not in session.rounding.biases
+    }
+    documented = call_documented(graph, plan, schemes, weight, session.rounding, biases)
     base = plan.schemes[plan.base].activation
     outer = {node.name for node in graph.nodes}
     unproven = {

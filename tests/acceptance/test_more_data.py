@@ -1,13 +1,15 @@
 """A run goes on with more samples: what was measured stays, the rest is measured, the front is made again."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpsearch.data.batches import make_batches, read_batches
+from mpsearch.data.batches import Batches, make_batches, read_batches
 from mpsearch.graph.importer import import_onnx
+from mpsearch.jobs import forecast
 from mpsearch.plan.files import read_plan
 from mpsearch.problem.front import read_front
 from mpsearch.program.program import Values
@@ -148,3 +150,29 @@ def test_a_run_without_data_goes_on_with_some(
     assert mpsearch(*command, "--data", tiny / "calib.npz").code == 0
     assert read_record(run).calibrated == 24
     assert mpsearch(*command).code == 1
+
+
+def test_a_dry_run_into_a_run_folder_is_of_that_run(
+    tiny: Path, more: Path, tmp_path: Path, mpsearch: Mpsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibrated on the samples that the run was; refused where the run would be."""
+    run = tmp_path / "run"
+    command = [*SEARCH(tiny), "--refine", 0, "-o", run]
+    assert mpsearch(*command).code == 0
+    calibrated: list[int] = []
+    simulator = forecast.calibrated_simulator
+
+    def noted(prepared: Any, first: Batches, watch: Any) -> Simulator:
+        calibrated.append(len(first))
+        return simulator(prepared, first, watch)
+
+    monkeypatch.setattr(forecast, "calibrated_simulator", noted)
+    before = {path: path.read_bytes() for path in run.rglob("*.json")}
+    found = mpsearch(*command, "--data", more, "--dry-run", "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["samples"] == 44
+    assert calibrated == [24]
+    found = mpsearch(*command, "--samples", 12, "--dry-run")
+    assert found.code == 1
+    assert "was measured on 24 samples and cannot go on with 12" in found.err
+    assert {path: path.read_bytes() for path in run.rglob("*.json")} == before

@@ -5,7 +5,7 @@ import pytest
 
 from mpsearch.choose.feasibility import check_limits
 from mpsearch.choose.measured import cheapest_within, measure_least, paired, with_points
-from mpsearch.choose.rules import Effort, Uniforms, choose_plans, refine_front
+from mpsearch.choose.rules import Effort, Rules, Uniforms, choose_plans, refine_front
 from mpsearch.errors import InfeasibleError
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point
@@ -226,3 +226,18 @@ def test_where_all_losses_are_noise_the_cheapest_uniform_plan_is_the_answer() ->
     assert choices[0].label == "mixed (= uniform nvfp4)"
     assert choices[0].rule.endswith(": nothing beats uniform nvfp4")
     assert choices[0].point.assignment in {point.assignment for point in joined.points}
+
+
+def test_rules_that_choose_one_plan_share_a_label() -> None:
+    truth = Truth()
+    uniforms = noisy_uniforms(Noisy(0.0))
+    front = measure_least(FRONT, truth, candidates=len(FRONT.points))
+    loose = Rules(faster=0.0, smaller=0.0)
+    choices, _ = choose_plans(front, Noisy(0.0), limits={}, uniforms=uniforms, rules=loose)
+    by_plan: dict[tuple[int, ...], set[str]] = {}
+    for choice in choices:
+        by_plan.setdefault(choice.point.assignment, set()).add(choice.label)
+        assert choice.name in choice.label
+        assert "at least" not in choice.rule
+    assert len(by_plan) < len(choices)
+    assert all(len(labels) == 1 for labels in by_plan.values())

@@ -64,3 +64,20 @@ def test_a_rival_is_better_if_it_costs_less_and_loses_no_more(rival: Point, beat
 def test_no_error_means_no_ties() -> None:
     exact: Difference = unpaired
     assert prefer([point(0, 0.1, 9, 9), point(1, 0.1 + 1e-12, 1, 1)], exact).assignment == (0,)
+
+
+def test_a_loss_that_is_hardly_known_equals_none_that_is_known_well() -> None:
+    known = point(0, 0.02, 9, 900, 0.005)
+    guessed = point(1, 0.053, 5, 400, 0.069)
+    assert prefer([known, guessed]) is known
+    assert find_better(known, [guessed]) is None
+    both_guessed = point(0, 0.02, 9, 900, 0.06)
+    assert prefer([both_guessed, guessed]) is guessed
+    assert find_better(both_guessed, [guessed]) is guessed
+
+
+def test_losses_below_a_thousandth_equal_what_is_known_exactly() -> None:
+    """The base loses nothing and has no error; what 16 bits seem to lose is noise."""
+    base = point(0, 0.0, 9, 900)
+    assert prefer([base, point(1, 1e-5, 5, 400, 2e-5)]).assignment == (1,)
+    assert prefer([base, point(1, 0.05, 5, 400, 0.07)]).assignment == (0,)

@@ -157,6 +157,17 @@ def test_uniform_is_the_scheme_where_it_is_allowed_and_the_base_elsewhere() -> N
         uniform(space, graph, "int8", mask)
 
 
+def test_a_base_that_cannot_be_exported_is_named_before_anything_is_measured() -> None:
+    graph = graph_of([linear("fc", 1, 4, 4)])
+    schemes = (find_scheme("tf32"), find_scheme("fp8"))
+    space = SearchSpace("mine", schemes, "tf32")
+    with pytest.raises(SpaceError, match=r"'fc' in tf32.*another base: fp32, bf16, fp16"):
+        allowed(space, graph)
+    space = SearchSpace("mine", (find_scheme("bf16"),), "bf16", target="onnxruntime")
+    with pytest.raises(SpaceError, match=r"kernels for bf16.*another base: fp32, fp16"):
+        allowed(space, graph)
+
+
 def test_ties_join_groups_before_anything_is_decided() -> None:
     graph = graph_of([linear(name, 1, 4, 4) for name in ("a.q", "a.k", "b.q", "b.k")])
     space = replace(read_space("npu"), ties=(("a.*",), ("*.q",)))

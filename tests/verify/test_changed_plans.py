@@ -55,6 +55,15 @@ def test_grouped_transposed_convolutions_are_proven(tmp_path: Path, name: str) -
     assert found.ok, str(found)
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8", "w4a16_g32"])
+def test_changed_plans_are_proven_as_onnxruntime_takes_them(tmp_path: Path, name: str) -> None:
+    path, _, _, _, plan = changed_plan(tmp_path, name)
+    export_plan(plan, path, tmp_path / "out", target="onnxruntime")
+    found = verify_plan(plan, path, tmp_path / "out", some_data(), runtime="onnxruntime")
+    assert found.ok, str(found)
+    assert len(found.layers) == 10
+
+
 @pytest.mark.parametrize("base", ["bf16", "fp32"])
 def test_changed_plans_are_proven_in_any_base(tmp_path: Path, base: str) -> None:
     path, _, _, _, plan = changed_plan(tmp_path, "fp8", base=base)

@@ -27,6 +27,7 @@ def data(
     model: Annotated[Path, typer.Option("--for", "-m", help="The model that the data are for.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npz file to write.")],
     shape: opt.Shapes = None,
+    batch_axis: opt.BatchAxes = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples at most.")] = None,
     labels: Annotated[
         Path | None,
@@ -82,7 +83,9 @@ def data(
         raise JobError(f"{out.name}: the folder {out.parent.name!r} must exist")
     shapes = dict(map(opt.parse_shape, shape or []))
     bound = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}
-    graph = import_onnx(model, shapes=bound or None)
+    graph = import_onnx(
+        model, shapes=bound or None, batch_axes=dict(map(opt.parse_axis, batch_axis or []))
+    )
     kind = source.suffix.lower()
     if source.is_dir():
         made = read_pictures(

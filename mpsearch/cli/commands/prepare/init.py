@@ -27,6 +27,7 @@ def init(
         str, typer.Option("--device", help="Device name or .toml; see `mpsearch list devices`.")
     ] = "npu_200tops",
     shape: opt.Shapes = None,
+    batch_axis: opt.BatchAxes = None,
     data: opt.Data = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder; default: beside the model.")
@@ -46,7 +47,8 @@ def init(
         if path.exists():
             raise OutputExistsError(f"{path.name}: exists; remove it, or give a folder with -o")
     shapes = dict(map(opt.parse_shape, shape or []))
-    graph, assumed = _bound_graph(model, shapes, data)
+    axes = dict(map(opt.parse_axis, batch_axis or []))
+    graph, assumed = _bound_graph(model, shapes, axes, data)
     space = read_space(default_space(read_device(device)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,7 @@ def init(
         "device": device,
         "space": space_file.name,
         "shapes": shapes | assumed,
+        "batch_axes": axes,
     }
     if data is not None:
         values["data"] = _relative(data, folder)
@@ -82,7 +85,10 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _bound_graph(
-    model: Path, shapes: dict[str, tuple[int, ...]], data: Path | None
+    model: Path,
+    shapes: dict[str, tuple[int, ...]],
+    batch_axes: dict[str, int],
+    data: Path | None,
 ) -> "tuple[ModelGraph, dict[str, tuple[int, ...]]]":
     """Return the model with its axes bound by options, else by the data, else by sizes that it runs at.
 
@@ -93,10 +99,11 @@ def _bound_graph(
     from mpsearch.graph.importer import import_onnx, read_inputs
 
     given = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}
+    axes: dict[str, int | None] = dict(batch_axes)
     if data is not None:
-        of_data = data_shapes(read_batches(data, limit=1), *read_inputs(model))
-        return import_onnx(model, shapes={**of_data, **given}), {}
-    graph = import_onnx(model, shapes=given or None)
+        of_data = data_shapes(read_batches(data, limit=1), *read_inputs(model, axes), axes)
+        return import_onnx(model, shapes={**of_data, **given}, batch_axes=axes), {}
+    graph = import_onnx(model, shapes=given or None, batch_axes=axes)
     free = {axis.partition("[")[0] for axis in graph.unbound}
     for size in _LIKELY_SIZES if free else ():
         assumed = {
@@ -108,7 +115,7 @@ def _bound_graph(
             if value.name in free
         }
         sizes = {name: tuple(s or None for s in axes) for name, axes in assumed.items()}
-        found = import_onnx(model, shapes=given | sizes)
+        found = import_onnx(model, shapes=given | sizes, batch_axes=axes)
         if all(gemm.m and gemm.k for layer in found.layers for gemm in layer.gemms):
             return found, assumed
     return graph, {}
@@ -146,7 +153,8 @@ def _job_text(graph: "ModelGraph", values: dict[str, Any], note: str) -> str:
                 rows = [
                     f"{sign}{_toml(k)} = {_toml(v)}" for k, v in (sizes or key.knob.example).items()
                 ]
-                tables[name] = [*_said(key, note if sizes else ""), f"{sign}[{name}]", *rows]
+                said = _said(key, note if name == "shapes" else "")
+                tables[name] = [*said, f"{sign}[{name}]", *rows]
             elif table:
                 head = tables.setdefault(table, [f"#[{table}]"])
                 head += [*_said(key), f"#{name} = {_toml(key.knob.example)}"]

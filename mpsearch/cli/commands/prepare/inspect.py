@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")],
     shape: opt.Shapes = None,
+    batch_axis: opt.BatchAxes = None,
     as_json: Json = False,
 ) -> None:
     """Show layers with their GEMM sizes, groups, roles and coverage; weights are not read."""
@@ -25,7 +26,9 @@ def inspect(
 
     shapes = dict(map(opt.parse_shape, shape or []))
     bound = {name: tuple(size or None for size in sizes) for name, sizes in shapes.items()}
-    graph = import_onnx(model, shapes=bound or None)
+    graph = import_onnx(
+        model, shapes=bound or None, batch_axes=dict(map(opt.parse_axis, batch_axis or []))
+    )
     if as_json:
         print_json(_graph_json(graph))
         return

@@ -34,7 +34,7 @@ def search(
     folder = out if out is not None else Path("runs") / sources.model.stem
     with progress_bars() as watch:
         if dry_run:
-            _say_forecast(prepared, watch, as_json)
+            _say_forecast(prepared, folder, watch, as_json)
             return
         run = run_job(prepared, folder, watch=watch)
     from mpsearch.cli.printing.run import print_run, run_json
@@ -45,14 +45,15 @@ def search(
         print_run(run, model=str(sources.model), data=str(sources.data or ""))
 
 
-def _say_forecast(prepared: "Prepared", watch: Watch, as_json: bool) -> None:
+def _say_forecast(prepared: "Prepared", folder: Path, watch: Watch, as_json: bool) -> None:
     from mpsearch.jobs.forecast import forecast
 
-    found = forecast(prepared, watch=watch)
+    found = forecast(prepared, folder, watch=watch)
     if as_json:
         print_json(
             {
                 "evaluations": found.evaluations,
+                "samples": found.samples,
                 "held_out_evaluations": found.held_out,
                 "seconds_per_evaluation": found.seconds_each,
                 "seconds": found.seconds,
