@@ -12,7 +12,7 @@ from mpsearch.cost.gemm import compute_us, latencies, moved_bytes
 from mpsearch.cost.kernels import collect_kernels, lower
 from mpsearch.cost.phases import Phase
 from mpsearch.cost.products import Products
-from mpsearch.errors import UnknownNameError
+from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.space.space import SearchSpace
@@ -61,8 +61,13 @@ def explain_layer(
     """Return what ``layer`` does in each scheme of ``space`` that ``device`` runs, phase by phase.
 
     Raises:
+        DeviceError: Another model prices the device.
         UnknownNameError: The model has no such layer; the message says which are called alike.
     """
+    if device.model not in ("roofline", "npu"):
+        raise DeviceError(
+            f"a layer is explained by the models roofline and npu; {device.name} is priced by {device.model}"
+        )
     names = [known.name for known in graph.layers]
     if layer not in names:
         close = get_close_matches(layer, names) or names[:3]

@@ -58,7 +58,7 @@ def choose_written(run: Path, out: Path, wanted: Wanted) -> Plan:
     record = read_record(run)
     _check_out(out)
     front = read_front(run / "front.json")
-    uniforms = _uniform_points(record)
+    uniforms = _uniform_points(run, record)
     files = {point.assignment: f"{name}.json" for name, point in uniforms.items()}
     files |= {point.assignment: plan_file(point) for point in front.points if point.measured}
     files = {key: name for key, name in files.items() if (run / "plans" / name).is_file()}
@@ -166,8 +166,11 @@ def _choose(front: Front, wanted: Wanted, difference: Difference = unpaired) -> 
     )
 
 
-def _uniform_points(record: RunRecord) -> dict[str, Point]:
-    """File name, without its ending, to measured point of the run's uniform plans and those of its rules."""
+def _uniform_points(run: Path, record: RunRecord) -> dict[str, Point]:
+    """File name, without its ending, to measured point of the run's uniform plans and those of its rules.
+
+    A row keeps some of the costs; a plan's file, where there is one, has all.
+    """
     found = {}
     for row in () if record.results is None else record.results.rows:
         costs = {
@@ -177,8 +180,11 @@ def _uniform_points(record: RunRecord) -> dict[str, Point]:
         }
         is_rival = row.label.startswith("uniform ") or is_rule_label(row.label)
         if is_rival and row.assignment is not None and row.measured:
-            predicted = {**row.predicted, **costs}
-            found[row.label.replace(" ", "_")] = Point(row.assignment, predicted, row.measured)
+            name = row.label.replace(" ", "_")
+            file = run / "plans" / f"{name}.json"
+            all_costs = read_plan(file).predicted if file.is_file() else {}
+            predicted = {**all_costs, **row.predicted, **costs}
+            found[name] = Point(row.assignment, predicted, row.measured)
     return found
 
 

@@ -9,7 +9,7 @@ from mpsearch.cost.device import read_device
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.cost.explain import explain_layer
 from mpsearch.cost.phases import Phase
-from mpsearch.errors import UnknownNameError
+from mpsearch.errors import DeviceError, UnknownNameError
 from mpsearch.space.files import read_space
 from tests.support.command_line import Mpsearch
 from tests.support.handmade_graph import graph_of, linear
@@ -96,6 +96,12 @@ def test_what_binds_changes_with_the_rows() -> None:
     assert {row.bound for row in tiny} == {"launch"}
     with pytest.raises(UnknownNameError, match="must be one of handmade"):
         explain_layer(graph, space, device, "none", (Phase(),))
+
+
+def test_what_other_models_price_is_not_explained() -> None:
+    device = read_device("h100_sxm5_80gb").model_copy(update={"model": "mine"})
+    with pytest.raises(DeviceError, match="h100_sxm5_80gb is priced by mine"):
+        explain_layer(graph_of([linear("t", 1, 16, 16)]), read_space("hopper"), device, "t", ())
 
 
 def test_every_phase_is_explained() -> None:

@@ -89,6 +89,10 @@ def test_energy_and_memory_are_searched_and_limited(
     assert front is not None
     assert front.names == ("energy_uj", "loss")
     for option, name in (("--max-energy-uj", "energy_uj"), ("--max-memory-bytes", "memory_bytes")):
+        chosen = mpsearch(
+            "plan", "choose", tmp_path / "run", option, 1e9, "-o", tmp_path / f"{name}.json"
+        )
+        assert chosen.code == 0, chosen.err
         refused = mpsearch(*files, *short, option, 1, "-o", tmp_path / "no")
         assert refused.code == 1
         assert f"no assignment has {name} <= 1 on h100_sxm5_80gb; the nearest" in refused.err

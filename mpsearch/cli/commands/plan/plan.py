@@ -23,6 +23,7 @@ app = typer.Typer(
 KEYS = (
     *("model", "data"),
     *("limits.latency_us", "limits.weight_bytes", "limits.effective_bits", "limits.loss"),
+    *("limits.energy_uj", "limits.memory_bytes", "limits.phase_us"),
     "confidence",
 )
 """Keys of a job that are options of ``plan choose``."""
@@ -41,10 +42,12 @@ def choose(
     """
     from mpsearch.errors import JobError
     from mpsearch.jobs.choose_plan import Wanted, choose_measured, choose_written
+    from mpsearch.runs.job_tables import Limits
 
     if (asked.model is None) != (asked.data is None):
         raise JobError("--model and --data must be given together, or neither")
-    wanted = Wanted(asked.values.get("limits", {}), knee, asked.values.get("confidence"))
+    limits = Limits.model_validate(asked.values.get("limits", {})).given()
+    wanted = Wanted(limits, knee, asked.values.get("confidence"))
     if asked.model is None or asked.data is None:
         plan = choose_written(asked.source, out, wanted)
     else:
