@@ -28,13 +28,13 @@ from mpsearch.sensitivity.task import Metric, MetricTask
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats, Ints
 
-_EFFORT = 1.3  # spent by default beside the prior, in units of what that takes
-_WITHOUT_PRIOR = 2.0  # in these units, where no prior is computed
+_EFFORT = 1.15  # spent by default beside the prior, in units of what that takes
+_WITHOUT_PRIOR = 1.8  # in these units, where no prior is computed
 _SHARE_OF_PLANS = 0.27  # of the effort
 _USEFUL = 0.5  # of the worst loss: beyond it plans are saturated
 _HOPELESS = 1.5  # times the loss that is of use, on the first batch
 _AT_LEAST = 0.1  # evaluations that an entry takes, however little it executes again
-_VISITED = 200  # random plans that say which entries matter
+_VISITED = 150  # random plans that say which entries matter
 
 
 def score(task: MetricTask) -> Table:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from mpsearch.stats.estimates import Floats, Ints
 
@@ -24,7 +25,6 @@ _POWERS = {1.0: 0.0, 0.7: -0.7, 0.5: -1.4, 0.3: -2.1}
 _SCALES = (1e-5, 1e-4, 1e-3, 1e-2)  # t, of the limit
 _SCHEME = (0.05, 0.3)  # deviations that are tried
 _GROUP = (0.05, 0.3)  # of a group, and of a kind of scheme in it
-_ENTRY = (0.5, 1.0, 2.0)  # times what is given for each entry
 _NOISE = (0.15, 0.3, 0.6)
 _OFFSET, _SLOPE = 1.0, 0.3
 _MOST = 2.0  # of |η|
@@ -125,33 +125,26 @@ def _fit_bent(
     own = (held * deviations).reshape(n_plans, -1)
     common = np.stack([np.full(n_plans, _OFFSET), _SLOPE * (level - np.median(level))], axis=1)
     flat_kinds = by_kind.reshape(n_plans, -1)
-    kernels = {
-        "scheme": by_scheme @ by_scheme.T,
-        "group": shares @ shares.T + flat_kinds @ flat_kinds.T,
-        "entry": own @ own.T,
-    }
-    fixed = common @ common.T
-    grid = np.array(list(product(_SCHEME, _GROUP, _ENTRY, _NOISE))) ** 2
-    covariances = (
-        fixed
-        + np.tensordot(grid[:, :3], np.stack(list(kernels.values())), axes=1)
-        + grid[:, 3, None, None] * np.eye(n_plans)
-    )
-    weights = np.linalg.solve(
-        covariances, np.broadcast_to(residual, (len(grid), n_plans))[..., None]
-    )[..., 0]
-    volumes = np.linalg.slogdet(covariances)[1]
-    evidence = -0.5 * (weights @ residual + volumes)
-    schemes, groups, entries = (grid[:, i, None, None] for i in range(3))
+    fixed = common @ common.T + own @ own.T
+    kernels = np.stack([by_scheme @ by_scheme.T, shares @ shares.T + flat_kinds @ flat_kinds.T])
+    grid = np.array(list(product(_SCHEME, _GROUP, _NOISE))) ** 2
+    weights, evidence = np.empty((len(grid), n_plans)), np.empty(len(grid))
+    for k, (*variances, noise) in enumerate(grid):
+        covariance = fixed + np.tensordot(variances, kernels, axes=1) + noise * np.eye(n_plans)
+        factor = cho_factor(covariance, lower=True)
+        weights[k] = cho_solve(factor, residual)
+        volume = 2.0 * np.log(np.diag(factor[0])).sum()
+        evidence[k] = -0.5 * (residual @ weights[k] + volume)
+    schemes, groups = (grid[:, i, None, None] for i in range(2))
     eta = (
         schemes * (weights @ by_scheme)[:, None, :]
         + groups * (weights @ shares)[:, :, None]
         + groups * (np.tensordot(weights, by_kind, axes=1) @ members)
-        + entries * deviations**2 * np.tensordot(weights, held, axes=1)
+        + deviations**2 * np.tensordot(weights, held, axes=1)
     )
     size = np.log(np.maximum(np.abs(bent), 1e-300))
     moved = size + np.clip(eta, -_MOST, _MOST)
-    factor = np.exp(moved)[:, np.arange(n_groups), plans]
-    totals = (np.sign(parts) * factor).sum(axis=2)
-    scale = np.median(logarithms - np.log(np.maximum(totals, 1e-3 * factor.sum(axis=2))), axis=1)
+    held_sizes = np.exp(moved)[:, np.arange(n_groups), plans]
+    totals = np.maximum((np.sign(parts) * held_sizes).sum(axis=2), 1e-3 * held_sizes.sum(axis=2))
+    scale = np.median(logarithms - np.log(totals), axis=1)
     return moved + scale[:, None, None], evidence

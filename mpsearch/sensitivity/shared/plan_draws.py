@@ -14,7 +14,7 @@ from mpsearch.sensitivity.selftest import draw_plans
 from mpsearch.sensitivity.shared.entries import predict
 from mpsearch.stats.estimates import Floats, Ints
 
-_POOL, _DRAWN = 200, 20  # random plans to choose from: so many, or so many for one that is wanted
+_POOL, _DRAWN = 100, 10  # random plans to choose from: so many, or so many for one that is wanted
 _DEVIATING = (0.0, 0.1, 0.25)  # share of a front plan's groups that are drawn anew
 _PRICES = 0.7  # deviation of the groups' log prices
 _CONCENTRATION = 0.4  # of the schemes that deviating groups take
@@ -96,18 +96,17 @@ def _draw_near_fronts(table: Table, schemes: Sequence[Scheme], count: int, seed:
         return np.zeros((0, n_groups), np.int64)
     low, high = np.log(np.quantile(positive, [0.02, 0.98]))
     bits = np.array([_operand_bits(scheme) for scheme in schemes])  # [S, 2]
-    plans = np.zeros((count, n_groups), np.int64)
-    for plan in plans:
-        share = rng.random()  # memory-bound layers gain by weights' bits, others by both
-        each = bits @ [share, 1.0 - share] / bits.max()
-        price = np.exp(rng.uniform(low, high) + _PRICES * rng.standard_normal(n_groups))
-        value = np.where(table.allowed, table.values + price[:, None] * each, np.inf)
-        plan[:] = value.argmin(axis=1)
-        likely = rng.dirichlet(np.full(n_schemes, _CONCENTRATION)) + 1e-9
-        for g in np.flatnonzero(rng.random(n_groups) < rng.choice(_DEVIATING)):
-            chances = np.where(table.allowed[g], likely, 0.0)
-            plan[g] = rng.choice(n_schemes, p=chances / chances.sum())
-    return plans
+    share = rng.random((count, 1))  # memory-bound layers gain by weights' bits, others by both
+    each = (share * bits[:, 0] + (1.0 - share) * bits[:, 1]) / bits.max()
+    levels = rng.uniform(low, high, (count, 1))
+    prices = np.exp(levels + _PRICES * rng.standard_normal((count, n_groups)))
+    value = np.where(table.allowed, table.values + prices[:, :, None] * each[:, None, :], np.inf)
+    plans = np.asarray(value.argmin(axis=2), np.int64)
+    deviating = rng.random(plans.shape) < rng.choice(_DEVIATING, (count, 1))
+    likely = rng.dirichlet(np.full(n_schemes, _CONCENTRATION), count) + 1e-9
+    chances = np.where(table.allowed, likely[:, None, :], 0.0).cumsum(axis=2)
+    drawn = (chances <= rng.random(plans.shape)[:, :, None] * chances[:, :, -1:]).sum(axis=2)
+    return np.where(deviating, drawn, plans)
 
 
 def _operand_bits(scheme: Scheme) -> tuple[float, float]:
