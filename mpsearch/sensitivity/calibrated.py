@@ -62,9 +62,12 @@ def score(task: MetricTask) -> Table:
     every = single_changes(simulator)
     whole = 2 + float(sum(shares[g] for g, _ in every))
     left = _SHARE_OF_PLANS * total  # for plans
-    if budget is not None and whole <= total:
-        left = total - whole
-    reached = whole + left <= (_WITHOUT_PRIOR * unit if budget is None else total)
+    if budget is None:
+        reached = whole + left <= _WITHOUT_PRIOR * unit
+        left = min(2 * left, _WITHOUT_PRIOR * unit - whole) if reached else left
+    else:
+        reached = whole <= total
+        left = total - whole if reached else left
     steps = len(every) + int(left)
 
     def watch(done: int, of: int, text: str) -> None:
