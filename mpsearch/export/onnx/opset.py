@@ -1,6 +1,6 @@
 """A model raised to the opset that low-precision types need, large weights kept out of the converter."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 
 import numpy as np
 import onnx
@@ -37,8 +37,7 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
             _spell_out_hardmax(lean.graph)
         try:
             if version < 11:
-                _part_mixed_resizes(lean.graph)
-                meant = _meant_by_resizes(lean.graph)
+                meant = _meant_by_resizes(lean.graph, _part_resizes(lean.graph))
                 lean = version_converter.convert_version(lean, 11)
                 resizes = [n for n in walk_nodes(lean.graph) if n.op_type == "Resize"]
                 for node, attributes in zip(resizes, meant, strict=True):
@@ -57,21 +56,36 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
     return lean
 
 
-def _part_mixed_resizes(graph: onnx.GraphProto) -> None:
-    """Let what makes some axes larger and others smaller do first the one, then the other, in place.
+def _part_resizes(graph: onnx.GraphProto) -> set[str]:
+    """Let what may make some axes larger and others smaller do first the one, then the other, in place.
 
     To the nearest element the two round in different directions, and a later Resize knows one.
+
+    Returns:
+        Names of scales of which none is above 1, whatever they are in a run.
     """
     scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     nodes: list[onnx.NodeProto] = []
+    smaller = set()
     for node in graph.node:
-        given = scales.get(node.input[1]) if node.op_type == "Resize" else None
-        if given is None or not ((given < 1).any() and (given > 1).any()):
+        if node.op_type != "Resize":
+            nodes.append(node)
+            continue
+        given = scales.get(node.input[1])
+        if given is not None and not ((given < 1).any() and (given > 1).any()):
             nodes.append(node)
             continue
         names = [f"{node.output[0]}/{part}" for part in ("larger", "smaller")]
-        for name, part in zip(names, (np.maximum(given, 1), np.minimum(given, 1)), strict=True):
-            graph.initializer.append(numpy_helper.from_array(part, name))
+        smaller.add(names[1])
+        if given is None:
+            one = f"{node.output[0]}/one"
+            graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), one))
+            for name, op_type in zip(names, ("Max", "Min"), strict=True):
+                inputs = [node.input[1], one]
+                nodes.append(helper.make_node(op_type, inputs, [name], f"{name}/scales"))
+        else:
+            for name, part in zip(names, (np.maximum(given, 1), np.minimum(given, 1)), strict=True):
+                graph.initializer.append(numpy_helper.from_array(part, name))
         first, second = onnx.NodeProto(), onnx.NodeProto()
         first.CopyFrom(node)
         second.CopyFrom(node)
@@ -84,10 +98,16 @@ def _part_mixed_resizes(graph: onnx.GraphProto) -> None:
         nodes += [first, second]
     del graph.node[:]
     graph.node.extend(nodes)
+    return smaller
 
 
-def _meant_by_resizes(graph: onnx.GraphProto) -> list[list[onnx.AttributeProto]]:
-    """What each Upsample and Resize before opset 11 meant, in order, which the converter forgets."""
+def _meant_by_resizes(graph: onnx.GraphProto, smaller: Set[str]) -> list[list[onnx.AttributeProto]]:
+    """What each Upsample and Resize before opset 11 meant, in order, which the converter forgets.
+
+    Args:
+        graph: The model, in which each makes axes only larger or only smaller.
+        smaller: Names of scales that are not above 1.
+    """
     scales = {t.name: t for t in graph.initializer}
     meant = []
     for node in walk_nodes(graph):
@@ -95,7 +115,7 @@ def _meant_by_resizes(graph: onnx.GraphProto) -> list[list[onnx.AttributeProto]]
             continue
         given = scales.get(node.input[1]) if len(node.input) > 1 else None
         factors = [] if given is None else numpy_helper.to_array(given).tolist()
-        makes_less = any(f < 1 for f in factors)
+        makes_less = any(f < 1 for f in factors) or bool(smaller & set(node.input[1:2]))
         # runtimes agree to round up where it makes less
         meant.append(
             [
