@@ -13,7 +13,7 @@ from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.space.allowed import allowed
 from mpsearch.space.space import SearchSpace
-from mpsearch.space.stored import count_parameters, find_kept, total_weight_bytes
+from mpsearch.space.stored import Kept, count_parameters, find_kept, total_weight_bytes
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 
@@ -179,13 +179,11 @@ def group_weights(graph: ModelGraph, schemes: Sequence[Scheme], mask: Bools) -> 
     return stored, np.array(parameters, np.int64)
 
 
-def _owned_weights(
-    graph: ModelGraph, group: Group, kept: Mapping[str, Mapping[str, int]]
-) -> list[Gemm] | None:
+def _owned_weights(graph: ModelGraph, group: Group, kept: Kept) -> list[Gemm] | None:
     """The weights of a group, each stored once for one reader; None where layers or operators share one."""
     gemms = [gemm for i in group.layers for gemm in graph.layers[i].gemms if gemm.has_weight]
     sources = [gemm.right.source or gemm.right.value for gemm in gemms]
-    shared = len(set(sources)) < len(sources) or any(source in kept for source in sources)
+    shared = len(set(sources)) < len(sources) or any(source in kept.sizes for source in sources)
     return None if shared else gemms
 
 

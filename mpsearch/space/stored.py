@@ -1,12 +1,16 @@
 """What the decided weights take once they are stored: the one number of costs, limits, plans and exports.
 
 A weight is stored once for all layers that read it alike in one scheme. What other operators read of it,
-such as a tied embedding table that rows are looked up in, stays beside it in its own type.
+such as a tied embedding table that rows are looked up in, stays beside it in its own type; layers that stay in that
+type read the same tensor.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+
+import numpy as np
 
 from mpsearch.graph.layers.traversal import all_nodes, bodies
 from mpsearch.graph.model import Gemm, ModelGraph, Operand
@@ -14,6 +18,19 @@ from mpsearch.graph.onnx_file.constants import Constants
 from mpsearch.schemes import Scheme, parse_sparsity, stored_bits
 
 _CASTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What stays of decided tensors in the model's own types, because operators read it that are no layers.
+
+    Attributes:
+        sizes: Tensor of the user's file to what stays of it: value name to bytes.
+        twins: Weight of a layer to what stays and is the same, or the same transposed.
+    """
+
+    sizes: Mapping[str, Mapping[str, int]]
+    twins: Mapping[str, str]
 
 
 def weight_key(operand: Operand, scheme: Scheme, own: int) -> object:
@@ -26,9 +43,7 @@ def weight_bits(scheme: Scheme, gemm: Gemm) -> int:
     return _weight_bits(scheme, gemm.n, gemm.positions, gemm.k // gemm.positions)
 
 
-def total_weight_bytes(
-    graph: ModelGraph, chosen: Mapping[int, Scheme], kept: Mapping[str, Mapping[str, int]]
-) -> int:
+def total_weight_bytes(graph: ModelGraph, chosen: Mapping[int, Scheme], kept: Kept) -> int:
     """Return the bytes that the weights of some layers take, each in its layer's scheme.
 
     Args:
@@ -39,13 +54,11 @@ def total_weight_bytes(
     total = 0
     sources = set()
     for gemm, scheme in _stored(graph, chosen):
-        source = gemm.right.source or gemm.right.value
-        sources.add(source)
-        if not (
-            keeps_type(graph, gemm.right.value, scheme) and gemm.right.value in kept.get(source, ())
-        ):
+        value = gemm.right.value
+        sources.add(gemm.right.source or value)
+        if not (keeps_type(graph, value, scheme) and value in kept.twins):
             total += weight_bits(scheme, gemm) // 8
-    return total + sum(size for source in sources for size in kept.get(source, {}).values())
+    return total + sum(size for source in sources for size in kept.sizes.get(source, {}).values())
 
 
 def count_parameters(graph: ModelGraph, layers: Iterable[int]) -> int:
@@ -64,11 +77,8 @@ def count_parameters(graph: ModelGraph, layers: Iterable[int]) -> int:
     return total
 
 
-def find_kept(graph: ModelGraph) -> dict[str, dict[str, int]]:
-    """Return for each decided tensor of the user's file what stays of it in its own type: value name to bytes.
-
-    That is what operators read that are no layers, and what is an output.
-    """
+def find_kept(graph: ModelGraph) -> Kept:
+    """Return what stays of decided tensors: what operators read that are no layers, and what is an output."""
     decided: dict[str, str] = {}
     readers: set[tuple[str, int]] = set()
     for layer in graph.layers:
@@ -77,12 +87,26 @@ def find_kept(graph: ModelGraph) -> dict[str, dict[str, int]]:
                 decided[gemm.right.value] = gemm.right.source or gemm.right.value
                 readers.add((layer.name, gemm.right.input_index))
     sources = set(decided.values())
-    kept: dict[str, dict[str, int]] = {}
+    sizes: dict[str, dict[str, int]] = {}
     for name in _read_elsewhere(graph, readers):
         source = decided.get(name) or _source(graph, name)
         if source in sources:
-            kept.setdefault(source, {})[name] = _nbytes(graph, name)
-    return kept
+            sizes.setdefault(source, {})[name] = _nbytes(graph, name)
+    twins = {}
+    for value, source in decided.items():
+        beside = sizes.get(source, {})
+        turned = (name for name in beside if _is_transposed(graph, name, value))
+        twin = value if value in beside else next(turned, None)
+        if twin is not None:
+            twins[value] = twin
+    return Kept(sizes, twins)
+
+
+def _is_transposed(graph: ModelGraph, name: str, value: str) -> bool:
+    """Whether a constant is a layer's weight with its two axes exchanged."""
+    if len(_shape(graph, name)) != 2 or _shape(graph, name) != _shape(graph, value)[::-1]:
+        return False
+    return np.array_equal(graph.constants[name].T, graph.constants[value])
 
 
 def keeps_type(graph: ModelGraph, value: str, scheme: Scheme) -> bool:
@@ -124,6 +148,11 @@ def _source(graph: ModelGraph, name: str) -> str:
 def _nbytes(graph: ModelGraph, name: str) -> int:
     constants = graph.constants
     return int((constants.entries if isinstance(constants, Constants) else constants)[name].nbytes)
+
+
+def _shape(graph: ModelGraph, name: str) -> tuple[int, ...]:
+    constants = graph.constants
+    return (constants.entries if isinstance(constants, Constants) else constants)[name].shape
 
 
 def _dtype(graph: ModelGraph, name: str) -> str:

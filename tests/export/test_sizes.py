@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mpsearch.cost.kernels import group_weights
 from mpsearch.data.batches import make_batches
+from mpsearch.export.export_plan import export_plan
 from mpsearch.export.onnx.canonical import build_canonical
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.importer import import_onnx
@@ -23,6 +24,7 @@ from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.allowed import uniform
 from mpsearch.space.space import SearchSpace
 from mpsearch.space.stored import find_kept, total_weight_bytes
+from mpsearch.verify.verify_plan import verify_plan
 from tests.support.sized_models import MODELS, MORE
 from tests.support.stored import stored_weights
 
@@ -142,6 +144,42 @@ def test_a_tied_table_is_told_twice_where_rows_are_looked_up_in_it(tmp_path: Pat
     assert found["fp32"] == 100 * 32 * 4
     assert found["fp8"] == 100 * 32 * 4 + 100 * 32 + 100 * 4
     assert found["int6_g32"] == 100 * 32 * 4 + 100 * 32 * 6 / 8 + 100 * 2
+
+
+def test_uniform_base_stores_a_tied_table_once_however_it_is_read(tmp_path: Path) -> None:
+    found = {
+        name: {
+            scheme: told for scheme, told, _, _ in compare(*MODELS[name](), tmp_path, "fp32", ())
+        }
+        for name in ("tied table", "tied table, transposed")
+    }
+    assert found == {name: {"fp32": 100 * 32 * 4} for name in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "scheme"),
+    [
+        ("tied table, transposed", "fp32", "fp32"),
+        ("tied table", "fp32", "int6_g32"),
+        ("same in branches", "fp32", "fp8"),
+        ("same in branches", "fp16", "int5_channel"),
+        ("fp16", "fp16", "fp16"),
+        ("read by others", "fp32", "fp4"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["reference", "openvino"])
+def test_what_is_stored_once_or_packed_computes_the_same(
+    name: str, base: str, scheme: str, runtime: str, tmp_path: Path
+) -> None:
+    proto, feeds = MODELS[name]()
+    onnx.save(proto, tmp_path / "m.onnx")
+    batches = make_batches(feeds, batch_size=4)
+    simulator = Simulator(import_onnx(tmp_path / "m.onnx"), space_of(base, [scheme]), batches)
+    chosen = uniform(simulator.space, simulator.graph, scheme, simulator.allowed)
+    plan = make_plan(Point(tuple(chosen.tolist()), {}), simulator)
+    export_plan(plan, tmp_path / "m.onnx", tmp_path / "out")
+    found = verify_plan(plan, tmp_path / "m.onnx", tmp_path / "out", batches, runtime=runtime)
+    assert found.ok, str(found)
 
 
 def test_slices_of_one_tensor_count_each(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def stored_weights(model: onnx.ModelProto, sources: set[str]) -> int:
     found = sources & tensors.keys()
     for node in nodes:
         if any(p.key == "mpsearch.site" and p.value == node.name for p in node.metadata_props):
-            for name in node.input:
+            is_recurrent = node.op_type in ("LSTM", "GRU", "RNN")  # whose bias is a matrix
+            for name in node.input[1:3] if is_recurrent else node.input:
                 is_vector = name in tensors and len(tensors[name].dims) < 2  # a bias
                 if name and not is_vector:
                     found |= behind(name) or set()

@@ -32,7 +32,7 @@ from mpsearch.plan.plan import Plan
 from mpsearch.program.tensors import to_array
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.changes import Changes, Product, output_channel_axis
-from mpsearch.space.stored import keeps_type, weight_key
+from mpsearch.space.stored import find_kept, keeps_type, weight_key
 
 
 class Weights(Protocol):
@@ -85,6 +85,7 @@ class _Build:
     """What has been encoded so far, so that nothing is encoded twice.
 
     Attributes:
+        twins: Weight to a constant that is read elsewhere and is the same, or the same transposed.
         encoded: Activations that can be read where the encoding has come to.
         weights_encoded: Weights, which can be read everywhere.
         depth: Subgraphs around the node that is being encoded.
@@ -97,6 +98,7 @@ class _Build:
     encoding: Encoding
     opset: int
     taken: set[str]
+    twins: Mapping[str, str]
     encoded: dict[object, str] = field(default_factory=dict)
     weights_encoded: dict[object, str] = field(default_factory=dict)
     depth: int = 0
@@ -130,7 +132,9 @@ def build_canonical(
         gemm.right.value for layer in graph.layers for gemm in layer.gemms if gemm.has_weight
     } & own.keys()
     model = upgrade_model(source, opset, quantised)
-    build = _Build(plan, graph, weights, encoding, opset, _names(source.graph))
+    build = _Build(
+        plan, graph, weights, encoding, opset, _names(source.graph), find_kept(graph).twins
+    )
     layers = {layer.name: i for i, layer in enumerate(graph.layers)}
     nodes = _encode_nodes(build, model.graph.node, layers, schemes)
     del model.graph.node[:]
@@ -240,7 +244,9 @@ def _write_weight(build: _Build, index: int, number: int, scheme: Scheme, writer
     if keeps_type(build.graph, operand.value, scheme):
         own = np.asarray(build.graph.constants[operand.value])
         if np.array_equal(weight.dequantize().cpu().numpy(), own.astype(np.float32)):
-            return operand.value
+            twin = build.twins.get(operand.value, operand.value)
+            is_turned = twin != operand.value
+            return writer.add("Transpose", twin, perm=[1, 0]) if is_turned else twin
     value = build.encoding.weight(writer, weight, index in build.encoding.own_weights)
     dtype = _dtype(build.graph, operand.value)
     return value if dtype == TensorProto.FLOAT else writer.add("Cast", value, to=dtype)
