@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpsearch.deadline import Deadline, has_passed
+from mpsearch.recovery.folds import find_folds
+from mpsearch.recovery.moments import LINEAR
 from mpsearch.recovery.task import Recovered, RecoveryTask, Told, find_methods
+from mpsearch.simulate.assignments import layer_schemes
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Estimate, Ints
 
 _JUDGE_SHARE = 1 / 4
 AUTO: tuple[tuple[str, ...], ...] = (("bias",), ("gptq", "bias"))
 """What ``auto`` chooses from, beside nothing; all are tried."""
+
+SMOOTHED = ("smooth", "gptq", "bias")
+"""Tried too where most layers are linear ones that read rounded activations which can be smoothed."""
 
 
 class FewSamplesWarning(UserWarning):
@@ -68,7 +74,7 @@ def recover(
         NumericsError: An output is not finite; the message names the first layer that is not.
     """
     own = Recovered(simulator.calibrated.changes)
-    candidates = AUTO if methods is None else (methods,)
+    candidates = _auto(simulator, assignment) if methods is None else (methods,)
     parts = split(len(simulator.batches), seed)
     if parts is None or simulator.batches.run_rows > 1:
         warnings.warn(
@@ -99,6 +105,20 @@ def recover(
             stacklevel=2,
         )
     return replace(best, tried=tried, judged_on=judge.n_samples)
+
+
+def _auto(simulator: Simulator, assignment: Ints) -> tuple[tuple[str, ...], ...]:
+    calibrated = simulator.calibrated
+    layers, chosen = calibrated.graph.layers, layer_schemes(calibrated, assignment)
+    read = {layer for fold in find_folds(calibrated.graph) for layer, _ in fold.readers}
+    smoothed = [
+        layer
+        for layer in read
+        if layers[layer].op_type in LINEAR
+        and not calibrated.space.schemes[chosen[layer]].activation.is_cast
+    ]
+    most = 2 * len(smoothed) > sum(layer.has_weight for layer in layers)
+    return (*AUTO, SMOOTHED) if most else AUTO
 
 
 def apply_methods(task: RecoveryTask, names: tuple[str, ...]) -> Recovered:

@@ -293,3 +293,25 @@ def test_what_a_recurrent_layer_reads_is_known(tmp_path: Path) -> None:
     assert result.after is not None
     assert result.before is not None
     assert result.after.mean < result.before.mean
+
+
+def test_outliers_are_smoothed_where_that_helps(tmp_path: Path) -> None:
+    """A norm whose gains single out channels, and linear layers in int8 behind it."""
+    rng = np.random.default_rng(0)
+    gain = np.where(np.arange(32) % 11 == 5, 40.0, 1.0).astype(np.float32)
+    weights = {
+        "gain": gain,
+        "shift": np.zeros(32, np.float32),
+        "w1": (rng.standard_normal((32, 64)) / 6 / gain[:, None]).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "gain", "shift"], ["n"], "norm"),
+        helper.make_node("MatMul", ["n", "w1"], ["y"], "up"),
+    ]
+    model = build(nodes, {"x": ["b", 32]}, {"y": ["b", 64]}, weights)
+    x = rng.standard_normal((200, 32)) @ rng.standard_normal((32, 32)) / 4
+    data = make_batches({"x": x.astype(np.float32)}, batch_size=20)
+    simulator = Simulator(imported(model, tmp_path), SPACE, data)
+    result = recover(simulator, uniform(simulator, "int8"))
+    assert result.methods == ("smooth", "gptq", "bias")
+    assert result.tried[result.methods].mean < 0.5 * result.tried["gptq", "bias"].mean
