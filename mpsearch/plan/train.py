@@ -186,7 +186,13 @@ def _bring(
         graph,
         outcome.changes,
         recovery=("train",),
-        done=describe_changes(trained, assignment, feeds, recovery=("train",)),
+        done=describe_changes(
+            trained,
+            assignment,
+            feeds,
+            recovery=tuple(dict.fromkeys((*plan.recovery, "train"))),
+            transforms=plan.transforms,
+        ),
     )
     ranges = tuple(
         replace(known, range=outcome.ranges[known.value, known.spec]) for known in plan.ranges

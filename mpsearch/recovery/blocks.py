@@ -100,7 +100,7 @@ def reconstruct(task: RecoveryTask) -> Recovered:
             lane.go_on(model, target, block)
     if task.progress is not None:
         task.progress(len(blocks), len(blocks), "")
-    found = parameters.changes(calibrated.ranges).changes
+    found = parameters.changes(calibrated).changes
     return Recovered(replace(calibrated.changes, weights=found.weights, biases=found.biases))
 
 

@@ -12,8 +12,9 @@ import mpsearch as mp
 from mpsearch.data.batches import make_batches
 from mpsearch.errors import PlanError
 from mpsearch.plan.files import read_plan, write_plan
+from mpsearch.plan.match import plan_assignment
 from mpsearch.plan.plan import Plan
-from mpsearch.plan.score import measure_plan
+from mpsearch.plan.score import measure_plan, simulate_plan
 from mpsearch.plan.train import run_training
 from mpsearch.recovery.training import checkpoint
 from mpsearch.recovery.training.loop import Effort
@@ -79,6 +80,20 @@ def test_a_trained_plan_exports_and_verifies(tmp_path: Path, runtime: str) -> No
     data = make_batches(draw(4, seed=3), batch_size=4)
     found = mp.verify_plan(trained, model, tmp_path / "out", data, runtime=runtime)
     assert found.ok, found.difference
+
+
+def test_what_a_plan_brings_is_trained_and_stays_where_it_is_not(tmp_path: Path) -> None:
+    _, simulator, plan = made(tmp_path)
+    recovered = mp.recover_plan(plan, simulator, methods="gptq,bias")
+    assert recovered.weights is not None
+    done = run_training(recovered, simulator, Effort(300, 40))
+    assert done.after.mean <= done.before.mean
+    if done.plan is not recovered:
+        assert done.plan.recovery == (*recovered.recovery, "train")
+        assert {change.site for change in done.plan.changes}
+    own = simulate_plan(done.plan, simulator.graph, simulator.batches)
+    losses = own.losses(plan_assignment(done.plan, own.graph, own.space))
+    assert losses[4::5].mean() == pytest.approx(done.after.mean, rel=1e-3)
 
 
 def test_training_goes_on_from_what_was_trained(tmp_path: Path) -> None:

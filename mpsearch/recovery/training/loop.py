@@ -127,7 +127,7 @@ def train(
         checkpoint.remove()
     parameters.restore(own.best)
     better = own.best_loss.mean < own.first_loss.mean
-    outcome = parameters.changes(calibrated.ranges) if better else None
+    outcome = parameters.changes(calibrated) if better else None
     return Trained(
         outcome,
         own.first_loss,

@@ -67,6 +67,7 @@ class Parameters:
             ``constant.`` of the graph, ``step.`` logarithms of what steps are multiplied with.
         constants: Value name to slot of the constants.
         steps: Names of learned steps, by value and spec.
+        recovered: Whether weights were changed before.
     """
 
     masters: tuple[Master, ...]
@@ -74,6 +75,7 @@ class Parameters:
     tensors: State
     constants: Mapping[str, int]
     steps: Mapping[tuple[str, Spec], str]
+    recovered: bool
 
     def scales(self, master: Master) -> Tensor | None:
         """Return the learned scales of a weight, in their format; None where they are not learned."""
@@ -87,16 +89,17 @@ class Parameters:
     def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the optimizer's groups: each tensor's rate follows its own size, to half a power of two."""
         found: dict[tuple[float, float], list[Tensor]] = {}
+        full = recipe.full_rate(recovered=self.recovered)
         for name, tensor in self.tensors.items():
             kind, _, of = name.partition(".")
             if not tensor.requires_grad:
                 continue
             size = float(tensor.detach().square().mean().sqrt())
-            rate = recipe.rate * max(size, 1e-6)
+            rate = full * max(size, 1e-6)
             if kind in ("scale", "step"):
                 rate = recipe.scale_rate
             elif kind == "bias":
-                rate = recipe.rate * self.bias_size(int(of))
+                rate = full * self.bias_size(int(of))
             rounded = 2.0 ** (round(2 * log2(max(rate, 1e-12))) / 2)
             decay = recipe.decay if kind == "master" else 0.0
             found.setdefault((rounded, decay), []).append(tensor)
@@ -145,28 +148,27 @@ class Parameters:
                 master.like = replace(master.like, mask=state[f"mask.{master.name}"].clone())
 
     @torch.no_grad()
-    def changes(self, ranges: Mapping[tuple[str, Spec], Range]) -> "Outcome":
-        """Return what the tensors make of the model: changes, and ranges with learned steps."""
-        weights = {}
+    def changes(self, calibrated: Calibrated) -> "Outcome":
+        """Return what the tensors make of the model: all that is then changed, and ranges with learned steps."""
+        before, ranges = calibrated.changes, calibrated.ranges
+        weights = dict(before.weights)
         for master in self.masters:
             scales = self.scales(master)
             like = master.like if scales is None else replace(master.like, scales=scales)
             stored = requantize(self.tensors[f"master.{master.name}"], like)
             weights.update(dict.fromkeys(master.products, stored))
-        biases = {
-            int(name.partition(".")[2]): tensor.detach().clone()
-            for name, tensor in self.tensors.items()
-            if name.startswith("bias.") and bool(tensor.any())
-        }
-        constants = {
-            name: self.tensors[f"constant.{name}"].detach().cpu().numpy().copy()
-            for name in self.constants
-        }
-        learned = {key: self.step(key, ranges[key]) for key in self.steps}
-        found = {
-            key: replace(ranges[key], scale=float(step.detach())) for key, step in learned.items()
-        }
-        return Outcome(Changes(weights, biases, constants), {**ranges, **found})
+        biases = {i: b for i, b in before.biases.items() if f"bias.{i}" not in self.tensors}
+        for name, tensor in self.tensors.items():
+            if name.startswith("bias.") and bool(tensor.any()):
+                biases[int(name.partition(".")[2])] = tensor.detach().clone()
+        constants = dict(before.constants)
+        for name, slot in self.constants.items():
+            tensor = self.tensors[f"constant.{name}"].detach()
+            if not torch.equal(tensor, calibrated.program.constants[slot]):
+                constants[name] = tensor.cpu().numpy().copy()
+        steps = {key: float(self.step(key, ranges[key]).detach()) for key in self.steps}
+        learned = {key: replace(ranges[key], scale=scale) for key, scale in steps.items()}
+        return Outcome(Changes(weights, biases, constants), {**ranges, **learned})
 
     def step(self, key: tuple[str, Spec], range: Range) -> Tensor:
         """Return the learned step in the place of that of ``range``, 0-d fp32."""
@@ -235,7 +237,8 @@ def make_parameters(
     for name, tensor in tensors.items():
         tensor.requires_grad_(name.removeprefix("constant.") not in estimated)
     owners = {at: master for master in masters.values() for at in master.products}
-    return Parameters(tuple(masters.values()), owners, tensors, constants, steps)
+    recovered = bool(calibrated.changes.weights)
+    return Parameters(tuple(masters.values()), owners, tensors, constants, steps, recovered)
 
 
 def find_constants(program: Program) -> dict[str, int]:

@@ -19,7 +19,8 @@ class Recipe:
 
     Attributes:
         optimizer: ``adamw`` or ``sgd`` (with momentum), torch's own.
-        rate: Learning rate of weights, relative to each tensor's root mean square; biases and norms take it too.
+        rate: Learning rate of weights, relative to each tensor's root mean square; biases and norms take it too. None: 0.002
+            from plain rounding, 0.0005 from what was recovered or trained already, which a high rate undoes.
         scale_rate: Learning rate of scales and steps, relative to each.
         batch: Samples of a step.
         warm_up: Share of the training in which the rate rises to its full height.
@@ -37,7 +38,7 @@ class Recipe:
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    rate: float = 2e-3
+    rate: float | None = None
     scale_rate: float = 1e-3
     batch: int = 32
     warm_up: float = 0.05
@@ -58,12 +59,16 @@ class Recipe:
             if not 0 <= getattr(self, name) <= 1:
                 raise PlanError(f"`0 <= {name} <= 1` must hold, got {getattr(self, name)}")
         for name in ("rate", "scale_rate", "decay", "clip", "features"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0.0) < 0:
                 raise PlanError(f"`{name} >= 0` must hold, got {getattr(self, name)}")
         if not 0 < self.held_out < 1:
             raise PlanError(f"`0 < held_out < 1` must hold, got {self.held_out}")
         if self.batch < 1 or self.reselect < 1:
             raise PlanError(f"`batch` and `reselect` must be at least 1, got {self}")
+
+    def full_rate(self, *, recovered: bool) -> float:
+        """Return the full rate, for a plan whose weights are those of plain rounding or have been recovered."""
+        return self.rate if self.rate is not None else (5e-4 if recovered else 2e-3)
 
     def rate_at(self, done: float) -> float:
         """Return the share of the full rate when the share ``done`` of the training is over: warm-up, then a cosine."""

@@ -84,7 +84,7 @@ def test_what_is_trained_begins_as_the_plan_runs(tmp_path: Path, name: str) -> N
         (found,) = model.run(simulator.feed_run(0))
     (wanted,) = simulator.head_values(chosen, 0)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    outcome = model.parameters.changes(simulator.ranges)
+    outcome = model.parameters.changes(simulator.calibrated)
     assert outcome.ranges.keys() == simulator.ranges.keys()
     (changed,) = simulator.change(outcome.changes).head_values(chosen, 0)
     torch.testing.assert_close(changed, wanted, rtol=1e-5, atol=1e-5)
@@ -312,6 +312,11 @@ def test_schedules_are_as_they_are_called() -> None:
     assert [recipe.kept_at(at) for at in (0, 0.25, 0.5)] == [1, 0.125, 0]
     assert replace(recipe, masks="linear").kept_at(0.25) == 0.5
     assert [recipe.lowered_at(at, 10) for at in (0, 0.2, 0.4)] == [0, 5, 10]
+
+
+def test_what_was_recovered_is_trained_more_slowly() -> None:
+    assert Recipe().full_rate(recovered=True) < Recipe().full_rate(recovered=False)
+    assert Recipe(rate=0.1).full_rate(recovered=True) == 0.1
 
 
 def test_a_recipe_is_read_and_refused_by_name() -> None:
