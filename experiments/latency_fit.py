@@ -7,8 +7,8 @@ Parts: ``pairs`` (all rows of one (N, K) left out together, of every GPU), ``row
 kernels a group are known, and other GPUs), ``format`` (a GPU of which one format was not measured, and one of which
 bf16 dense alone was), ``device`` (a GPU of which only the datasheet is known), ``roofline`` (the datasheet's).
 
-The curve's form, its prior and the residual's length, variance and noise were chosen on A100 and RTX 4090
-(the form's first version on all five); figures of the others are therefore given apart. Of
+The residual's length, variance and noise were chosen on A100 and RTX 4090, whose figures are therefore also left
+out apart; the curve's form, its prior and the way of borrowing were developed with all five in view. Of
 experiments/data/gemm_latency.csv, rows that beat 105 % of the peak left out; groups of 50 kernels and more.
 Results: experiments/results/latency_fit.json.
 """
@@ -31,11 +31,10 @@ from mpsearch.cost.fit.curves import (
     default_prior,
     fit_theta,
     machine_for,
-    scheme_of,
     shapes_of,
 )
 from mpsearch.cost.fit.groups import Predicted, group_of
-from mpsearch.cost.fit.measurements import Measured, read_rows, select
+from mpsearch.cost.fit.measurements import Measured, read_rows, scheme_of, select
 from mpsearch.cost.fit.score import score
 from mpsearch.cost.gemm import gemm_latency
 from mpsearch.cost.measured import theta_of
@@ -154,7 +153,7 @@ def few(data: Data) -> dict[str, Any]:
                 rng = np.random.default_rng([seed, len(measured.us)])
                 train = np.zeros(len(measured.us), np.bool_)
                 train[rng.choice(len(train), FEW, replace=False)] = True
-                prior, _ = borrowed_prior(key, others, own)
+                prior, _ = borrowed_prior(data.plain[gpu], key, others, own)
                 parts = measured.take(train), measured.take(~train)
                 found.append((gpu, key, parts[1], fit_and_predict(device, *parts, prior)))
     return summary_of(found)
@@ -192,7 +191,7 @@ def _unmeasured(
             if k.points >= 50 and known((k.format, k.sparsity), key)
         }
         others = [d for name, d in data.shipped.items() if name != gpu]
-        prior, _ = borrowed_prior(key, others, own)
+        prior, _ = borrowed_prior(data.plain[gpu], key, others, own)
         us = curve_us(prior.theta, machine_for(data.plain[gpu], *key), shapes_of(measured))
         yield gpu, key, measured, Predicted(us, 0.3 * us, measured.us)
 

@@ -56,7 +56,7 @@ def test_people_read_a_table(tmp_path: Path, datasheet: Path, mpsearch: Mpsearch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--gpu", "BOARD"), "no device is known as 'BOARD' (there are a100, b200"),
+        (("--gpu", "BOARD"), "no device is known as 'BOARD' (see `mpsearch list devices`)"),
         (("--gpu", "A100"), "x.csv: has no rows of A100 or a100_pcie_80gb in column gpu"),
         (("--gpu", "BOARD", "--device", "nowhere.toml"), "nowhere.toml"),
         (("--gpu", "A100", "-o", "x.txt"), "-o must name a .toml file"),

@@ -6,10 +6,10 @@ import numpy as np
 
 from mpsearch.cost.curve import Machine, Shapes, curve_us, encode
 from mpsearch.cost.device import Device
-from mpsearch.cost.fit.measurements import Measured, rate_of
+from mpsearch.cost.fit.measurements import Measured, rate_of, scheme_of
 from mpsearch.cost.measured import kernel_shapes, machine_of
 from mpsearch.cost.products import Products
-from mpsearch.schemes import Scheme, find_scheme
+from mpsearch.schemes import find_scheme
 from mpsearch.stats.estimates import Floats
 
 START = encode(
@@ -33,7 +33,6 @@ _SCALE = 0.08  # of ln(tau / t) where the loss turns from squares to absolute va
 _LOWEST = np.array([-2, -1.5, -3, -1.5, -1.5, 0, -2, -4, -6, -6, -1.5])
 _HIGHEST = np.array([3.5, 2.5, 0.1, 1.5, 4, 8, 6, 4, -0.7, -0.7, 2.0])
 _SPARSE_EFFICIENCY = -0.22  # of a start: 2:4 gains 1.6 where its peak says 2
-_SUFFIX = {"dense": "", "2:4": "_2of4", "4:8_paired": "_4of8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,6 @@ def fit_theta(
 def machine_for(device: Device, kind: str, sparsity: str) -> Machine:
     """Return what the curve of operand format ``kind`` needs to know of ``device``."""
     return machine_of(device, rate_of(kind), sparsity)
-
-
-def scheme_of(kind: str, sparsity: str) -> Scheme:
-    """Return the scheme whose kernels are measured as operand format ``kind`` and ``sparsity``."""
-    return find_scheme(kind + _SUFFIX[sparsity])
 
 
 def shapes_of(measured: Measured) -> Shapes:

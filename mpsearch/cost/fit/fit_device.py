@@ -60,7 +60,7 @@ def fit_device(
         told(i, len(groups), " ".join(key))
         prior, lender = default_prior(measured.sparsity), ""
         if len(measured.us) < FEW:
-            prior, lender = borrowed_prior(key, others, own)
+            prior, lender = borrowed_prior(device, key, others, own)
         group, predicted = fit_group(device, measured, prior)
         if len(measured.us) >= MANY:
             own[key] = group.theta
@@ -79,7 +79,7 @@ def borrowed_kernels(
     there = {(kernels.format, kernels.sparsity) for kernels in fitted}
     borrowed = []
     for key in sorted(_runnable(device) - there):
-        prior, lender = borrowed_prior(key, others, own)
+        prior, lender = borrowed_prior(device, key, others, own)
         if lender:
             parameters = {name: float(f"{v:.4g}") for name, v in decode(prior.theta).items()}
             facts = {

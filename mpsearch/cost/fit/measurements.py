@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsearch.cost.device import Device
+from mpsearch.cost.device import Device, refusal
 from mpsearch.errors import DeviceError
+from mpsearch.schemes import SCHEMES, Scheme, find_scheme
 from mpsearch.stats.estimates import Bools, Floats
 
 COLUMNS = ("gpu", "dtype", "sparsity", "m", "n", "k")
@@ -22,6 +23,8 @@ _FORMATS = {
     "fp4": "nvfp4", "fp4e2m1": "nvfp4", "fp4_e2m1": "nvfp4",
 }  # fmt: skip
 _RATES = {"nvfp4": "fp4", "mxfp4": "fp4", "mxfp8": "fp8", "mxfp6": "fp6"}
+_SUFFIX = {"dense": "", "2:4": "_2of4", "4:8_paired": "_4of8"}
+"""Sparsity to how schemes of it end."""
 _DENSE = ("", "dense", "none", "1:1")
 _SLOW = (
     300.0  # times slower than the datasheet's roofline and a launch: not in the unit that is said
@@ -147,6 +150,11 @@ def select(
     )
 
 
+def scheme_of(kind: str, sparsity: str) -> Scheme:
+    """Return the scheme whose kernels are measured as operand format ``kind`` and ``sparsity``."""
+    return find_scheme(kind + _SUFFIX[sparsity])
+
+
 def rate_of(kind: str) -> str:
     """Return the key of a device's peaks that operands of format ``kind`` run at."""
     return _RATES.get(kind, kind)
@@ -201,8 +209,13 @@ def _impossible(row: Row, device: Device) -> str:
     peak = _peak(row, device)
     if peak is None:
         return f"are of {row.format}, of which {device.name} states no peak"
-    if row.sparsity not in ("dense", "2:4", "4:8_paired"):
-        return f"are of sparsity {row.sparsity}, which must be dense, 2:4 or 4:8_paired"
+    if row.sparsity not in _SUFFIX:
+        return f"are of sparsity {row.sparsity}, which must be {', '.join(_SUFFIX)}"
+    if row.format + _SUFFIX[row.sparsity] not in SCHEMES:
+        return f"are of {row.format}, of which there is no scheme"
+    reason = refusal(device, scheme_of(row.format, row.sparsity))
+    if reason:
+        return f"of {row.format} {row.sparsity} cannot be: {reason}"
     tflops = 2e-6 * row.m * row.n * row.k / row.us
     if tflops > MOST_OF_PEAK * peak:
         return f"of {row.format} {row.sparsity} beat 105 % of the peak of {peak:g} TFLOPS"

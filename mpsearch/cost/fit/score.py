@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsearch.cost.device import Device
-from mpsearch.cost.fit.curves import scheme_of
 from mpsearch.cost.fit.groups import Predicted
-from mpsearch.cost.fit.measurements import Measured
+from mpsearch.cost.fit.measurements import Measured, scheme_of
 from mpsearch.cost.gemm import gemm_latency
 from mpsearch.stats.estimates import Floats
 
@@ -54,7 +53,7 @@ def evaluate(
     """Predict measured kernels by a device file, group by group.
 
     Raises:
-        DeviceError: The device cannot run a group.
+        DeviceError: The device cannot run a group; none that was selected for it.
     """
     found = {}
     for key, measured in groups.items():

@@ -34,10 +34,13 @@ def test_impossible_rows_are_named_and_counted(tmp_path: Path) -> None:
         "BOARD,fp16,dense,64.5,64,64,9",
         "BOARD,int8,dense,64,64,64,9",
         "BOARD,fp16,3:4,64,64,64,9",
+        "BOARD,bf16,2:4,64,64,64,9",
+        "BOARD,int4,dense,64,64,64,9",
     )
     path = write_csv(tmp_path / "x.csv", extra=bad)
     rows, unread = read_rows(path)
-    got = select(rows, board(), names=["BOARD"], where="x.csv")
+    device = board(peak_tflops={"fp16": 100, "bf16": 100, "int4": 400})
+    got = select(rows, device, names=["BOARD"], where="x.csv")
     assert len(got.groups["fp16", "dense"].us) == COUNT
     said = {**unread, **got.rejected}
     assert {count for count, _ in said.values()} == {1}
@@ -49,6 +52,8 @@ def test_impossible_rows_are_named_and_counted(tmp_path: Path) -> None:
         "whole numbers",
         "int8, of which mine states no peak",
         "sparsity 3:4",
+        "bf16 2:4 cannot be: mine has 2:4 kernels for",
+        "are of int4, of which there is no scheme",
     ):
         assert any(word in why for why in said), word
     assert said["have a latency that is not positive"] == (1, COUNT + 3)
