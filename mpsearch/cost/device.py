@@ -41,6 +41,7 @@ class Device(Content):
         on_chip_mb: MiB of on-chip memory: activations of a layer that fit do not move.
         quantize_ns: Time to convert one element into a narrow format, beside moving it.
         dequantize_ns: The same on the way back.
+        dram_picojoule_per_byte: Energy of a byte from or to memory; absent, it is left out.
         relative_error: Relative standard error of a predicted latency.
         npu: What an NPU adds.
         sparse_peak_tflops: Published sparse peaks, for people.
@@ -79,6 +80,7 @@ class Device(Content):
     on_chip_mb: NotNegative = 0.0
     quantize_ns: NotNegative = 0.0
     dequantize_ns: NotNegative = 0.0
+    dram_picojoule_per_byte: Positive | None = None
     relative_error: NotNegative = 0.0
     npu: Npu | None = None
     kernels: tuple[FittedKernels, ...] = ()

@@ -279,6 +279,8 @@ def tokens_of(graph: ModelGraph) -> int:
             rows = _rows_per_sample(gemm, graph.batch)
             if gemm.has_weight and not layer.op_type.startswith("Conv") and rows > 1:
                 votes[rows] = votes.get(rows, 0) + gemm.parameters
+    if not votes and any(layer.role.startswith("attention.") for layer in graph.layers):
+        return 1  # a decoder that was imported at one token
     if not votes:
         raise DeviceError(f"`tokens` needs layers that work token by token; {graph.name} has none")
     return max(votes, key=lambda rows: votes[rows])

@@ -1,11 +1,15 @@
 """Costs of a network on a GPU or CPU: one kernel a layer, conversions where activations change."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from mpsearch.cost.device import Device
+from mpsearch.cost.gemm import moved_bytes
 from mpsearch.cost.kernels import (
+    Kernel,
+    collect_kernels,
     group_weights,
     layer_latencies,
     lower,
@@ -20,6 +24,7 @@ from mpsearch.cost.values import Sizes, value_bytes
 from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.tables import Costs
 from mpsearch.space.space import SearchSpace
+from mpsearch.stats.estimates import Bools, Floats
 
 
 def estimate(
@@ -64,19 +69,40 @@ def estimate(
         reasons=reasons,
         batch=batch,
     )
-    return costs if device.max_power_w is None else _with_energy(costs, device.max_power_w)
+    if device.max_power_w is None and device.dram_picojoule_per_byte is None:
+        return costs
+    return _with_energy(
+        costs, device, mask * sum_groups(graph, _moved(device, space, layers, mask))
+    )
 
 
-def _with_energy(costs: Costs, power_w: float) -> Costs:
-    """Energy, at most: the board's power limit for as long as it runs."""
-    name = "latency_us"
+def _with_energy(costs: Costs, device: Device, moved: Floats) -> Costs:
+    """Energy, at most: the board's power limit for as long as it runs, and ``moved`` [G, S] bytes."""
+    power_w, name = device.max_power_w or 0.0, "latency_us"
+    movement = moved * (device.dram_picojoule_per_byte or 0.0) / 1e6
     return replace(
         costs,
-        objectives={**costs.objectives, "energy_uj": costs.objectives[name] * power_w},
+        objectives={**costs.objectives, "energy_uj": costs.objectives[name] * power_w + movement},
         stderr={**costs.stderr, "energy_uj": costs.stderr[name] * power_w},
         pair_terms={**costs.pair_terms, "energy_uj": costs.pair_terms[name] * power_w},
         constants={**costs.constants, "energy_uj": costs.constants[name] * power_w},
     )
+
+
+def _moved(
+    device: Device, space: SearchSpace, layers: Sequence[Sequence[Kernel]], mask: Bools
+) -> Floats:
+    """[L, S] bytes that kernels read and write; zeros where their energy is not known."""
+    result = np.zeros((len(layers), len(space.schemes)))
+    if device.dram_picojoule_per_byte is None:
+        return result
+    out = space.schemes[space.index(space.base)].activation
+    products, layer_of = collect_kernels(layers)
+    for s, scheme in enumerate(space.schemes):
+        if mask[:, s].any():
+            moved = moved_bytes(device, scheme, products, out).sum(axis=1)
+            result[:, s] = np.bincount(layer_of, moved, len(layers))
+    return result
 
 
 def _others_us(graph: ModelGraph, space: SearchSpace, device: Device, sizes: Sizes) -> float:

@@ -110,6 +110,29 @@ def test_a_number_leaves_the_context_as_it_is() -> None:
     assert "latency_us:" not in " ".join(price(1).objectives)
 
 
+def test_bytes_take_energy_where_the_device_says_how_much() -> None:
+    device = read_device("h100_sxm5_80gb")
+    paid = device.model_copy(update={"dram_picojoule_per_byte": 30.0, "max_power_w": None})
+    width = HEADS * WIDTH
+    energy = estimate_costs(decoder(), SPACE, paid).objectives["energy_uj"][0]
+    moved = [2 * (2 * OWN * width + width**2), OWN * width * 3 + width**2 + 4 * width]
+    np.testing.assert_allclose(energy, np.array(moved) * 30e-6)
+
+
+def test_a_decoder_that_was_imported_at_one_token_has_phases_too() -> None:
+    whole = decoder()
+    layers = tuple(
+        replace(layer, gemms=tuple(replace(gemm, m=1) for gemm in layer.gemms))
+        for layer in whole.layers
+    )
+    one = replace(whole, layers=layers)
+    tables = [
+        estimate_costs(g, SPACE, "h100_sxm5_80gb", tokens={"decode": "1@kv=99"}).objectives
+        for g in (one, whole)
+    ]
+    np.testing.assert_allclose(tables[0]["latency_us"][1:3], tables[1]["latency_us"][1:3])
+
+
 def test_energy_is_at_most_the_boards_power_for_as_long_as_it_runs() -> None:
     costs = price(PHASES)
     np.testing.assert_allclose(costs.objectives["energy_uj"], 700 * costs.objectives["latency_us"])
