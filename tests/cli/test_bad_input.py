@@ -250,7 +250,8 @@ def test_what_is_no_run_is_refused(command: list[str], tmp_path: Path, mpsearch:
 
 def test_a_damaged_result_is_named(finished: Path, tmp_path: Path, mpsearch: Mpsearch) -> None:
     damaged = tmp_path / "front.json"
-    damaged.write_text((finished / "front.json").read_text().replace("0", "1", 1))
+    before, _, after = (finished / "front.json").read_text().rpartition("0")  # of the content
+    damaged.write_text(f"{before}1{after}")
     found = mpsearch("check", damaged)
     assert found.code == 1
     assert "front.json" in found.err
