@@ -44,6 +44,7 @@ class Device(Content):
         dram_picojoule_per_byte: Energy of a byte from or to memory; absent, it is left out.
         relative_error: Relative standard error of a predicted latency.
         npu: What an NPU adds.
+        measured: Kernels that were measured one by one (``mpsearch profile``); of model ``measured``.
         sparse_peak_tflops: Published sparse peaks, for people.
         kernels: Parameters of measured kernels (``mpsearch fit``); they take the place of the roofline.
         quantization: Measured kernels that round activations; others take ``launch_us`` and the bandwidth.

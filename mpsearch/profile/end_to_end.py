@@ -17,6 +17,7 @@ def time_models(
     feeds: Mapping[str, Array],
     runtime: TimedRuntime,
     *,
+    tolerance: float = 0.005,
     budget_s: float = 60.0,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
@@ -26,6 +27,7 @@ def time_models(
         models: Name to ONNX file.
         feeds: Data of the models' inputs.
         runtime: Where they run.
+        tolerance: Relative standard error at which a model is known.
         budget_s: Wall-clock time after which no further round begins.
         progress: Called with (stable, all, what goes on).
 
@@ -36,7 +38,7 @@ def time_models(
     reference = runtime.open_timed(known.model, known.feeds)
     runs = {name: runtime.open_timed(path, feeds) for name, path in models.items()}
     return time_all(
-        runs, reference=reference, tolerance=0.005, budget_s=budget_s, progress=progress
+        runs, reference=reference, tolerance=tolerance, budget_s=budget_s, progress=progress
     )
 
 
