@@ -236,7 +236,7 @@ def quantize_activation(
         SchemeError: The axis is missing, or the groups do not divide it.
     """
     if isinstance(range, LearnedRange):
-        return quantize_learned(x, range.step, spec.element, by_clip=range.by_clip)
+        return quantize_learned(as_float32(x), range.step, spec.element, by_clip=range.by_clip)
     spans_groups = spec.block_shape is None
     layout = find_layout(
         tuple(x.shape), reduction_axis=reduction_axis, groups=1 if spans_groups else groups
