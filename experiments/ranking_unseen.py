@@ -144,6 +144,8 @@ def rank_model(
         CEILING: (judged.calibration, None),
         ONE_AT_A_TIME: (judged.summed, None),
     }
+    for metric in ("fisher", "calibrated"):  # kernels are compiled when they are first called
+        score_sensitivity(simulator.on_data(calibration), metric=metric)
     fisher_s = 0.0
     for metric in dict.fromkeys(["fisher", *metrics]):
         table, spent = time_metric(simulator, calibration, metric)
