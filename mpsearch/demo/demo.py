@@ -36,6 +36,7 @@ DEVICE = "npu_200tops"
 BATCH = 16
 CALIBRATION_LINES = 192
 HELD_OUT_LINES = 800
+FINALISTS = 6
 REFINE = 80
 _PROOFS = (("openvino", 128), ("reference", 2))  # runtime and how many lines it runs
 _LARGEST_MODEL = 64 * 2**20
@@ -141,6 +142,7 @@ def run_demo(
         samples=0,
         refine=REFINE,
         recovery="auto",
+        finalists=FINALISTS,
         seed=seed,
     )
     prepared = prepare(job, sources)
