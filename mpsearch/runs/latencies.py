@@ -39,12 +39,13 @@ class _Latencies(Content):
 
 
 def find_run_plan(run: Path, plan: Plan) -> str:
-    """Return the name of the file in ``run`` that decides what ``plan`` does.
+    """Return the name of the file in ``run`` that decides what ``plan`` does, a chosen plan's before a point's.
 
     Raises:
         PlanError: No plan of the run does.
     """
-    for path in sorted((run / "plans").glob("*.json")):
+    paths = (run / "plans").glob("*.json")
+    for path in sorted(paths, key=lambda path: (path.name.startswith("point_"), path.name)):
         own = read_plan(path)
         if (own.decisions, own.structure_digest) == (plan.decisions, plan.structure_digest):
             return path.name
