@@ -12,6 +12,9 @@ from mpsearch.graph.onnx_file.read import walk_nodes
 IR_OF_OPSET = {23: 11, 24: 12, 25: 13}
 """Opset of the default domain to the IR version that came with it; later ones take the last."""
 
+_HIDDEN = "mpsearch.hidden"
+_NORM_OPSET = 23
+
 
 def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> onnx.ModelProto:
     """Return ``model`` at ``opset`` or later, without the initialisers named in ``keep``.
@@ -32,6 +35,7 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
     version = next(o.version for o in lean.opset_import if o.domain in ("", "ai.onnx"))
+    norms = _hide_norms(lean)
     if version < opset:
         if version < 13:
             _spell_out_hardmax(lean.graph)
@@ -52,8 +56,37 @@ def upgrade_model(model: onnx.ModelProto, opset: int, keep: Collection[str]) -> 
     for info in weights:
         lean.graph.input.remove(info)
     final = max(version, opset)
+    _name_norms(lean, norms, final)
     lean.ir_version = max(model.ir_version, IR_OF_OPSET.get(final, max(IR_OF_OPSET.values())))
     return lean
+
+
+def _hide_norms(model: onnx.ModelProto) -> list[str]:
+    """Put root-mean-square norms of onnxruntime's, which the default domain never had, where the converter leaves them be.
+
+    Returns:
+        First outputs of these nodes.
+    """
+    found = []
+    for node in walk_nodes(model.graph):
+        if node.op_type == "SimplifiedLayerNormalization" and node.domain in ("", "ai.onnx"):
+            node.domain = _HIDDEN
+            found.append(node.output[0])
+    if found and _HIDDEN not in {o.domain for o in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
+    return found
+
+
+def _name_norms(model: onnx.ModelProto, norms: Collection[str], version: int) -> None:
+    """Name the norms of :func:`_hide_norms` as the standard does from opset 23 on, in place; before, as onnxruntime does."""
+    for node in walk_nodes(model.graph):
+        if node.domain == _HIDDEN and node.output[0] in norms:
+            node.domain = ""
+            if version >= _NORM_OPSET and len(node.output) == 1:
+                node.op_type = "RMSNormalization"
+    kept = [o for o in model.opset_import if o.domain != _HIDDEN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _part_resizes(graph: onnx.GraphProto) -> set[str]:
