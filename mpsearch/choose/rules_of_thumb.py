@@ -67,7 +67,8 @@ def snr_15db(simulator: Simulator, narrow: int, allowed: Bools) -> Ints:
 def rule_points(names: Sequence[str], problem: Problem, simulator: Simulator) -> dict[str, Point]:
     """Return label to predicted point of the rules' plans; none where no dense scheme is faster than the base.
 
-    They are narrow in the dense scheme whose uniform plan is the fastest, then the smallest.
+    They are narrow in the dense scheme whose uniform plan is the fastest, then the smallest. A rule that gives a uniform plan
+    is left out.
 
     Args:
         names: Rules.
@@ -84,9 +85,13 @@ def rule_points(names: Sequence[str], problem: Problem, simulator: Simulator) ->
     fastest = dense[int(np.lexsort((totals["weight_bytes"], totals["latency_us"]))[0])]
     if space.names[fastest] == space.base or not names:
         return {}
-    found = [find("rules", name)(simulator, fastest, allowed) for name in names]
-    points = make_points(problem, np.array(found, np.int64), method="rule")
-    return dict(zip(map(rule_label, names), points, strict=True))
+    found = {name: find("rules", name)(simulator, fastest, allowed) for name in names}
+    uniforms = {tuple(plan.tolist()) for plan in plans}
+    found = {name: plan for name, plan in found.items() if tuple(plan.tolist()) not in uniforms}
+    if not found:
+        return {}
+    points = make_points(problem, np.array(list(found.values()), np.int64), method="rule")
+    return dict(zip(map(rule_label, found), points, strict=True))
 
 
 def _keep_base(simulator: Simulator, narrow: int, allowed: Bools, kept: set[int]) -> Ints:

@@ -218,7 +218,23 @@ def recovered_stage(
             )
         points = [choice.point for choice in first]
         told = bench.watch("recover")
-        return recover_finalists(plain, tables, uniforms, points, recovered, wanted, told)
+        front = recover_finalists(plain, tables, uniforms, points, recovered, wanted, told)
+        with suppress(InfeasibleError):
+            chosen, _ = choose_plans(
+                front,
+                recovered,
+                limits=wanted.limits,
+                uniforms=recovered.measured(uniforms),
+                rules=rules,
+            )
+            left = [c.point for c in chosen if recovered.plan(c.point.assignment) is None]
+            if left:  # what is chosen without recovery is not left without
+                more = replace(wanted, count=len(recovered.plans) + len(left))
+                known = [Point(key, {}) for key in recovered.plans]
+                front = recover_finalists(
+                    plain, tables, uniforms, [*known, *left], recovered, more, told
+                )
+        return front
 
     return Stage(
         "front",
