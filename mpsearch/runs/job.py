@@ -36,8 +36,8 @@ def _size(text: str) -> str:
 def _estimator(text: str) -> str:
     try:
         parse_estimator(text or "amax")
-    except SchemeError as error:
-        raise ValueError(str(error)) from None
+    except SchemeError as error:  # what came is said once, by the job
+        raise ValueError(re.sub(r"[,;] got '.*'$", "", str(error))) from None
     return text
 
 

@@ -371,6 +371,7 @@ def test_ranges_of_a_job_are_those_of_its_plans(
     found = mpsearch(*SEARCH(tiny), "--ranges", "percentile:9", "-o", tmp_path / "other")
     assert found.code == 1
     assert "ranges: estimator percentile takes a percentage" in found.err
+    assert found.err.count("got 'percentile:9'") == 1
 
 
 def test_rules_of_thumb_stand_beside_the_uniform_plans(
