@@ -24,6 +24,7 @@ ROWS = (
         "formats",
         "notations",
         "schemes",
+        "shown",
     ),
     ("stats",),
     ("problem",),

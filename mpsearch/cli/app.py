@@ -17,6 +17,7 @@ from mpsearch.cli.commands.prepare.fit import fit
 from mpsearch.cli.commands.prepare.init import init
 from mpsearch.cli.commands.prepare.inspect import inspect
 from mpsearch.cli.commands.prepare.list import list_names
+from mpsearch.cli.commands.run.plot import plot
 from mpsearch.cli.commands.run.profile import profile
 from mpsearch.cli.commands.run.report import report
 from mpsearch.cli.commands.search.cost import KEYS as COST_KEYS
@@ -65,6 +66,7 @@ app.command("export", short_help=first_line(export))(export)
 app.command("train", short_help=first_line(train))(train)
 app.command("verify", short_help=first_line(verify))(verify)
 app.command("profile", short_help=first_line(profile))(profile)
+app.command("plot", short_help=first_line(plot))(plot)
 app.command("report", short_help=first_line(report))(report)
 app.command("fit", short_help=first_line(fit))(fit)
 app.command("list", short_help=first_line(list_names))(list_names)

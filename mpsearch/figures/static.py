@@ -10,8 +10,9 @@ import numpy as np
 
 from mpsearch.artifacts import write_bytes
 from mpsearch.errors import MissingExtraError, UnknownNameError
-from mpsearch.figures.comparison import find_row
+from mpsearch.figures.comparison import compare, find_row
 from mpsearch.figures.content import Report
+from mpsearch.figures.layers import pair_cost
 from mpsearch.figures.shown.front import show_front
 from mpsearch.figures.shown.heat_map import show_table
 from mpsearch.figures.shown.scale import Scale, padded
@@ -29,7 +30,8 @@ from mpsearch.figures.theme import (
 )
 from mpsearch.stats.estimates import Estimate
 
-FIGURES = ("front", "sensitivity", "plan", "trust")
+FIGURES = ("front", "sensitivity", "plan", "trust", "cost")
+_NEED_A_PLAN = ("plan", "cost")
 _FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -40,15 +42,23 @@ def write_figure(path: Path, figure: str, report: Report) -> None:
         UnknownNameError: No such figure, or no such format; or there is no chosen plan to draw.
         MissingExtraError: matplotlib is not installed.
     """
-    drawers = {"front": _front, "sensitivity": _sensitivity, "plan": _plan, "trust": _trust}
+    drawers = {
+        "front": _front,
+        "sensitivity": _sensitivity,
+        "plan": _plan,
+        "trust": _trust,
+        "cost": _cost,
+    }
     if figure not in drawers:
         raise UnknownNameError(f"figure must be one of {', '.join(FIGURES)}; got {figure!r}")
     if path.suffix not in _FORMATS:
         raise UnknownNameError(
             f"the file must end in one of {', '.join(_FORMATS)}; got {path.name!r}"
         )
-    if figure == "plan" and report.chosen is None:
+    if figure in _NEED_A_PLAN and report.chosen is None:
         raise UnknownNameError("there is no chosen plan to draw; choose one first")
+    if figure == "cost" and "latency_us" not in report.costs.objectives:
+        raise UnknownNameError("there is no latency to draw: the run's device has none")
     pyplot = _pyplot()
     style = {
         "font.family": "sans-serif",
@@ -236,6 +246,49 @@ def _plan(pyplot: ModuleType, report: Report) -> Any:
     axes.set_xlabel("share in %, layers in schedule order")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _cost(pyplot: ModuleType, report: Report) -> Any:
+    assert report.chosen is not None
+    costs, assignment = report.costs, report.chosen.assignment
+    latency, colours = costs.objectives["latency_us"], scheme_colours(costs.schemes)
+    groups = len(costs.groups)
+    figure, axes = pyplot.subplots(figsize=(min(24.0, 3 + 0.11 * groups), 4.2))
+    for s, name in enumerate(costs.schemes):
+        mine = [g for g in range(groups) if assignment[g] == s]
+        if mine:
+            axes.bar(
+                mine,
+                latency[mine, s],
+                color=colours[name],
+                edgecolor="white",
+                linewidth=0.3,
+                hatch="///" if is_hatched(name) else None,
+                label=name,
+            )
+    paid = pair_cost(costs, assignment, "latency_us")
+    axes.bar([groups], [paid], color=GREY, label="between layers")
+    comparison = compare(report)
+    if comparison is not None and comparison.uniform.assignment is not None:
+        other = comparison.uniform.assignment
+        axes.plot(
+            range(groups + 1),
+            [*latency[range(groups), other], pair_cost(costs, other, "latency_us")],
+            "_",
+            color="#14171c",
+            markersize=5,
+            label=comparison.uniform.label,
+        )
+    if groups <= 24:
+        names = [*plain_short_names(costs.groups, 34), "between layers"]
+        axes.set_xticks(range(groups + 1), names, rotation=60, ha="right", fontsize=7)
+    else:
+        numbers = range(0, groups, max(1, 5 * round(groups / 60)))
+        axes.set_xticks(numbers, [str(i + 1) for i in numbers])
+        axes.set_xlabel("groups in schedule order; the last bar is paid between layers")
+    axes.set_ylabel("modelled latency (µs)")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     return figure
 
 

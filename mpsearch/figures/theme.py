@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpsearch.schemes import SCHEMES
+from mpsearch.shown import shorten
 
 GREY = "#7d8590"  # reads on white and on black
 MEASURED = "#d1495b"
@@ -81,18 +82,6 @@ def label(text: str, limit: int = 0) -> str:
         limit: Longest text that stays whole, see :func:`shorten`; 0 keeps all.
     """
     return html.escape(shorten(text, limit), quote=False).replace("$", "&#36;")
-
-
-def shorten(text: str, limit: int = 0) -> str:
-    """Return ``text`` on one line, without its middle if it is longer than ``limit`` (0: no limit).
-
-    Layer names differ at their ends, so more of the end is kept.
-    """
-    plain = " ".join(text.split())
-    if not limit or len(plain) <= limit:
-        return plain
-    head = (limit - 1) // 3
-    return plain[:head] + "…" + plain[len(plain) - (limit - 1 - head) :]
 
 
 def short_names(names: Sequence[str], limit: int) -> list[str]:

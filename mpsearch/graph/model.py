@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsearch.shown import count, html_table, say
+from mpsearch.stats.digits import number
+
 if TYPE_CHECKING:
     from networkx import DiGraph
 
@@ -289,6 +292,28 @@ class ModelGraph:
     metadata: Mapping[str, str] = field(default_factory=dict)
     unbound: tuple[str, ...] = ()
     batch_axes: Mapping[str, int | None] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What it holds, in a line."""
+        decided = f"{count(len(self.layers), 'layer')} in {count(len(self.groups), 'group')}"
+        sizes = f"{number(self.coverage.parameters)} of {number(self.coverage.total_parameters)} parameters"
+        return say("ModelGraph", self.name, decided, sizes, f"batch {self.batch}")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first layers in schedule order."""
+        cells = [
+            [
+                layer.name,
+                layer.op_type,
+                layer.role,
+                f"{layer.m} × {layer.n} × {layer.k}",
+                number(layer.parameters),
+                number(layer.flops),
+            ]
+            for layer in self.layers
+        ]
+        columns = ("layer", "operator", "role", "M × N × K", "parameters", "FLOPs")
+        return html_table(f"{self.name}: layers in schedule order", columns, cells)
 
     def to_networkx(
         self,

@@ -13,7 +13,9 @@ from mpsearch.graph.model import Layer
 from mpsearch.numerics.range import Range
 from mpsearch.plan.weights import PlanWeights
 from mpsearch.schemes import Scheme, Spec
+from mpsearch.shown import html_table, say
 from mpsearch.space.space import SearchSpace
+from mpsearch.stats.digits import number, with_error
 from mpsearch.stats.estimates import Estimate
 
 VERSION = 1
@@ -150,6 +152,31 @@ class Plan:
     batch_axes: Mapping[str, int | None] = field(default_factory=dict)
     recovery: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
+
+    def __repr__(self) -> str:
+        """What it decides, in a line; its fields tell plans apart."""
+        bits = f"{number(self.coverage.effective_bits)} bits a weight"
+        return say(
+            "Plan", f"for {self.model}", *self._counts(), bits, *self._figures(), self.device
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: figures, then the first decisions."""
+        cells = [[d.site.node, ", ".join(d.site.weights), d.scheme] for d in self.decisions]
+        facts = "; ".join((*self._counts(), *self._figures()))
+        return html_table(f"Plan for {self.model}: {facts}", ("layer", "weights", "scheme"), cells)
+
+    def _counts(self) -> list[str]:
+        chosen = [decision.scheme for decision in self.decisions]
+        return [f"{chosen.count(name)} {name}" for name in dict.fromkeys(chosen)]
+
+    def _figures(self) -> list[str]:
+        return [
+            f"{word} {name} {with_error(value)}"
+            for word, values in (("predicted", self.predicted), ("measured", self.measured))
+            for name, value in values.items()
+            if name != "effective_bits"
+        ]
 
     def find_range(self, value: str, spec: Spec) -> Range | None:
         """Return what ``value`` was calibrated to for ``spec``, or None."""

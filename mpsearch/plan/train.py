@@ -1,7 +1,7 @@
 """A plan's weights trained: from a plan to one that loses less on data that did not train it, or to itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,13 @@ def run_training(
     calibrated = _as_planned(plan, simulator.calibrated.unchanged)
     graph = calibrated.unchanged.graph
     identity = digest_json(
-        [repr(plan), simulator.batches.digest, repr(recipe), str(seed), str(effort.steps)]
+        [
+            repr([getattr(plan, f.name) for f in fields(plan)]),
+            simulator.batches.digest,
+            repr(recipe),
+            str(seed),
+            str(effort.steps),
+        ]
     )
     done = train(
         calibrated,

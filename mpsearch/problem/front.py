@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import ArtifactError, ProblemError
 from mpsearch.problem.pareto import hypervolume, non_dominated
+from mpsearch.shown import count, html_table, say, spread
+from mpsearch.stats.digits import with_error
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 RECOVERED = "recovered"
@@ -87,6 +89,41 @@ class Front:
         """[P, O] in the order of ``names``: measured where measured, else predicted."""
         rows = [[point.value(name).mean for name in self.names] for point in self.points]
         return np.array(rows, np.float64).reshape(len(rows), len(self.names))
+
+    def __repr__(self) -> str:
+        """What it holds, in a line."""
+        return say("Front", *self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: some points from end to end, predicted apart from measured."""
+        names = list(
+            dict.fromkeys(name for p in self.points for name in (*self.names, *p.predicted))
+        )
+        rows = []
+        kept = spread(len(self.points))
+        for point in (self.points[i] for i in kept):
+            counts = [f"{point.assignment.count(s)} {name}" for s, name in enumerate(self.schemes)]
+            cells = [
+                with_error(values[name]) if name in values else "–"
+                for values in (point.predicted, point.measured)
+                for name in names
+            ]
+            rows.append([*cells, ", ".join(text for text in counts if text[:2] != "0 ")])
+        columns = [f"{word} {name}" for word in ("predicted", "measured") for name in names]
+        wanted = [i for i in range(len(columns)) if any(row[i] != "–" for row in rows)]
+        shown = [[*(row[i] for i in wanted), row[-1]] for row in rows]
+        heads = [*(columns[i] for i in wanted), "schemes"]
+        caption = f"Front: {', '.join(filter(None, self._facts()))}; mp.plot_front(front) draws it"
+        return html_table(caption, heads, shown, more=len(self.points) - len(kept))
+
+    def _facts(self) -> tuple[str, ...]:
+        return (
+            count(len(self.points), "point"),
+            f"{sum(bool(p.measured) for p in self.points)} measured",
+            " × ".join(self.names),
+            f"{count(len(self.groups), 'group')} in {count(len(self.schemes), 'scheme')}",
+            self.method,
+        )
 
     def hypervolume(self, reference: ArrayLike) -> float:
         """Return the volume that the front dominates within ``reference`` [O]."""

@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from mpsearch.artifacts import Content, read_artifact, write_artifact
 from mpsearch.errors import ArtifactError
+from mpsearch.shown import count, html_table, say
+from mpsearch.stats.digits import number, with_error
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
 FULL = "full"  # a budget: two evaluations for each entry of a table
@@ -51,6 +53,31 @@ class Table:
     cost_plans: float = 0.0
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """What it holds, in a line."""
+        refused = int((~self.allowed).sum())
+        pairs = count(len(self.edges), "interaction") if len(self.edges) else ""
+        limits = f"{refused} entries not allowed" if refused else ""
+        return say("Table", f"{self.metric} in {self.unit}", _size(self), limits, pairs)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the most fragile groups first, as they are at each scheme."""
+        order = np.argsort(-np.where(self.allowed, self.values, 0).max(axis=1), kind="stable")
+        cells = [
+            [
+                self.groups[g],
+                *(
+                    with_error((float(self.values[g, s]), float(self.stderr[g, s])))
+                    if self.allowed[g, s]
+                    else "not allowed"
+                    for s in range(len(self.schemes))
+                ),
+            ]
+            for g in order.tolist()
+        ]
+        caption = f"{self.metric}, predicted, {self.unit}; the most fragile groups first"
+        return html_table(caption, ["group", *self.schemes], cells)
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
@@ -85,6 +112,33 @@ class Costs:
     reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
     batch: int = 1
     tensor_parallel: int = 1
+
+    def __repr__(self) -> str:
+        """What they hold, in a line."""
+        refused = int((~self.allowed).sum())
+        limits = f"{refused} entries not allowed" if refused else ""
+        where = f"{self.device}, batch {self.batch}"
+        return say("Costs", where, ", ".join(self.objectives), _size(self), limits)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each objective's sum in each scheme, as far as that is allowed."""
+        cells = [
+            [
+                name,
+                *(
+                    f"{number(float(values[self.allowed[:, s], s].sum()))} "
+                    f"({int(self.allowed[:, s].sum())} groups)"
+                    for s in range(len(self.schemes))
+                ),
+            ]
+            for name, values in self.objectives.items()
+        ]
+        caption = f"Costs on {self.device}, batch {self.batch}: sums over the groups that may take a scheme"
+        return html_table(caption, ["objective", *self.schemes], cells)
+
+
+def _size(table: "Table | Costs") -> str:
+    return f"{count(len(table.groups), 'group')} × {count(len(table.schemes), 'scheme')}"
 
 
 def _rows(value: Any) -> Any:

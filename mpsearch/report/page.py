@@ -25,6 +25,7 @@ from mpsearch.figures.layers import latency_figure, plan_figure, sensitivity_hea
 from mpsearch.figures.plan_row import PlanRow
 from mpsearch.figures.theme import template
 from mpsearch.figures.trust import self_test_figure
+from mpsearch.figures.words import say_report
 from mpsearch.report.next_steps import next_steps
 from mpsearch.report.sections import (
     cards,
@@ -41,6 +42,7 @@ from mpsearch.report.sections import (
 from mpsearch.report.trust import ranking_grid, verdict
 from mpsearch.report.values import grouped, some_names
 from mpsearch.sensitivity.shared.additivity import additive_residual
+from mpsearch.shown import visible
 
 _FOLDER = Path(__file__).parent
 
@@ -64,6 +66,7 @@ def render_report(report: Report) -> str:
         report.title,
         _figures(report, rival),
         report=report,
+        words=say_report(report),
         lead=lead(report),
         cards=cards(report),
         plans=plans_table(report),
@@ -135,6 +138,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     made.filters["grouped"] = grouped
     return made

@@ -16,6 +16,8 @@ from mpsearch.runs.job import Job
 from mpsearch.runs.job_file import read_job
 from mpsearch.runs.record import Results, RunRecord, read_record
 from mpsearch.sensitivity.self_test_file import SelfTest, read_self_test
+from mpsearch.shown import count, html_table, say
+from mpsearch.stats.digits import number, with_error
 
 T = TypeVar("T")
 
@@ -33,6 +35,30 @@ class Run:
 
     path: Path
     record: RunRecord
+
+    def __repr__(self) -> str:
+        """Where it stands, in a line."""
+        return say("Run", *self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the plans that it ends with, predicted apart from measured."""
+        rows = []
+        for row in self.results.rows if self.results else ():
+            cells = [number(v) for v in (row.latency_us, row.weight_bytes, row.effective_bits)]
+            losses = [values.get("loss") for values in (row.predicted, row.measured)]
+            rows.append([row.label, *cells, *(with_error(e) if e else "–" for e in losses)])
+        columns = ("plan", "latency (µs)", "weights (bytes)", "effective bits")
+        heads = (*columns, "predicted loss", "measured loss")
+        return html_table(f"Run {', '.join(filter(None, self._facts()))}", heads, rows)
+
+    def _facts(self) -> tuple[str, ...]:
+        record = self.record
+        state = "interrupted" if record.interrupted else "finished"
+        return (
+            f"{self.path.name} {state if record.results or record.interrupted else 'not finished'}",
+            f"stages {', '.join(record.stages)}" if record.stages else "no stage done",
+            f"{count(record.evaluations, 'evaluation')} kept",
+        )
 
     @cached_property
     def job(self) -> Job:
