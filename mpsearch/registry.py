@@ -102,6 +102,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "reference": "mpsearch.runtimes.reference:open_session",
             "openvino": "mpsearch.runtimes.openvino:open_session",
             "onnxruntime": "mpsearch.runtimes.onnxruntime:open_session",
+            "iree": "mpsearch.runtimes.iree:open_session",
         },
     }
 )
