@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mpsearch.cost.values import VIEWS
 from mpsearch.graph.model import ModelGraph, Node
-from mpsearch.space.space import Fusing
+from mpsearch.space.rules import Fusing
 
 
 @dataclass(frozen=True, slots=True)

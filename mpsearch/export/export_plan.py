@@ -7,12 +7,14 @@ from pathlib import Path
 from mpsearch.data.batches import Batches
 from mpsearch.errors import OutputExistsError
 from mpsearch.export.planned import planned_weights
+from mpsearch.export.takes import check_takes
 from mpsearch.plan.changes import changes_of
 from mpsearch.plan.files import weights_file, write_plan
-from mpsearch.plan.match import import_planned
+from mpsearch.plan.match import import_planned, plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import rebuild_weights
 from mpsearch.registry import find
+from mpsearch.space.targets import find_target
 
 MARK = "export.json"
 """File that says that a folder is an export, and of what: only such a folder is ever replaced."""
@@ -35,7 +37,7 @@ def export_plan(
         plan: Made for the model.
         model: The user's ONNX file.
         out_dir: Folder to make.
-        target: Name of an exporter.
+        target: Name of a runtime (`mpsearch list targets`), whose rules the plan must keep, or of an exporter.
         batches: The calibration data; only needed for a plan of an earlier version that recovers pruned weights
             and does not bring them. The export's copy of the plan does.
 
@@ -43,12 +45,14 @@ def export_plan(
         PlanError: The plan is for another model, or the target cannot run one of its schemes.
         ModelError: The model cannot be read.
         OutputExistsError: ``out_dir`` holds something that is no export.
-        UnknownNameError: There is no such exporter.
+        UnknownNameError: There is no such target or exporter.
     """
-    export = find("exporters", target)
+    exporter, facts = find_target(target)
+    export = find("exporters", exporter)
     folder = Path(out_dir)
     check_replaceable(folder)
     graph = import_planned(plan, model)
+    check_takes(plan.model, graph, plan_schemes(plan, graph), exporter, facts)
     plan = rebuild_weights(plan, graph, batches)
     weights = planned_weights(graph, changes_of(plan, graph))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,7 @@ def export_plan(
         made.mkdir()
         written = export(plan, weights.graph, weights, made)
         write_plan(plan, made / "plan.json")
-        mark = {"mpsearch": "export", "target": target, "model": plan.model}
+        mark = {"mpsearch": "export", "target": target, "exporter": exporter, "model": plan.model}
         (made / MARK).write_text(json.dumps(mark, indent=1) + "\n")
         check_replaceable(folder)  # again: it may have appeared meanwhile
         if folder.exists():

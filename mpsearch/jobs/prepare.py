@@ -25,7 +25,8 @@ from mpsearch.settings import check_settings
 from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.space.allowed import tie_groups
 from mpsearch.space.files import read_space
-from mpsearch.space.space import Rule, SearchSpace, choose_ranges
+from mpsearch.space.rules import Rule
+from mpsearch.space.space import SearchSpace, choose_ranges
 
 
 @dataclass(frozen=True, slots=True)

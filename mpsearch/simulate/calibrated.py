@@ -22,7 +22,7 @@ from mpsearch.simulate.observation import Observation, find_overflows, make_rang
 from mpsearch.simulate.reference import Reference, iterate_feeds, measure_reference
 from mpsearch.simulate.scheme_run import Ports, Ranges, SchemeRun, find_ports
 from mpsearch.simulate.weight_cache import WeightStore
-from mpsearch.space.allowed import allowed, tie_groups
+from mpsearch.space.allowed import allowed, tie_groups, ties_anything
 from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Bools
 
@@ -147,7 +147,7 @@ def calibrate_and_refer(
         program: ``graph`` compiled, on a device; None compiles it.
     """
     batches = check_batches(batches, graph)
-    graph = tie_groups(graph, space) if space.ties or space.untie else graph
+    graph = tie_groups(graph, space) if ties_anything(space) else graph
     placed, budget = find_device(device), make_budget(max_memory)
     if program is None:
         keep_freed_blocks(budget.freed)

@@ -13,7 +13,9 @@ from mpsearch.graph.layers.groups import untie_layers
 from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
 from mpsearch.registry import find, list_names
 from mpsearch.schemes import Scheme, find_scheme, parse_sparsity
-from mpsearch.space.space import SearchSpace, reduction_channels
+from mpsearch.space.rules import reduction_channels
+from mpsearch.space.space import SearchSpace
+from mpsearch.space.targets import fused_layers, target_refusals
 from mpsearch.stats.estimates import Bools, Ints
 
 ACCUMULATES = ("Conv", "Gemm", "MatMul")
@@ -34,7 +36,7 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
             reduction depends on an axis that nobody bound, or a layer cannot be exported in the base.
     """
     _check_sizes(graph)
-    if (space.ties or space.untie) and tie_groups(graph, space).groups != graph.groups:
+    if ties_anything(space) and tie_groups(graph, space).groups != graph.groups:
         raise SpaceError(
             f"groups that {space.name!r} ties or unties must be joined or split first: use tie_groups"
         )
@@ -65,8 +67,9 @@ CanWrite = Callable[[ModelGraph, Layer, Scheme], str]
 
 def find_export_limits(space: SearchSpace) -> CanWrite:
     """Return what the exporter of the space's target cannot write; without one, what plain ONNX cannot."""
-    target = space.target if space.target in list_names("export_limits") else "onnx"
-    found: CanWrite = find("export_limits", target)
+    exporter = space.target if space.runtime is None else space.runtime.exporter
+    known = exporter in list_names("export_limits")
+    found: CanWrite = find("export_limits", exporter if known else "onnx")
     return found
 
 
@@ -127,7 +130,7 @@ def uniform(space: SearchSpace, graph: ModelGraph, scheme_name: str, allowed: Bo
 
 
 def tie_groups(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
-    """Return ``graph`` with the groups split that the space unties, and then those joined that it ties.
+    """Return ``graph`` with the groups split that the space unties, and then those joined that it or its target ties.
 
     Raises:
         SpaceError: A tie matches fewer than two layers, or a pattern to untie none.
@@ -149,7 +152,16 @@ def tie_groups(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
             )
         roots = {owner[of_layer[i]] for i in layers}
         owner = [min(roots) if root in roots else root for root in owner]
+    for _, layers in fused_layers(space.runtime, graph):
+        roots = {owner[of_layer[i]] for i in layers}
+        owner = [min(roots) if root in roots else root for root in owner]
     return replace(graph, groups=tuple(_joined(graph, owner)))
+
+
+def ties_anything(space: SearchSpace) -> bool:
+    """Return whether a space may join or split the groups that a graph has."""
+    fused = space.runtime is not None and space.runtime.groups
+    return bool(space.ties or space.untie or fused)
 
 
 def _untied(graph: ModelGraph, space: SearchSpace) -> ModelGraph:
@@ -171,14 +183,14 @@ def _joined(graph: ModelGraph, owner: Sequence[int]) -> Iterator[Group]:
             yield group
         elif members:
             layers = tuple(sorted(i for member in members for i in member.layers))
-            yield Group(graph.layers[layers[0]].name, layers, "tied by the space")
+            yield Group(graph.layers[layers[0]].name, layers, "tied by the space or its target")
 
 
 def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) -> str:
     """Why layer ``index`` may not take ``scheme``; "" where it may."""
     layer = graph.layers[index]
     for gemm in layer.gemms:
-        reason = _structural_refusal(layer, gemm, scheme)
+        reason = structural_refusal(layer, gemm, scheme)
         if reason:
             return reason
         fill = _block_fill(gemm, scheme)
@@ -190,11 +202,14 @@ def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) 
     for rule in space.rules:
         if rule.forbids(scheme.name) and rule.matches(graph, index):
             return f"{layer.name!r}: {rule.reason}"
-    return ""
+    if space.runtime is None:
+        return ""
+    found = target_refusals(space.runtime, graph, index, scheme)
+    return next((str(refusal) for refusal in found if refusal.severity != "note"), "")
 
 
-def _structural_refusal(layer: Layer, gemm: Gemm, scheme: Scheme) -> str:
-    """What the scheme itself needs of a matrix product."""
+def structural_refusal(layer: Layer, gemm: Gemm, scheme: Scheme) -> str:
+    """Return what the scheme itself needs of a matrix product that ``gemm`` is not; "" where it is all of it."""
     if scheme.accumulate != "fp32" and layer.op_type not in ACCUMULATES:
         return (
             f"sums in {scheme.accumulate} are known for {', '.join(ACCUMULATES)}, but {layer.name!r} is a "

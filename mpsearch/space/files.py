@@ -1,8 +1,7 @@
 """Space and target files: schemes, rules and ties read from TOML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from mpsearch.artifacts import Content, read_toml
 from mpsearch.errors import SchemeError, SpaceError, UnknownNameError
 from mpsearch.registry import data_file
 from mpsearch.schemes import SCHEMES, Scheme, Spec, find_scheme
-from mpsearch.space.space import DEFAULT_FUSING, Fusing, RecoveryName, Rule, SearchSpace
+from mpsearch.space.rules import DEFAULT_FUSING, Rule
+from mpsearch.space.space import RecoveryName, SearchSpace
+from mpsearch.space.targets import read_target
 
 
 class _SpaceFile(Content):
@@ -25,14 +26,6 @@ class _SpaceFile(Content):
     untie: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     scheme: tuple[dict[str, Any], ...] = ()
-
-
-class _TargetFile(Content):
-    description: str = ""
-    sources: tuple[str, ...] = ()
-    schemes: tuple[str, ...]
-    rules: tuple[Rule, ...] = ()
-    fusing: Fusing = DEFAULT_FUSING
 
 
 def read_space(
@@ -86,18 +79,23 @@ def read_space(
         raise SpaceError(
             f"{path.name}: every [[scheme]] must be listed in schemes, but {min(unused)!r} is not"
         )
-    runtime = None if target is None else _read_target(target)
-    rules = file.rules + (() if runtime is None else _target_rules(runtime, str(target), names))
+    runtime = None if target is None else read_target(target)
+    if runtime is not None and chosen not in runtime.bases:
+        raise SpaceError(
+            f"the base must be a format that layers can stay in for {runtime.name}: "
+            f"{', '.join(runtime.bases)}; got {chosen!r}"
+        )
     return SearchSpace(
         path.stem,
         schemes,
         chosen,
-        rules,
+        file.rules,
         file.ties,
         file.min_block_fill,
-        Path(target).stem if target is not None else "",
+        "" if runtime is None else runtime.name,
         file.untie,
         DEFAULT_FUSING if runtime is None else runtime.fusing,
+        runtime,
     )
 
 
@@ -134,16 +132,3 @@ def _check_keys(kind: type[Scheme] | type[Spec], entry: Mapping[str, Any]) -> No
     for key in entry:
         if key not in known:
             raise SchemeError(f"keys must be of {', '.join(known)}; got {key!r}")
-
-
-def _read_target(target: str) -> _TargetFile:
-    return read_toml(data_file("search_spaces/targets", target, "target"), _TargetFile, SpaceError)
-
-
-def _target_rules(file: _TargetFile, target: str, names: Sequence[str]) -> tuple[Rule, ...]:
-    label = Path(target).stem
-    outside = tuple(
-        name for name in names if not any(fnmatchcase(name, pattern) for pattern in file.schemes)
-    )
-    takes = f"{label} takes only {', '.join(file.schemes)}"
-    return (Rule(reason=takes, forbid=outside), *file.rules) if outside else file.rules

@@ -14,7 +14,8 @@ from mpsearch.problem.problem import Problem
 from mpsearch.schemes import find_scheme
 from mpsearch.simulate.probe import plain_weight, simulated_weight
 from mpsearch.simulate.simulator import Simulator
-from mpsearch.space.space import Rule, SearchSpace
+from mpsearch.space.rules import Rule
+from mpsearch.space.space import SearchSpace
 from tests.support.torch_models import conv_net, images, imported
 
 NAMES = ("fp16", "fp8", "mxfp4", "fp8_2of4")

@@ -5,7 +5,8 @@ from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.errors import DeviceError
 from mpsearch.schemes import find_scheme
 from mpsearch.space.files import read_space
-from mpsearch.space.space import Fusing, SearchSpace
+from mpsearch.space.rules import Fusing
+from mpsearch.space.space import SearchSpace
 from tests.cost.test_estimate_costs import board
 from tests.support.handmade_graph import graph_of, linear
 

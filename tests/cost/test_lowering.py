@@ -9,7 +9,8 @@ from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.problem.tables import Costs
 from mpsearch.schemes import find_scheme
 from mpsearch.space.files import read_space
-from mpsearch.space.space import Fusing, SearchSpace
+from mpsearch.space.rules import Fusing
+from mpsearch.space.space import SearchSpace
 from tests.cost.test_estimate_costs import TWO, board, total
 from tests.support.handmade_graph import graph_of, linear
 

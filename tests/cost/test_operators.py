@@ -12,7 +12,7 @@ from mpsearch.cost.operators import other_kernels
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph
 from mpsearch.space.files import read_space
-from mpsearch.space.space import Fusing
+from mpsearch.space.rules import Fusing
 
 
 def read(folder: Path, nodes: Sequence[NodeProto]) -> ModelGraph:

@@ -14,7 +14,8 @@ def export(
     model: Annotated[Path, typer.Option("--model", "-m", help="The model that it was made for.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     target: Annotated[
-        str, typer.Option("--target", "-t", help="See `mpsearch list exporters`.")
+        str,
+        typer.Option("--target", "-t", help="Runtime or exporter: see `mpsearch list targets`."),
     ] = "onnx",
     data: Annotated[
         Path | None,

@@ -87,6 +87,7 @@ def _toml(path: Path) -> tuple[str, str]:
         return "job file", f"{job.model} on {job.device}"
     if "schemes" in keys:
         from mpsearch.space.files import read_space
+        from mpsearch.space.targets import read_target
 
         errors: list[MpsearchError] = []
         try:
@@ -95,8 +96,11 @@ def _toml(path: Path) -> tuple[str, str]:
         except SpaceError as error:
             errors.append(error)
         try:
-            read_space("npu", target=str(path))
-            return "target file", "rules of a runtime"
+            target = read_target(path)
+            return (
+                "target file",
+                f"{len(target.rules)} rules of a runtime, for the exporter {target.exporter}",
+            )
         except MpsearchError:
             raise errors[0] from None
     raise JobError(

@@ -31,8 +31,19 @@ def list_names(
     """List the names that commands and job files take, with a word on each."""
     found = _described(what)
     if as_json:
-        more = _npus() if what is What.devices else {}
+        more = _npus() if what is What.devices else _targets() if what is What.targets else {}
         print_json([{"name": name, "about": about, **more.get(name, {})} for name, about in found])
+    elif what is What.targets:
+        facts = _targets()
+        rows = [
+            [name, facts[name]["exporter"], facts[name]["proof"], ", ".join(facts[name]["schemes"])]
+            for name, _ in found
+        ]
+        print_table(what, ["name", "exporter", "proof", "schemes"], rows, text_columns=4)
+        for name, about in found:
+            print(f"{name}: {about}; {facts[name]['version']}")
+            for source in facts[name]["sources"]:
+                print(f"    {source}")
     elif any(about for _, about in found):
         print_table(
             what, ["name", "about"], [[name, about] for name, about in found], text_columns=2
@@ -89,6 +100,37 @@ def _npus() -> dict[str, dict[str, Any]]:
         }
         for device in devices
         if device.npu is not None
+    }
+
+
+def _targets() -> dict[str, dict[str, Any]]:
+    """Exporter, proof, schemes, limits and sources of each target."""
+    from mpsearch.registry import list_names
+    from mpsearch.space.targets import list_targets, read_target
+
+    known = list_names("exporters")
+    return {
+        target.name: {
+            "version": target.version,
+            "exporter": target.exporter,
+            "exports": target.exporter in known,
+            "proof": target.proof,
+            "opset": target.opset,
+            "schemes": list(target.schemes),
+            "bases": list(target.bases),
+            "rules": [
+                {
+                    "id": rule.id,
+                    "severity": rule.severity,
+                    "reason": rule.reason,
+                    "source": rule.source,
+                }
+                for rule in target.rules
+            ],
+            "groups": [fused.model_dump(exclude={"extensions"}) for fused in target.groups],
+            "sources": list(target.sources),
+        }
+        for target in map(read_target, list_targets())
     }
 
 

@@ -1,0 +1,126 @@
+"""What a target does not take of a plan: its rules, what it fuses, and what its exporter cannot write."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mpsearch.errors import PlanError
+from mpsearch.graph.model import ModelGraph
+from mpsearch.registry import find, list_names
+from mpsearch.schemes import Scheme
+from mpsearch.space.allowed import CanWrite, structural_refusal
+from mpsearch.space.nearest import nearest_scheme
+from mpsearch.space.targets import Refusal, Target, fused_layers, target_refusals
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A layer that cannot have its scheme.
+
+    Attributes:
+        layer: Its name.
+        scheme: Name of the scheme.
+        refusal: Why.
+        nearest: Name of the nearest scheme that the target takes for the layer; "" where it takes none.
+    """
+
+    layer: str
+    scheme: str
+    refusal: Refusal
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        why = self.refusal
+        reason = why.reason.removeprefix(f"{self.layer!r}: ")
+        reason = reason.removeprefix(f"{self.layer!r} in {self.scheme}: ")
+        said = f"{self.layer!r} in {self.scheme}: {reason}"
+        said += f" [{why.rule}: {why.source}]" if why.source else f" [{why.rule}]"
+        return f"{said}; nearest: {self.nearest}" if self.nearest else said
+
+
+def export_limits_of(exporter: str) -> CanWrite:
+    """Return what ``exporter`` says of layers and schemes; of one without limits of its own, that it writes all."""
+    if exporter in list_names("export_limits"):
+        found: CanWrite = find("export_limits", exporter)
+        return found
+    return lambda graph, layer, scheme: ""
+
+
+def find_refused(
+    graph: ModelGraph, schemes: Sequence[Scheme], exporter: str, target: Target | None
+) -> Iterator[Refused]:
+    """Yield what ``target`` or its exporter says against the schemes of layers, notes and warnings included.
+
+    Args:
+        graph: The model.
+        schemes: [L] scheme of each layer.
+        exporter: Name of the exporter.
+        target: The runtime's facts; None asks the exporter alone.
+    """
+    can_write = export_limits_of(exporter)
+    for index, scheme in enumerate(schemes):
+        layer = graph.layers[index]
+        found = [] if target is None else list(target_refusals(target, graph, index, scheme))
+        if any(refusal.rule != "scheme" and refusal.severity == "error" for refusal in found):
+            found = [refusal for refusal in found if refusal.rule != "scheme"]
+        reason = can_write(graph, layer, scheme)
+        if reason and not any(refusal.severity == "error" for refusal in found):
+            found.append(Refusal(f"exporter {exporter}", reason))
+        near = ""
+        for refusal in found:
+            if refusal.severity == "error" and not near:
+                near = _nearest(graph, index, scheme, can_write, target)
+            yield Refused(layer.name, scheme.name, refusal, near)
+    for rule, layers in fused_layers(target, graph):
+        names = list(dict.fromkeys(schemes[i].name for i in layers))
+        if len(names) > 1:
+            members = ", ".join(f"{graph.layers[i].name!r} in {schemes[i].name}" for i in layers)
+            reason = f"{rule.reason}, but {members}"
+            first = layers[0]
+            refusal = Refusal(rule.id, reason, rule.source, todo="one scheme for all of them")
+            yield Refused(graph.layers[first].name, schemes[first].name, refusal)
+
+
+def check_takes(
+    model: str,
+    graph: ModelGraph,
+    schemes: Sequence[Scheme],
+    exporter: str,
+    target: Target | None,
+) -> None:
+    """Check that every layer can be written in its scheme.
+
+    Raises:
+        PlanError: Some cannot: a line for each, with the rule, its source and the nearest scheme that can.
+    """
+    found = [
+        refused
+        for refused in find_refused(graph, schemes, exporter, target)
+        if refused.refusal.severity == "error"
+    ]
+    if not found:
+        return
+    if len(found) == 1:
+        raise PlanError(str(found[0]))
+    label = target.name if target is not None else f"the export {exporter}"
+    layers = len({refused.layer for refused in found})
+    raise PlanError(
+        f"{model}: {label} must take every layer's scheme, but does not of {layers} of {len(schemes)} layers:\n"
+        + "\n".join(f"  {refused}" for refused in found)
+    )
+
+
+def _nearest(
+    graph: ModelGraph, index: int, scheme: Scheme, can_write: CanWrite, target: Target | None
+) -> str:
+    layer = graph.layers[index]
+
+    def takes(other: Scheme) -> bool:
+        if any(structural_refusal(layer, gemm, other) for gemm in layer.gemms):
+            return False
+        if can_write(graph, layer, other):
+            return False
+        found = () if target is None else target_refusals(target, graph, index, other)
+        return all(refusal.severity == "note" for refusal in found)
+
+    found = nearest_scheme(scheme, takes)
+    return "" if found is None else found.name
