@@ -92,11 +92,13 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         "exporters": {
             "onnx": "mpsearch.export.onnx.export:export",
             "onnxruntime": "mpsearch.export.onnxruntime.export:export",
+            "npu": "mpsearch.export.npu.export:export",
         },
         # exporter to what it cannot write, asked before anything is measured
         "export_limits": {
             "onnx": "mpsearch.export.onnx.can_write:can_write",
             "onnxruntime": "mpsearch.export.onnxruntime.can_write:can_write",
+            "npu": "mpsearch.export.npu.can_write:can_write",
         },
         "runtimes": {
             "reference": "mpsearch.runtimes.reference:open_session",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsearch.artifacts import write_bytes
+from mpsearch.artifacts import digest_file, write_bytes
 from mpsearch.errors import PlanError
 
 SUFFIX = ".weights.safetensors"
@@ -139,8 +139,7 @@ def check_file(weights: PlanWeights, most: int | None = None) -> None:
         raise PlanError(
             f"{path.name}: must be of at most {most} bytes for what the plan changes, got {size}"
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest_file(path)
     if found != weights.digest:
         raise PlanError(
             f"{path.name}: must be the weights that the plan names ({weights.digest[:12]}), "

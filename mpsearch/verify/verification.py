@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mpsearch.stats.digits import with_error
+from mpsearch.stats.estimates import Estimate
+
 
 @dataclass(frozen=True, slots=True)
 class LayerCheck:
@@ -42,6 +45,30 @@ class WholeCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What the whole model loses or scores, as it was measured on the samples that were run.
+
+    Attributes:
+        name: ``KL`` or ``relative MSE`` against the fp32 model; with labels ``nll`` (or squared error), ``accuracy``.
+        fp32: The fp32 model's; None of what compares with it.
+        simulation: The simulated plan's.
+        runtime: The export's in the runtime.
+    """
+
+    name: str
+    fp32: Estimate | None
+    simulation: Estimate
+    runtime: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and ``{mean, stderr}`` of each."""
+        sides = {"fp32": self.fp32, "simulation": self.simulation, "runtime": self.runtime}
+        return {"name": self.name} | {
+            side: value._asdict() for side, value in sides.items() if value is not None
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """An exported plan in one real runtime, compared with the simulation.
 
@@ -54,6 +81,7 @@ class Verification:
         whole: The check of the outputs, None where the runtime can prove nothing of them.
         unproven: Layer, or "outputs", to why it could not be compared.
         note: How the runtime was run.
+        measured: What the exported model loses in the runtime, and with labels what it scores.
     """
 
     model: str
@@ -64,6 +92,7 @@ class Verification:
     whole: WholeCheck | None
     unproven: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    measured: tuple[Measured, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -76,6 +105,11 @@ class Verification:
         return max(self.layers, key=lambda check: check.error, default=None)
 
     @property
+    def first(self) -> LayerCheck | None:
+        """The first layer of the schedule that departs from the simulation, None if none does."""
+        return next((check for check in self.layers if not check.ok), None)
+
+    @property
     def difference(self) -> str:
         """What differs, in one line; "" where all agrees."""
         bad = [check for check in self.layers if not check.ok]
@@ -85,6 +119,7 @@ class Verification:
             return (
                 f"{count} on the same inputs by more than {self.tolerance:g}, most of all "
                 f"{worst.layer!r} in {worst.scheme} by {worst.error:.2g}"
+                + (f"; the first is {bad[0].layer!r}" if len(bad) > 1 else "")
             )
         if self.whole is not None and not self.whole.ok:
             alone = "each layer agrees on its own inputs, but " if self.layers else ""
@@ -122,7 +157,12 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
-        return asdict(self) | {"ok": self.ok}
+        more = {
+            "ok": self.ok,
+            "first": None if self.first is None else self.first.layer,
+            "measured": [each.to_json() for each in self.measured],
+        }
+        return asdict(self) | more
 
     def __str__(self) -> str:
         """Return a few lines: the verdict, the worst layers, what was not proven."""
@@ -138,6 +178,7 @@ class Verification:
                 f"  outputs  {self.whole.measure} {self.whole.runtime:.3g}, limit {self.whole.limit:.3g} "
                 f"(the plan itself changes {self.whole.simulation:.3g})"
             )
+        lines += [f"  measured {_told(each)}" for each in self.measured]
         if self.worst is not None:
             lines.append(
                 f"  worst    {self.worst.layer} ({self.worst.scheme}): {self.worst.error:.2g}"
@@ -156,3 +197,11 @@ class Verification:
                 *(f"  then     {line}" for line in self.advice),
             ]
         return "\n".join(lines)
+
+
+def _told(found: Measured) -> str:
+    """A measured quantity in the runtime, beside the simulation's and the fp32 model's."""
+    beside = f"simulated {with_error(found.simulation)}"
+    if found.fp32 is not None:
+        beside += f", fp32 {with_error(found.fp32)}"
+    return f"{found.name} {with_error(found.runtime)} in the runtime ({beside})"

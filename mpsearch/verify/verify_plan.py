@@ -4,7 +4,7 @@ Each layer is fed the runtime's own inputs, so that its error is its own. Then t
 are compared, where errors may add up.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +19,7 @@ from mpsearch.errors import NumericsError, PlanError
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
-from mpsearch.losses.losses import Target, sample_losses
-from mpsearch.losses.outputs import Head, Meaning, choose_heads, read_heads
-from mpsearch.losses.scales import make_scale
+from mpsearch.losses.outputs import choose_heads, read_heads
 from mpsearch.plan.match import import_planned, plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import rebuild_weights, restore
@@ -31,7 +29,7 @@ from mpsearch.program.departures import find_departures
 from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
 from mpsearch.runtimes.rounding import EXACT, Rounding
-from mpsearch.runtimes.session import Session, find_model, load_model
+from mpsearch.runtimes.session import Session, load_model
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.simulate.probe import quantized_weight, replay, run_outputs, simulated_weight
@@ -43,7 +41,9 @@ from mpsearch.verify.oracle import (
     settle_ties,
     widen,
 )
-from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
+from mpsearch.verify.runnable import runnable
+from mpsearch.verify.verification import LayerCheck, Verification
+from mpsearch.verify.whole import BatchOutputs, check_whole, measure_outputs
 
 TOLERANCE = 1e-3
 _NATIVE = {"float16": "fp16", "bfloat16": "bf16"}
@@ -82,7 +82,21 @@ def verify_plan(
         NumericsError: The runtime or the simulation gives NaN or Inf; the message names the layer.
         MissingExtraError: The runtime is not installed.
     """
-    path = find_model(exported)
+    with runnable(exported) as (path, note):
+        return _verify(plan, model, path, batches, runtime, samples, progress, note)
+
+
+def _verify(
+    plan: Plan,
+    model: str | Path,
+    path: Path,
+    batches: Batches,
+    runtime: str,
+    samples: int | None,
+    progress: Progress | None,
+    note: str,
+) -> Verification:
+    """What :func:`verify_plan` returns, of the export's ONNX model at ``path``."""
     session: Session = find("runtimes", runtime)(path)
     plan = _with_exact_sums(plan)
     graph = import_planned(plan, model)
@@ -158,7 +172,7 @@ def verify_plan(
             fed = {name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()}
             same_rounding = run_documented(wide, documented, fed)
         outputs.append(
-            _Outputs(run_outputs(calibrated.unchanged, feeds), simulated, same_rounding, values)
+            BatchOutputs(run_outputs(calibrated.unchanged, feeds), simulated, same_rounding, values)
         )
         if progress is not None:
             worst = float(_relative(squares).max(initial=0.0))
@@ -175,9 +189,10 @@ def verify_plan(
             LayerCheck(compared.layer.name, compared.scheme.name, error, error <= tolerance)
             for compared, error in zip(layers, errors, strict=True)
         ),
-        None if departures else _check_whole(graph, heads, kind, form.outputs, outputs, least),
+        None if departures else check_whole(graph, heads, kind, form.outputs, outputs, least),
         unproven,
-        session.note,
+        "; ".join(filter(None, (session.note, note))),
+        () if departures else measure_outputs(graph, chosen, form.outputs, outputs),
     )
 
 
@@ -258,23 +273,6 @@ class _Compared:
     scheme: Scheme
 
 
-@dataclass(frozen=True, slots=True)
-class _Outputs:
-    """Outputs of one batch.
-
-    Attributes:
-        fp32: Of the fp32 program.
-        simulated: Of the plan's simulation.
-        same_rounding: Of the simulation with the runtime's documented rounding.
-        runtime: Of the runtime, with all else that it showed.
-    """
-
-    fp32: Mapping[str, Tensor]
-    simulated: Mapping[str, Tensor]
-    same_rounding: Mapping[str, Tensor]
-    runtime: Mapping[str, Tensor]
-
-
 def _wanted(graph: ModelGraph, layers: Sequence[_Compared]) -> list[str]:
     """Every value that the runtime must show: what layers read, rounded or not, and give, and the outputs."""
     fed = {value.name for value in graph.inputs} | set(graph.constants) | {""}
@@ -334,47 +332,3 @@ def _relative(squares: Floats) -> Floats:
     """Norm of each difference relative to the simulation's; 1 where only the simulation is zero."""
     difference, power = squares.T
     return np.sqrt(np.where(power > 0, difference / np.maximum(power, 1e-300), difference > 0))
-
-
-def _check_whole(
-    graph: ModelGraph,
-    heads: tuple[Head, ...],
-    kind: str,
-    axes: Mapping[str, int | None],
-    outputs: Sequence[_Outputs],
-    least: float,
-) -> WholeCheck:
-    """Compare all outputs, as distributions where they are ones."""
-    heads = tuple(_at_output(head, graph, axes.get(head.output, 0)) for head in heads)
-    scales = tuple(
-        make_scale([o.simulated[h.output] for o in outputs], h.batch_axis) for h in heads
-    )
-
-    def between(pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> float:
-        losses = []
-        for source, simulated in pairs:
-            reference, values = (
-                tuple(o[h.output].float() for h in heads) for o in (source, simulated)
-            )
-            losses.append(sample_losses(kind, heads, values, Target(reference, None, None, scales)))
-        return float(torch.cat(losses).mean())
-
-    found = between((o.runtime, o.same_rounding) for o in outputs)
-    changed = between((o.fp32, o.simulated) for o in outputs)
-    limit = max(least, changed / 10)
-    measure = "KL" if kind == "kl" else "relative MSE"
-    return WholeCheck(measure, found, changed, limit, found <= limit)
-
-
-def _at_output(head: Head, graph: ModelGraph, axis: int | None) -> Head:
-    """``head`` read at the model's own output, where a runtime certainly shows it."""
-    head = replace(head, batch_axis=axis)
-    if head.value == head.output:
-        return head
-    meanings: dict[str, Meaning] = {
-        "Softmax": "probabilities",
-        "LogSoftmax": "log_probabilities",
-        "Sigmoid": "chances",
-    }
-    readers = {node.inputs[0]: node.op_type for node in graph.nodes if node.op_type in meanings}
-    return replace(head, value=head.output, meaning=meanings[readers[head.value]])

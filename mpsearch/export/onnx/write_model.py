@@ -10,20 +10,20 @@ _LARGEST = 2**31 - 2**24
 """Bytes of one protobuf file, less room for the graph; what is more goes to a file beside it."""
 
 
-def write_model(model: onnx.ModelProto, folder: Path) -> list[Path]:
-    """Write ``model`` as ``model.onnx`` into ``folder``, check it and return the files written.
+def write_model(model: onnx.ModelProto, folder: Path, *, name: str = "model.onnx") -> list[Path]:
+    """Write ``model`` as ``name`` into ``folder``, check it and return the files written.
 
     Raises:
         PlanError: It is no valid ONNX.
     """
-    path = folder / "model.onnx"
+    path = folder / name
     large = model.ByteSize() > _LARGEST
     try:
-        onnx.save_model(model, path, save_as_external_data=large, location="model.onnx.data")
+        onnx.save_model(model, path, save_as_external_data=large, location=f"{name}.data")
         _check(model, path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise PlanError(f"the exported model must be valid ONNX, but {error}") from error
-    return [path, folder / "model.onnx.data"] if large else [path]
+    return [path, folder / f"{name}.data"] if large else [path]
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
