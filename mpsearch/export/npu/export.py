@@ -35,6 +35,7 @@ from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan, site_of
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.observation import activation_inputs
+from mpsearch.space.targets import read_target
 
 _TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # of onnx.TensorProto
 
@@ -42,10 +43,14 @@ _TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # of onnx.TensorProto
 def export(plan: Plan, graph: ModelGraph, weights: Weights, folder: Path) -> list[Path]:
     """Write ``layout.json``, ``weights.bin`` and ``graph.onnx`` into ``folder`` and return the files written.
 
+    Places of kept elements are said as the storage of the target ``npu`` has it.
+
     Raises:
         PlanError: The plan does not fit, or one of its schemes cannot be written.
     """
-    return export_packed(plan, graph, weights, folder)
+    has_patterns = read_target("npu").storage.pattern_bits is not None
+    sparse: SparseCodes = "patterns" if has_patterns else "indices"
+    return export_packed(plan, graph, weights, folder, sparse=sparse)
 
 
 def export_packed(

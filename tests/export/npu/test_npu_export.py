@@ -3,7 +3,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from mpsearch.artifacts import digest_json
-from mpsearch.errors import MpsearchError
+from mpsearch.errors import MpsearchError, PlanError
 from mpsearch.export.export_plan import export_plan
 from mpsearch.export.npu.export import export_packed, stored_bytes
 from mpsearch.export.npu.layout import read_layout
+from mpsearch.export.npu.pack import SparseCodes
 from mpsearch.export.npu.unpack import assemble
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.plan.changes import changes_of
+from mpsearch.plan.files import write_plan
 from mpsearch.plan.make import make_plan
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
@@ -28,6 +30,8 @@ from mpsearch.problem.front import Point
 from mpsearch.schemes import Scheme, Spec, find_scheme
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.space import SearchSpace
+from mpsearch.space.storage import stored_weight_bits
+from mpsearch.space.targets import read_target
 from mpsearch.verify.verify_plan import verify_plan
 from tests.support.changed_plans import changed_plan, every_kind, some_data
 from tests.support.graph_models import save
@@ -51,6 +55,15 @@ def uniform_plan(folder: Path, scheme: Scheme, base: str = "fp16") -> tuple[Plan
     last = len(space.schemes) - 1
     chosen = tuple(last if ok else 0 for ok in simulator.allowed[:, last])
     return make_plan(Point(chosen, {}), simulator), path
+
+
+def pack(plan: Plan, path: Path, out: Path, sparse: SparseCodes = "indices") -> None:
+    """Write what the exporter does of any scheme, those too that the target does not take."""
+    out.mkdir()
+    graph = import_onnx(path, shapes=plan.shapes)
+    weights = planned_weights(graph, changes_of(plan, graph))
+    export_packed(plan, weights.graph, weights, out, sparse=sparse)
+    write_plan(plan, out / "plan.json")
 
 
 def simulated(plan: Plan, path: Path) -> dict[str, list[QuantizedTensor]]:
@@ -82,7 +95,7 @@ def check_bits(plan: Plan, path: Path, folder: Path) -> tuple[dict[str, Any], in
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_plain_reader_rebuilds_every_weight_of_the_simulation(tmp_path: Path, name: str) -> None:
     plan, path = uniform_plan(tmp_path, find_scheme(name))
-    export_plan(plan, path, tmp_path / "out", target="npu")
+    pack(plan, path, tmp_path / "out")
     content, compared = check_bits(plan, path, tmp_path / "out")
     assert compared == 10
     assert {layer["scheme"] for layer in content["layers"]} >= {name}
@@ -91,6 +104,31 @@ def test_a_plain_reader_rebuilds_every_weight_of_the_simulation(tmp_path: Path, 
     layout = read_layout(tmp_path / "out" / "layout.json")
     told = plan.coverage.effective_bits * plan.coverage.parameters / 8
     assert stored_bytes(layout) == pytest.approx(told, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["fp16", "fp8", "nvfp4", "fp4", "fp8_2of4", "nvfp4_2of4"])
+def test_what_the_target_takes_is_stored_as_its_storage_says(tmp_path: Path, name: str) -> None:
+    plan, path = uniform_plan(tmp_path, find_scheme(name))
+    files = export_plan(plan, path, tmp_path / "out", target="npu")
+    assert [f.name for f in files] == ["layout.json", "weights.bin", "graph.onnx", "plan.json"]
+    content, compared = check_bits(plan, path, tmp_path / "out")
+    assert compared == 10
+    storage, told = read_target("npu").storage, 0
+    for tensor in content["tensors"]:
+        own = Scheme(
+            "own", Spec(**tensor["spec"]), Spec("fp16", scale_format=None), tensor["sparsity"]
+        )
+        sizes = (tensor[key] for key in ("rows", "positions", "channels"))
+        told += stored_weight_bits(storage, own, *sizes) // 8
+    layout = read_layout(tmp_path / "out" / "layout.json")
+    assert stored_bytes(layout) == pytest.approx(told, rel=0.02)
+
+
+def test_what_the_target_does_not_take_is_refused_layer_by_layer(tmp_path: Path) -> None:
+    plan, path = uniform_plan(tmp_path, find_scheme("int8"))
+    with pytest.raises(PlanError, match="does not of 10 of 10 layers"):
+        export_plan(plan, path, tmp_path / "out", target="npu")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["nvfp4", "fp8_2of4"])
@@ -102,7 +140,7 @@ def test_recovered_weights_are_rebuilt_too(tmp_path: Path, name: str) -> None:
 
 def test_zero_points_and_three_bits_are_rebuilt(tmp_path: Path) -> None:
     plan, path = uniform_plan(tmp_path, ZEROS, base="fp32")
-    export_plan(plan, path, tmp_path / "out", target="npu")
+    pack(plan, path, tmp_path / "out")
     content, _ = check_bits(plan, path, tmp_path / "out")
     assert any("zero_points" in tensor["parts"] for tensor in content["tensors"])
 
@@ -110,11 +148,9 @@ def test_zero_points_and_three_bits_are_rebuilt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "bits"), [("fp8_2of4", 3), ("nvfp4_4of8", 3)])
 def test_pattern_codes_say_the_same_in_fewer_bits(tmp_path: Path, name: str, bits: int) -> None:
     plan, path = uniform_plan(tmp_path, find_scheme(name))
-    graph = import_onnx(path, shapes=plan.shapes)
-    sizes = {}
-    for sparse in ("indices", "patterns"):
-        (tmp_path / sparse).mkdir()
-        export_packed(plan, graph, planned_weights(graph), tmp_path / sparse, sparse=sparse)  # type: ignore[arg-type]
+    sizes, choices = {}, get_args(SparseCodes)
+    for sparse in choices:
+        pack(plan, path, tmp_path / sparse, sparse)
         content, compared = check_bits(plan, path, tmp_path / sparse)
         assert compared == 10
         places = [t["parts"][sparse] for t in content["tensors"] if sparse in t["parts"]]
@@ -128,7 +164,7 @@ def test_pattern_codes_say_the_same_in_fewer_bits(tmp_path: Path, name: str, bit
 @pytest.mark.parametrize("name", ["nvfp4", "fp8_2of4", "int8"])
 def test_what_lies_on_disk_is_proven_layer_by_layer(tmp_path: Path, name: str) -> None:
     path, _, _, _, plan = changed_plan(tmp_path, name)
-    export_plan(plan, path, tmp_path / "out", target="npu")
+    pack(plan, path, tmp_path / "out", "patterns")
     found = verify_plan(plan, path, tmp_path / "out", some_data())
     assert found.ok, str(found)
     assert len(found.layers) == 10
