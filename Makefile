@@ -3,10 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Tests whose results are computed: what another instruction set or thread count may change.
+# Files of tests side by side, a thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# Tests whose results are computed: what another instruction set may change.
 COMPUTING := tests/program tests/simulate tests/numerics tests/sensitivity tests/losses tests/recovery \
 	tests/runtimes tests/export tests/verify tests/plan tests/graph/test_light_models.py \
 	tests/acceptance/test_search.py tests/acceptance/test_sweeps.py
@@ -16,7 +20,7 @@ COMPUTING := tests/program tests/simulate tests/numerics tests/sensitivity tests
 help:
 	@echo "make demo   search a mixed-precision plan for a real model and show the result"
 	@echo "make test   run all checks: lint, types, tests"
-	@echo "make narrow run the tests that compute again: AVX2 instructions at most, one thread"
+	@echo "make narrow run the tests that compute again: AVX2 instructions at most"
 	@echo "make slow   run the tests that take longer than CI should wait for"
 
 $(VENV)/bin/python:
@@ -43,10 +47,10 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 pytest: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 narrow: $(VENV)/dev.stamp
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(COMPUTING)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(COMPUTING)
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow

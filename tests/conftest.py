@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP
+os.environ.pop(
+    "COLUMNS", None
+)  # workers of a parallel run set one; tables have the width of a pipe here
 
 import torch
 from hypothesis import HealthCheck, settings
