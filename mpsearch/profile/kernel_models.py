@@ -103,6 +103,19 @@ def rounding_pair(sizes: tuple[int, ...], *, seed: int = 0) -> KernelModel:
     return KernelModel(model, {"x": build.rng.standard_normal(sizes).astype(np.float32)})
 
 
+def emulated_rounding(sizes: tuple[int, ...], *, seed: int = 0) -> KernelModel:
+    """Return a model that rounds a tensor in fp32 arithmetic, as layers without a kernel on codes have it."""
+    build = _Build(KernelShape("", sizes, ()), np.random.default_rng(seed))
+    step, low, high = (
+        build.constant(name, np.array(value, np.float32))
+        for name, value in (("step", _STEP), ("low", -127.0), ("high", 127.0))
+    )
+    value = build.add("Round", [build.add("Div", ["x", step], "units")], "whole")
+    value = build.add("Mul", [build.add("Clip", [value, low, high], "clipped"), step], "rounded")
+    model = _model(build.nodes, {"x": sizes}, [value], build.tensors)
+    return KernelModel(model, {"x": build.rng.standard_normal(sizes).astype(np.float32)})
+
+
 def empty_model() -> KernelModel:
     """Return a model that does next to nothing: what a call of the runtime takes."""
     node = helper.make_node("Neg", ["x"], ["y"], "y")

@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mpsearch.errors import PlanError
+from mpsearch.profile.timed_runtime import Layouts
 
 Array = NDArray[Any]
 
@@ -41,9 +42,9 @@ class OnnxruntimeTimed:
         """Return (operator, node, share of the time) of each kernel that runs, in order."""
         return find_shares(model, feeds)
 
-    def plain_values(self, model: Path) -> tuple[str, ...]:
-        """Return the values that lie in their plain layout although a convolution reads or gives them."""
-        return find_plain_values(model)
+    def layouts(self, model: Path) -> Layouts:
+        """Return where the model changes the layout of a value for a convolution or behind one."""
+        return find_layouts(model)
 
 
 def open_timed(model: onnx.ModelProto | Path, feeds: Mapping[str, Array]) -> Callable[[], None]:
@@ -93,16 +94,16 @@ def find_shares(
     return [(op, name, took / total) for op, name, took in found]
 
 
-def find_plain_values(model: onnx.ModelProto | Path) -> tuple[str, ...]:
-    """Return the values that lie in memory in their plain layout although a convolution reads or gives them."""
+def find_layouts(model: onnx.ModelProto | Path) -> Layouts:
+    """Return where the model changes the layout of a value for a convolution or behind one."""
     with tempfile.TemporaryDirectory() as folder:
         options, path = _options(), Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)
         _open(model, options)
         nodes = onnx.load(path).graph.node
-    found = {node.input[0] for node in nodes if node.op_type == "ReorderInput"}
-    found |= {node.output[0] for node in nodes if node.op_type == "ReorderOutput"}
-    return tuple(sorted(found))
+    entered = {node.input[0] for node in nodes if node.op_type == "ReorderInput"}
+    left = {node.output[0] for node in nodes if node.op_type == "ReorderOutput"}
+    return Layouts(tuple(sorted(entered)), tuple(sorted(left)))
 
 
 def _low_mean(values: list[float]) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx.inliner import inline_local_functions
 
 from mpsearch.errors import PlanError
+from mpsearch.profile.timed_runtime import Layouts
 from mpsearch.runtimes.session import bind_shapes, load_model
 
 Array = NDArray[Any]
@@ -59,9 +60,9 @@ class OpenvinoTimed:
         """Return nothing: roundings are not kernels of their own."""
         return []
 
-    def plain_values(self, model: Path) -> tuple[str, ...]:
+    def layouts(self, model: Path) -> Layouts:
         """Return nothing: layouts are not told apart."""
-        return ()
+        return Layouts()
 
 
 RUNTIME = OpenvinoTimed()

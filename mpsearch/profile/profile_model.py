@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mpsearch.cost.device import Device
-from mpsearch.cost.executed.kernel_shapes import KernelShape, find_kernel_shapes
-from mpsearch.cost.executed.onnxruntime import is_static_int8
+from mpsearch.cost.executed.kernel_shapes import KernelShape, find_kernel_shapes, find_sizes
+from mpsearch.cost.executed.onnxruntime import is_static_int8, reads_codes, view_graph
 from mpsearch.cost.executed.table import (
     MeasuredBoundary,
     MeasuredKernel,
@@ -26,6 +26,7 @@ from mpsearch.profile.kernel_models import (
     Array,
     KernelModel,
     empty_model,
+    emulated_rounding,
     float_kernel,
     integer_kernel,
     reference_model,
@@ -33,7 +34,7 @@ from mpsearch.profile.kernel_models import (
 )
 from mpsearch.profile.stopwatch import Timing, time_all
 from mpsearch.profile.timed_runtime import TimedRuntime
-from mpsearch.schemes import Scheme
+from mpsearch.schemes import Scheme, find_scheme
 
 NOISY = 0.05
 """Median relative standard error of a kernel above which nothing is written."""
@@ -99,7 +100,9 @@ def profile_model(
             "give them with --shape"
         )
     narrow = any(is_static_int8(scheme) for scheme in schemes)
-    timed = _measure(_items(shapes, narrow, runtime), subject, runtime, journal, budget_s, progress)
+    timed = _measure(
+        _items(graph, shapes, narrow, runtime), subject, runtime, journal, budget_s, progress
+    )
     timings = {key: Timing(*value["timing"]) for key, value in timed.items()}
     noise = float(np.median([timing.noise for timing in timings.values()]))
     if noise > NOISY:
@@ -111,8 +114,9 @@ def profile_model(
     kernels = [
         row for key in timed if key[:2] in ("f ", "i ") for row in [_row(key, timed, call_us)]
     ]
-    boundaries = [_boundary(key, timed, call_us) for key in timed if key.startswith("q ")]
-    whole = timings["model"]
+    sizes = dict.fromkeys(key[2:] for key in timed if key[:2] in ("q ", "e "))
+    boundaries = [_boundary(size, timed, call_us) for size in sizes]
+    whole, layouts = timings["model"], runtime.layouts(subject.file)
     table = MeasuredTable(
         runtime=runtime.name,
         version=runtime.version,
@@ -126,7 +130,8 @@ def profile_model(
                 batch=graph.batch,
                 float_us=whole.us,
                 stderr_us=whole.stderr_us,
-                plain=runtime.plain_values(subject.file),
+                plain=tuple(sorted({*layouts.entered, *layouts.left})),
+                entered=layouts.entered,
             ),
         ),
         emulated={s.name: reason for s in schemes if (reason := emulation(s, runtime))},
@@ -141,17 +146,34 @@ def emulation(scheme: Scheme, runtime: TimedRuntime) -> str:
     return f"{runtime.name} has no kernels for {scheme.name} on this processor: it computes in fp32 between roundings"
 
 
-def _items(shapes: Sequence[KernelShape], narrow: bool, runtime: TimedRuntime) -> list[_Item]:
+def _items(
+    graph: ModelGraph, shapes: Sequence[KernelShape], narrow: bool, runtime: TimedRuntime
+) -> list[_Item]:
     items = [_Item("empty", empty_model)]
-    sizes: set[tuple[int, ...]] = set()
     for shape in shapes:
         items.append(_Item(f"f {shape.key}", partial(float_kernel, shape), True))
         if narrow and shape.op_type in _INTEGER:
             items.append(_Item(f"i {shape.key}", partial(integer_kernel, shape), True))
-            sizes.update([shape.left] if shape.has_weight else [shape.left, shape.right])
-    if runtime.has_boundaries:
-        items += [_Item(f"q {_text(s)}", partial(rounding_pair, s), True) for s in sorted(sizes)]
+    if narrow and runtime.has_boundaries:
+        in_codes, emulated = _rounded_sizes(graph)
+        items += [_Item(f"q {_text(s)}", partial(rounding_pair, s), True) for s in in_codes]
+        items += [_Item(f"e {_text(s)}", partial(emulated_rounding, s)) for s in emulated]
     return items
+
+
+def _rounded_sizes(
+    graph: ModelGraph,
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Sizes of tensors that int8 layers read in codes, and of those that they round in fp32."""
+    view, scheme = view_graph(graph), find_scheme("int8")
+    found: tuple[set[tuple[int, ...]], set[tuple[int, ...]]] = set(), set()
+    for i, layer in enumerate(graph.layers):
+        gemm = layer.gemms[0]
+        for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
+            sizes = find_sizes(graph, operand.value)
+            if sizes is not None:
+                found[0 if reads_codes(view, i, scheme) else 1].add(sizes)
+    return sorted(found[0]), sorted(found[1])
 
 
 def _measure(
@@ -230,13 +252,17 @@ def _row(name: str, timed: Mapping[str, Mapping[str, Any]], call_us: float) -> M
 
 
 def _boundary(
-    name: str, timed: Mapping[str, Mapping[str, Any]], call_us: float
+    sizes: str, timed: Mapping[str, Mapping[str, Any]], call_us: float
 ) -> MeasuredBoundary:
-    parts, held = _parts(timed[name], call_us)
+    """What is known of a tensor of ``sizes``; 0 of what was not measured."""
+    nothing: Mapping[str, Any] = {"timing": [0.0, 0.0, 0, 0.0], "shares": []}
+    parts, held = _parts(timed.get(f"q {sizes}", nothing), call_us)
+    _, emulated = _parts(timed.get(f"e {sizes}", nothing), call_us)
     return MeasuredBoundary(
-        shape=name[2:],
+        shape=sizes,
         quantize_us=round(parts.get("QuantizeLinear", 0.0), 3),
         dequantize_us=round(parts.get("DequantizeLinear", 0.0) + held, 3),
+        emulate_us=round(emulated, 3),
     )
 
 
@@ -251,6 +277,7 @@ def _device(name: str, table: MeasuredTable, shapes: Sequence[KernelShape], narr
     moved = [
         5 * np.prod([int(size) for size in b.shape.split("x")]) / max(b.quantize_us, 1e-3) / 1e3
         for b in table.boundaries
+        if b.quantize_us
     ]
     return Device(
         name=name,

@@ -1,6 +1,7 @@
 """What a runtime must offer to be timed."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,19 @@ from mpsearch.errors import MissingExtraError, UnknownNameError
 
 Array = NDArray[Any]
 TIMED = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True, slots=True)
+class Layouts:
+    """Values of a model that lie in memory in their plain layout although a convolution reads or gives them.
+
+    Attributes:
+        entered: Those that are brought into a convolution's layout.
+        left: Those that are brought back from one.
+    """
+
+    entered: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 class TimedRuntime(Protocol):
@@ -48,8 +62,8 @@ class TimedRuntime(Protocol):
         """Return (operator, node, share of the time) of each kernel that runs, in order; [] if it does not say."""
         ...
 
-    def plain_values(self, model: Path) -> tuple[str, ...]:
-        """Return the values that lie in their plain layout although a convolution reads or gives them."""
+    def layouts(self, model: Path) -> Layouts:
+        """Return where the model changes the layout of a value for a convolution or behind one."""
         ...
 
 

@@ -10,7 +10,8 @@ import pytest
 from mpsearch.cost.device import Device, read_device
 from mpsearch.cost.estimate_costs import estimate_costs
 from mpsearch.cost.executed.device_file import device_text
-from mpsearch.cost.executed.estimate import network_us, read_network
+from mpsearch.cost.executed.network import read_network
+from mpsearch.cost.executed.steps import network_us
 from mpsearch.errors import DeviceError, MissingExtraError, UnknownNameError
 from mpsearch.graph.importer import import_onnx
 from mpsearch.graph.model import ModelGraph

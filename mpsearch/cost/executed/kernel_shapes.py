@@ -64,8 +64,8 @@ def _kernel_shape(
     if len(layer.gemms) != 1 or node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
         return None
     gemm = layer.gemms[0]
-    left = _shape(graph, gemm.left.value)
-    right = _shape(graph, gemm.right.value)
+    left = find_sizes(graph, gemm.left.value)
+    right = find_sizes(graph, gemm.right.value)
     if node.domain not in ("", "ai.onnx") or left is None or right is None:
         return None
     kept = (*_KEPT, *_TRANSPOSED)
@@ -93,7 +93,8 @@ def adds_bias(graph: ModelGraph, node: Node, value: str) -> bool:
     return len(other) == 1 and other[0] in graph.constants and graph.constants[other[0]].ndim == 1
 
 
-def _shape(graph: ModelGraph, value: str) -> tuple[int, ...] | None:
+def find_sizes(graph: ModelGraph, value: str) -> tuple[int, ...] | None:
+    """Return the sizes of an fp32 value; None where one is not known."""
     if value in graph.constants:
         return tuple(graph.constants[value].shape)
     known = graph.values.get(value)

@@ -34,11 +34,15 @@ class Executed:
         rounded: The value whose 8-bit codes an integer convolution gives (its readers' input); "" of others.
         cut: Where the rounding is put so that the kernel takes it over: ``rounded``, or a value before the
             operators that move it.
+        joined: The result of the first Concat between ``cut`` and ``rounded``; "" where there is none.
+        keeps_relu: Whether a Relu between them is not part of the rounding: other branches may be negative.
     """
 
     is_integer: bool
     rounded: str = ""
     cut: str = ""
+    joined: str = ""
+    keeps_relu: bool = False
 
 
 FLOAT = Executed(False)
@@ -210,12 +214,13 @@ def _has_kernel(graph: ModelGraph, layer: Layer, node: Node) -> bool:
 
 
 def _conv(view: GraphView, layer: Layer, schemes: Sequence[Scheme]) -> Executed:
-    value, after_relu, is_moved = layer.output, "", False
+    value, after_relu, joined, is_moved = layer.output, "", "", False
     while value and value not in view.outputs:
         reading = view.readers.get(value, ())
         if reading and _round_alike(view, reading, value, schemes):
             takes_relu = after_relu and never_negative(view, value)
-            return Executed(True, value, after_relu if takes_relu else layer.output)
+            cut = after_relu if takes_relu else layer.output
+            return Executed(True, value, cut, joined, bool(after_relu) and not takes_relu)
         following = view.step(value)
         if following and reading[0].op_type == "Relu":
             if after_relu or is_moved:
@@ -223,6 +228,7 @@ def _conv(view: GraphView, layer: Layer, schemes: Sequence[Scheme]) -> Executed:
             after_relu = following
         else:
             is_moved = True
+            joined = joined or (following if reading[0].op_type == "Concat" else "")
         value = following
     return FLOAT
 

@@ -38,11 +38,13 @@ class MeasuredBoundary(Content):
         shape: Its sizes, ``1x8x24x96``.
         quantize_us: To codes.
         dequantize_us: From codes.
+        emulate_us: Rounding it in fp32 arithmetic, for layers that no kernel reads codes of.
     """
 
     shape: str
-    quantize_us: NotNegative
-    dequantize_us: NotNegative
+    quantize_us: NotNegative = 0.0
+    dequantize_us: NotNegative = 0.0
+    emulate_us: NotNegative = 0.0
 
 
 class MeasuredModel(Content):
@@ -55,6 +57,7 @@ class MeasuredModel(Content):
         float_us: What it takes.
         stderr_us: Standard error of ``float_us``.
         plain: Values that lie in memory in their plain layout: others would have to be brought into it.
+        entered: Those of them that are brought into the layout of convolutions that read them.
     """
 
     model: str
@@ -63,6 +66,7 @@ class MeasuredModel(Content):
     float_us: NotNegative
     stderr_us: NotNegative = 0.0
     plain: tuple[str, ...] = ()
+    entered: tuple[str, ...] = ()
 
 
 class MeasuredTable(Content):
