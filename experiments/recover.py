@@ -1,11 +1,12 @@
 """What recovery wins back without training, on data that neither made nor chose it.
 
-Run: python -m experiments.recover orientation|minilm|language [SCHEME …] [-o results.json]
+Run: python -m experiments.recover orientation|minilm|language|wide [SCHEME …] [-o results.json]
 
 Each row is a uniform plan (layers that cannot take the scheme: fp8, else fp16), or a plan of the exact front at so many bits:
 its loss as rounded plainly, its loss recovered with ``methods="auto"``, and seconds a layer. ``orientation`` draws 250 lines to recover with
 and 800 others to score on; ``minilm`` reads the folder that ``python -m experiments.models minilm -o FOLDER`` wrote (``--folder``);
-``language`` trains a small Llama-like model of characters first, on the descriptions in ``experiments/models/data``.
+``language`` trains a small Llama-like model of characters first, on the descriptions in ``experiments/models/data``. ``wide`` is a
+perceptron of 512 channels, drawn with ``--seed``, that has 16 samples to recover with; ``--lines 16`` does the same to ``orientation``.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,11 @@ _SCHEMES = {
     ),
     "minilm": ("nvfp4", "w4a16", "fp8_2of4"),
     "language": ("nvfp4", "nvfp4a16", "w4a16", "int8"),
+    "wide": (
+        "nvfp4", "nvfp4a16", "w4a16", "mxfp4", "fp8", "int8", "fp8_2of4", "fp16_2of4", "nvfp4_2of4",
+    ),
 }  # fmt: skip
+_WIDTH, _FEW = 512, 16
 _LINES = ((250, 7001), (800, 7002))  # number and seed: to recover with, to score on
 _PLANS = {
     "5.5": ("fp16", "fp8", "nvfp4"),
@@ -58,10 +64,10 @@ class Case:
     labels: Batches | None = None
 
 
-def orientation() -> Case:
-    """Return the demo's model on lines drawn from seeds of their own."""
+def orientation(lines: int) -> Case:
+    """Return the demo's model on lines drawn from seeds of their own, so many to recover with."""
     graph = mp.import_onnx(fetch_model(cache_folder()))
-    drawn = [orientation_arrays(n, seed=seed) for n, seed in _LINES]
+    drawn = [orientation_arrays(n, seed=seed) for n, seed in ((lines, _LINES[0][1]), *_LINES[1:])]
     unseen = make_batches({"x": drawn[1]["x"]}, batch_size=100)
     labels = make_batches(dict(drawn[1]), batch_size=100)
     return Case(graph, make_batches({"x": drawn[0]["x"]}), unseen, labels)
@@ -82,6 +88,22 @@ def language(steps: int) -> Case:
     parts = held_out[:32], held_out[32:96]
     assert held_out.max() < CHARACTERS
     calibration, unseen = (make_batches({"ids": part}, batch_size=16) for part in parts)
+    return Case(graph, calibration, unseen)
+
+
+def wide(seed: int) -> Case:
+    """Return a perceptron of 512 channels whose correlated inputs few samples cannot tell from each other."""
+    torch.manual_seed(seed)
+    sizes = (_WIDTH, _WIDTH, _WIDTH, 64)
+    layers = [
+        part for a, b in pairwise(sizes) for part in (torch.nn.Linear(a, b), torch.nn.ReLU())
+    ][:-1]
+    module = torch.nn.Sequential(*layers).eval()
+    mixing = torch.randn(_WIDTH // 2, _WIDTH) / (_WIDTH // 2) ** 0.5
+    x = torch.randn(_FEW + 400, _WIDTH // 2) @ mixing + 0.3 * torch.randn(_FEW + 400, _WIDTH)
+    graph = import_torch(module, {"input": x[:1]})
+    parts = (x[:_FEW].numpy(), x[_FEW:].numpy())
+    calibration, unseen = (make_batches({"input": part}, batch_size=16) for part in parts)
     return Case(graph, calibration, unseen)
 
 
@@ -153,15 +175,24 @@ def main() -> None:
     parser.add_argument("plans", nargs="*", metavar="SCHEME", help="default: those of the docs")
     parser.add_argument("--folder", type=Path, help="of minilm")
     parser.add_argument("--steps", type=int, default=1500, help="of the language model's training")
+    parser.add_argument("--lines", type=int, default=_LINES[0][0], help="of orientation")
+    parser.add_argument("--seed", type=int, default=0, help="of wide")
     parser.add_argument("-o", "--out", type=Path, help="JSON that rows are added to")
     options = parser.parse_args()
     warnings.simplefilter("ignore", FewSamplesWarning)
+    key = options.model
     if options.model == "minilm":
         if options.folder is None:
             parser.error("minilm needs --folder")
         case = minilm(options.folder)
+    elif options.model == "wide":
+        case, key = wide(options.seed), f"{_FEW} samples, {_WIDTH} channels, seed {options.seed}"
+    elif options.model == "language":
+        case = language(options.steps)
     else:
-        case = orientation() if options.model == "orientation" else language(options.steps)
+        case = orientation(options.lines)
+        if options.lines != _LINES[0][0]:
+            key = f"{key}, {options.lines} lines"
     for name in options.plans or _SCHEMES[options.model]:
         found = row(case, name)
         print(
@@ -176,7 +207,7 @@ def main() -> None:
         )
         if options.out is not None:
             rows = json.loads(options.out.read_text()) if options.out.exists() else {}
-            rows.setdefault(options.model, {})[name] = found
+            rows.setdefault(key, {})[name] = found
             options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -1,10 +1,11 @@
 """Whether 2:4 schemes pay: the measured front with them beside the best one without, on held-out data.
 
 ``python -m experiments.sparse_front FOLDER --device a100_pcie_40gb --batch 256``, FOLDER made by
-``python -m experiments.models``. Sparse weights are recovered from Gram matrices (``obs``). Both fronts are the exact ones
-of one table of one-at-a-time losses; points spread over each are measured as whole plans on held-out
-data. A sparse plan dominates where it is no slower than a dense one and loses less, by more than 1.96 standard
-errors of the paired difference.
+``python -m experiments.models``. Both fronts are the exact ones of one table of one-at-a-time losses; points spread over each are
+measured as whole plans on held-out data. A sparse plan dominates where it is no slower than a dense one and loses less, by more
+than 1.96 standard errors of the paired difference. With ``--recover gptq,bias`` (or ``auto``) every plan is recovered on the
+calibration data before it is measured, and the table's losses count by how much recovery leaves of dense and of sparse ones; else
+sparse weights come from Gram matrices (``obs``) and dense ones are rounded plainly.
 """
 
 import argparse
@@ -27,12 +28,15 @@ from mpsearch.problem.front import Front
 from mpsearch.problem.pareto import thin
 from mpsearch.problem.problem import Problem
 from mpsearch.problem.tables import Costs, Table
+from mpsearch.recovery.recover import recover
+from mpsearch.recovery.task import parse_methods
 from mpsearch.search.find_front import find_front
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.allowed import tie_groups
 from mpsearch.space.files import read_space
-from mpsearch.stats.estimates import Floats, estimate_mean
+from mpsearch.stats.estimates import Floats, Ints, estimate_mean
+from mpsearch.stats.recovery_factors import DENSE, SPARSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,31 @@ def solve(problem: Problem) -> Front:
         return find_front(problem, method="milp", budget=60)
 
 
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Measures plans on held-out data, recovered before where methods are named.
+
+    Attributes:
+        made: Calibration data.
+        held: Held-out data.
+        methods: ``none``, ``auto`` or names.
+    """
+
+    made: Simulator
+    held: Simulator
+    methods: str
+
+    def losses(self, plan: Ints) -> Floats:
+        """Return the losses of ``plan`` on the held-out samples."""
+        if self.methods == "none":
+            return self.held.losses(plan)
+        names = None if self.methods == "auto" else parse_methods(self.methods)
+        found = recover(self.made, plan, names)
+        return self.held.change(found.recovered.changes).losses(plan)
+
+
 def measured_front(
-    table: Table, costs: Costs, schemes: list[int], held: Simulator, count: int
+    table: Table, costs: Costs, schemes: list[int], judge: Judge, count: int
 ) -> list[Measured]:
     """Measure ``count`` points spread over the predicted front of some schemes, fastest first."""
     kept = np.zeros(len(table.schemes), np.bool_)
@@ -73,7 +100,8 @@ def measured_front(
         point = front.points[index]
         plan = np.array(point.assignment, np.int64)
         latency = float(problem.evaluate(plan[None])["latency_us"][0])
-        found.append(Measured(point.assignment, latency, held.losses(plan)))
+        found.append(Measured(point.assignment, latency, judge.losses(plan)))
+        print(f"  {latency:.1f} µs: {found[-1].loss:.5f}", flush=True)
     return sorted(found, key=lambda m: m.latency_us)
 
 
@@ -113,6 +141,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=16)
     parser.add_argument("--metric", default="perturbation")
     parser.add_argument("--dense", nargs="+", help="dense schemes to take; default: all")
+    parser.add_argument("--recover", default="none", metavar="none|auto|METHODS")
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -125,7 +154,11 @@ def main() -> int:
     shapes = {name: (1, *array.shape[1:]) for name, array in calibration.arrays.items()}
     device = read_device(arguments.device)
     space = read_space(default_space(device))
-    schemes = [replace(s, recovery="obs") if s.sparsity is not None else s for s in space.schemes]
+    recovers = arguments.recover != "none"
+    schemes = [
+        replace(s, recovery="obs") if s.sparsity is not None and not recovers else s
+        for s in space.schemes
+    ]
     if arguments.dense:
         schemes = [s for s in schemes if s.sparsity is not None or s.name in arguments.dense]
     space = replace(space, schemes=tuple(schemes))
@@ -137,11 +170,14 @@ def main() -> int:
     few = unlabelled.take(arguments.samples)
     table = score_sensitivity(simulator.on_data(few), metric=arguments.metric)
     print(f"scored in {time.process_time() - started:.0f} s of processor", flush=True)
-    judge = simulator.on_data(held)
+    judge = Judge(simulator, simulator.on_data(held), arguments.recover)
+    if recovers:
+        left = np.array([DENSE if s.sparsity is None else SPARSE for s in space.schemes])
+        table = replace(table, values=table.values * left, stderr=table.stderr * left)
     dense = [i for i, s in enumerate(space.schemes) if s.sparsity is None]
     every = list(range(len(space.schemes)))
     lines = [
-        f"{folder.resolve().name} on {device.name}, batch {arguments.batch}: uniform plans",
+        f"{folder.resolve().name} on {device.name}, batch {arguments.batch}, recovery {arguments.recover}: uniform plans",
         "",
         "| scheme | µs | loss |",
         "| --- | --- | --- |",
@@ -151,7 +187,7 @@ def main() -> int:
     for i, scheme in enumerate(space.schemes):
         plan = np.where(allowed[:, i], i, space.index(space.base)).astype(np.int64)
         latency = float(problem.evaluate(plan[None])["latency_us"][0])
-        mean, stderr = judge.loss(plan)
+        mean, stderr = estimate_mean(judge.losses(plan))
         said = f"{int(allowed[:, i].sum())} of {len(graph.groups)}"
         lines.append(f"| {scheme.name} ({said}) | {latency:.1f} | {mean:.5f} ± {stderr:.5f} |")
     print("\n".join(lines), flush=True)

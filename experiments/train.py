@@ -10,6 +10,7 @@ effective bits on the exact front of a one-at-a-time table over fp16, fp8, nvfp4
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ BATCH = 32
 STEPS = {"nvfp4": 150, "mixed": 200, "fp8_2of4": 400}
 BOUNDS = {"nvfp4": 0.085, "mixed": 0.065, "fp8_2of4": 0.07}
 BITS = 4.9
-SHAPES = {"x": (None, 3, 48, 192)}
+Shapes = Mapping[str, tuple[int | None, ...]]
+SHAPES: Shapes = {"x": (None, 3, 48, 192)}
 MIXED = ("fp16", "fp8", "nvfp4", "fp8_2of4", "nvfp4_2of4")
 
 
@@ -46,11 +48,13 @@ def draw(part: str, *, labels: bool = False) -> Batches:
     return make_batches(kept, batch_size=BATCH)
 
 
-def uniform_plan(model: Path, calibration: Batches, name: str) -> tuple[Plan, Simulator]:
+def uniform_plan(
+    model: Path, calibration: Batches, name: str, shapes: Shapes = SHAPES
+) -> tuple[Plan, Simulator]:
     """``name`` wherever it is allowed, fp8 elsewhere."""
     names = dict.fromkeys(("fp16", "fp8", name))
     space = mp.SearchSpace("uniform", tuple(map(find_scheme, names)))
-    simulator = mp.Simulator(mp.import_onnx(model, shapes=SHAPES), space, calibration)
+    simulator = mp.Simulator(mp.import_onnx(model, shapes=shapes), space, calibration)
     order = [space.names.index(n) for n in (name, "fp8", "fp16")]
     chosen = (next(s for s in order if row[s]) for row in simulator.allowed)
     return mp.make_plan(mp.Point(tuple(chosen), {}), simulator), simulator
@@ -93,8 +97,10 @@ def score(plan: Plan, model: Path, reference: Simulator) -> dict[str, float]:
 
 def run(name: str, model: Path, calibration: Batches, scale: float, methods: str) -> dict[str, Any]:
     """Plain, recovered and trained figures of one plan."""
-    make = mixed_plan if name == "mixed" else uniform_plan
-    plan, simulator = make(model, calibration, *([] if name == "mixed" else [name]))
+    if name == "mixed":
+        plan, simulator = mixed_plan(model, calibration)
+    else:
+        plan, simulator = uniform_plan(model, calibration, name)
     third = simulator.on_data(draw("third", labels=True), loss="kl")
     exact = third.scores(None)
     row: dict[str, Any] = {

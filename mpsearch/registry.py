@@ -82,6 +82,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         },
         "recovery_methods": {
             "gptq": "mpsearch.recovery.sequential:GPTQ",
+            "round": "mpsearch.recovery.sequential:ROUND",
             "obs": "mpsearch.recovery.sequential:OBS",
             "bias": "mpsearch.recovery.sequential:BIAS",
             "smooth": "mpsearch.recovery.transforms:SMOOTH",

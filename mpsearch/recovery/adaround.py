@@ -60,7 +60,8 @@ def learn_rounding(
         position = position + zeros
     low, high = _neighbours(position, start.spec)
     kept = torch.ones_like(values, dtype=torch.bool) if start.mask is None else start.mask
-    codes = _learn(values, unit, zeros, (low, high), kept, hessian.float(), steps, deadline)
+    with torch.enable_grad():
+        codes = _learn(values, unit, zeros, (low, high), kept, hessian.float(), steps, deadline)
     found = replace(start, codes=torch.where(kept, codes, start.codes))
     errors = [
         row_errors(start.layout.to_rows(q.dequantize()) - values, hessian) for q in (found, start)

@@ -117,6 +117,8 @@ def _transform(
     layers = sorted({layer for fold in folds for layer, _ in fold.readers})
     seen: dict[str, list[Tensor]] = {fold.value: [] for fold in folds}
     for batch in batches:
+        if all(sum(map(len, parts)) >= _ROWS for parts in seen.values()):
+            break
         values = capture(calibrated, layers, batch)
         for value, parts in seen.items():
             if sum(map(len, parts)) < _ROWS and value in values:

@@ -26,8 +26,8 @@ from mpsearch.schemes import Spec, parse_sparsity
 DAMPING = 1e-3
 """λ as a fraction of the mean diagonal of H."""
 
-_MOST_DOUBLE = 1 << 16
-"""Weights of a layer beyond which passes run in fp32; the factor of H comes from fp64."""
+MOST_DOUBLE = 1 << 16
+"""Weights of a layer beyond which it is computed in fp32."""
 
 
 def round_in_gram(
@@ -75,6 +75,8 @@ def round_in_gram(
     if weight.numel() == 0 or (spec.format == "fp32" and sparsity is None):
         return plain
     values = layout.to_rows(as_float32(weight.detach()))
+    if values.numel() > MOST_DOUBLE:
+        hessian = hessian.float()
     best = _round(values, spec, layout, hessian, sparsity, damping, passes)
     return _no_row_worse(best, plain, values, hessian)
 
@@ -96,8 +98,6 @@ def _round(
     factor = factorize(arranged, damping)
     weighed = (factor.diagonal(dim1=1, dim2=2) ** -2).gather(1, back)
     damped = damp(arranged, damping)
-    if values.numel() > _MOST_DOUBLE:
-        damped, factor = damped.float(), factor.float()
     columns = _columns(values.to(factor.dtype), order)
     kept: Tensor | None = None
     if sparsity is not None:
@@ -211,7 +211,7 @@ def check_gram(gram: Tensor, layout: Layout, name: str) -> Tensor:
 
 def row_errors(change: Tensor, hessian: Tensor) -> Tensor:
     """Return the squared output error [R] of each row of ``change`` [R, P, C] in ``hessian`` [G, K, K]."""
-    rows = change.double().reshape(len(hessian), -1, hessian.shape[1])
+    rows = change.to(hessian.dtype).reshape(len(hessian), -1, hessian.shape[1])
     return ((rows @ hessian) * rows).sum(-1).flatten()
 
 

@@ -7,11 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mpsearch.deadline import Deadline
 from mpsearch.graph.model import Operand
 from mpsearch.numerics.layout import Layout
 from mpsearch.numerics.quantize import quantize_weight
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.recovery.gptq import DAMPING, round_in_gram
+from mpsearch.recovery.adaround import learn_rounding
+from mpsearch.recovery.gptq import DAMPING, MOST_DOUBLE, round_in_gram
 from mpsearch.recovery.moments import Moments
 from mpsearch.recovery.obs import recover
 from mpsearch.recovery.sweep import damp
@@ -20,8 +22,9 @@ _RIDGES = (1e-3, 1e-1)
 """Damping of targets that are tried, as fractions of the mean diagonal of H."""
 
 
-Rounding = Literal["gptq", "obs"]
-"""``gptq`` selects and rounds; ``obs`` selects, makes up for what is pruned, and is rounded plainly."""
+Rounding = Literal["gptq", "round", "obs"]
+"""``gptq`` selects and rounds; ``round`` learns from there which way to round; ``obs`` selects, makes up for what is pruned, and is
+rounded plainly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +87,26 @@ class Product:
     takes_bias: bool
     name: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in: fp64, fp32 of a large one."""
+        return torch.float32 if self.weight.numel() > MOST_DOUBLE else torch.float64
+
     def rows(self, weight: Tensor, groups: int) -> Tensor:
-        """Return a weight as fp64 rows [G, R / G, K]."""
+        """Return a weight as rows [G, R / G, K]."""
         layout: Layout = self.plain.layout
         K = layout.positions * layout.channels
-        return layout.to_rows(weight.float()).reshape(groups, -1, K).double()
+        return layout.to_rows(weight.float()).reshape(groups, -1, K).to(self.dtype)
 
 
 def choose_layer(
-    product: Product, made: Moments, judge: Moments, *, rounding: Rounding | None, bias: bool
+    product: Product,
+    made: Moments,
+    judge: Moments,
+    *,
+    rounding: Rounding | None,
+    bias: bool,
+    deadline: Deadline | None = None,
 ) -> Found:
     """Return what makes the layer's output on ``judge`` nearest to the fp32 model's.
 
@@ -102,28 +116,37 @@ def choose_layer(
         judge: Of others.
         rounding: What may change its weight.
         bias: Whether its bias may.
+        deadline: When to stop learning.
     """
     groups = len(made.gram)
     weight = product.rows(product.weight, groups)
     plain = product.rows(product.plain.dequantize(), groups)
     bias = bias and product.takes_bias
-    judged = _Judge(weight, made, judge, weight @ judge.cross)
-    before = judged.error(plain, bias=False)
+    judged = _Judge(made, judge, judge.gram.to(weight.dtype), judge.lag.to(weight.dtype))
+    change = plain - weight
+    image = change @ judged.gram
+    before = judged.error(change, image, bias=False)
     best = Found(Choice(), None, None, before, before)
-    if bias and (after := judged.error(plain, bias=True)) < best.after:
+    if bias and (after := judged.error(change, image, bias=True)) < best.after:
         found = recover_layer(product, made, Choice(bias=True))
         best = replace(found, before=before, after=after)
     if rounding is None:
         return best
-    choice, target = _choose_target(judged, rounding, bias=bias)
-    found = recover_layer(product, made, choice, target)
+    choice, step = _choose_target(judged, rounding, bias=bias)
+    target = None if step is None else weight + step
+    found = recover_layer(product, made, choice, target, deadline)
     assert found.weight is not None
-    after = judged.error(product.rows(found.weight.dequantize(), groups), bias=bias)
+    change = product.rows(found.weight.dequantize(), groups) - weight
+    after = judged.error(change, change @ judged.gram, bias=bias)
     return replace(found, before=before, after=after) if after < best.after else best
 
 
 def recover_layer(
-    product: Product, made: Moments, choice: Choice, target: Tensor | None = None
+    product: Product,
+    made: Moments,
+    choice: Choice,
+    target: Tensor | None = None,
+    deadline: Deadline | None = None,
 ) -> Found:
     """Return what ``choice`` makes of the layer on the data of ``made``.
 
@@ -132,6 +155,7 @@ def recover_layer(
         made: Of the data.
         choice: How it is recovered.
         target: Rows [G, R, K] that are rounded; None: the model's own.
+        deadline: When to stop learning.
     """
     groups = len(made.gram)
     weight = product.rows(product.weight, groups)
@@ -143,18 +167,23 @@ def recover_layer(
         if target is not None:
             wanted = layout.from_rows(target.float().reshape(shape))
         gram = made.centred()[0] if choice.bias else made.gram
-        stored = _round(product, wanted, gram, choice.rounding)
+        stored = _round(product, wanted, gram, choice.rounding, deadline)
         rows = product.rows(stored.dequantize(), groups)
-    bias = mean_error(weight, rows, made).flatten().float() if choice.bias else None
+    bias = mean_error(rows - weight, made).flatten().float() if choice.bias else None
     return Found(choice, stored, bias)
 
 
-def _round(product: Product, wanted: Tensor, gram: Tensor, rounding: Rounding) -> QuantizedTensor:
+def _round(
+    product: Product, wanted: Tensor, gram: Tensor, rounding: Rounding, deadline: Deadline | None
+) -> QuantizedTensor:
     spec, sparsity, right = product.plain.spec, product.plain.sparsity, product.operand
-    if rounding == "gptq" or sparsity is None:
-        return round_in_gram(
+    if rounding != "obs" or sparsity is None:
+        found = round_in_gram(
             wanted, spec, gram, right, sparsity=sparsity, damping=DAMPING, name=product.name
         )
+        if rounding != "round":
+            return found
+        return learn_rounding(wanted, found, gram, deadline=deadline, name=product.name)
     axis, channels, groups = right.reduction_axis, right.channel_axes, right.groups
     pruned = recover(
         wanted, sparsity, gram, reduction_axis=axis, channel_axes=channels, groups=groups
@@ -164,41 +193,44 @@ def _round(product: Product, wanted: Tensor, gram: Tensor, rounding: Rounding) -
     )
 
 
-def mean_error(weight: Tensor, rows: Tensor, made: Moments) -> Tensor:
-    """Return [G, R] what the output of ``rows`` lacks on average of the fp32 output."""
-    difference = weight @ made.fp32_sum[:, :, None] - rows @ made.plan_sum[:, :, None]
-    return difference.squeeze(-1) / max(made.count, 1)
+def mean_error(change: Tensor, made: Moments) -> Tensor:
+    """Return fp64 [G, R] what the output lacks on average of the fp32 output, of a weight changed by ``change`` [G, R, K]."""
+    rounded = change.double() @ made.plan_sum[:, :, None]
+    return (made.lag_sum - rounded.squeeze(-1)) / max(made.count, 1)
 
 
-def _choose_target(judged: "_Judge", rounding: Rounding, *, bias: bool) -> tuple[Choice, Tensor]:
-    """The step and the ridge whose target, not rounded, is best on the data that judge, and that target."""
-    made, target = judged.made, judged.weight
-    gram, cross = made.centred() if bias else (made.gram, made.cross)
-    best, least = Choice(rounding, bias=bias), judged.error(judged.weight, bias=bias)
-    start = least
+def _choose_target(
+    judged: "_Judge", rounding: Rounding, *, bias: bool
+) -> tuple[Choice, Tensor | None]:
+    """The ridge and how far to go, whose target, not rounded, is best on the data that judge; and that step, None: none."""
+    gram, lag = judged.made.centred() if bias else (judged.made.gram, judged.made.lag)
+    gram, lag = gram.to(judged.lag.dtype), lag.to(judged.lag.dtype)
+    nothing = torch.zeros_like(lag)
+    start = judged.error(nothing, nothing, bias=bias)
+    best, least, found = Choice(rounding, bias=bias), start, None
     for ridge in _RIDGES:
-        step = _full_step(judged.weight, gram, cross, ridge)
-        whole = judged.error(judged.weight + step, bias=bias)
-        half = judged.error(judged.weight + step / 2, bias=bias)
+        step = _full_step(gram, lag, ridge)
+        image = step @ judged.gram
+        whole = judged.error(step, image, bias=bias)
+        half = judged.error(step / 2, image / 2, bias=bias)
         curvature = 2 * (whole + start - 2 * half)  # of the parabola through the three
         slope = whole - start - curvature
         length = min(max(-slope / (2 * curvature), 0.0), 1.0) if curvature > 0 else 0.0
         error = start + slope * length + curvature * length**2
         if error < least:
             best, least = Choice(rounding, length, ridge, bias), error
-            target = judged.weight + length * step
-    return best, target
+            found = length * step
+    return best, found
 
 
-def _full_step(weight: Tensor, gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
+def _full_step(gram: Tensor, lag: Tensor, ridge: float) -> Tensor:
     """What is added to the weight to make the plan's output nearest to the fp32 model's: W (C - H) (H + λ I)⁻¹."""
     while True:
         lower, failed = torch.linalg.cholesky_ex(damp(gram, ridge))
         if not bool(failed.any()):
             break
         ridge = max(10 * ridge, 1e-8)
-    wanted = weight @ (cross - gram)
-    return torch.cholesky_solve(wanted.transpose(1, 2), lower).transpose(1, 2)
+    return torch.cholesky_solve(lag.mT, lower).mT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,23 +238,29 @@ class _Judge:
     """Squared error of a layer's output on data that judge.
 
     Attributes:
-        weight: [G, R, K] of the fp32 model.
         made: Of the data that biases come from.
         judge: Of the data that errors are of.
-        crossed: [G, R, K] ``weight`` in the cross moments of ``judge``.
+        gram: [G, K, K] of ``judge``, in what weights are computed in.
+        lag: [G, R, K] of ``judge``.
     """
 
-    weight: Tensor
     made: Moments
     judge: Moments
-    crossed: Tensor
+    gram: Tensor
+    lag: Tensor
 
-    def error(self, rows: Tensor, *, bias: bool) -> float:
-        """Return the squared error of the output of ``rows`` [G, R, K], relative to the fp32 output's power."""
+    def error(self, change: Tensor, image: Tensor, *, bias: bool) -> float:
+        """Return the squared error of the output of a weight changed by ``change`` [G, R, K], relative to the fp32 output's power.
+
+        Args:
+            change: What is added to the fp32 model's weight.
+            image: The same times ``gram``.
+            bias: Whether a bias makes up for the mean error.
+        """
         judge = self.judge
-        total = ((rows @ judge.gram - 2 * self.crossed) * rows).sum()
+        total = ((image - 2 * self.lag) * change).sum(dtype=torch.float64)
         if bias:
-            b = mean_error(self.weight, rows, self.made)
-            mean = rows @ judge.plan_sum[:, :, None] - self.weight @ judge.fp32_sum[:, :, None]
-            total += (judge.count * b.square() + 2 * b * mean.squeeze(-1)).sum()
-        return (float(total) + judge.power) / max(judge.power, float_info.min)
+            b = mean_error(change, self.made)
+            mean = (change.double() @ judge.plan_sum[:, :, None]).squeeze(-1) - judge.lag_sum
+            total += (judge.count * b.square() + 2 * b * mean).sum()
+        return (float(total) + judge.lag_power) / max(judge.power, float_info.min)

@@ -54,7 +54,7 @@ class Pass:
         heads: Slots that the pass must reach.
         made: Inputs of each run that recovers.
         judge: Inputs of each run that judges what is made; without any all is taken as it is made.
-        rounding: What rounds weights: ``gptq`` all, ``obs`` those of sparse schemes; None: no weight changes.
+        rounding: What rounds weights: ``gptq`` and ``round`` all, ``obs`` those of sparse schemes; None: no weight changes.
         bias: Whether biases may.
         mask: Input that says which positions count.
         progress: Told how many layers are done.
@@ -187,9 +187,18 @@ class _Lanes:
             judging = judging + others if judging is not None and others is not None else None
         rounding = None if task.rounding == "obs" and not product.plain.sparsity else task.rounding
         if judging is None:
-            found = recover_layer(product, whole, Choice(rounding, bias=bias))
+            found = recover_layer(
+                product, whole, Choice(rounding, bias=bias), deadline=task.deadline
+            )
         else:
-            found = choose_layer(product, whole, judging, rounding=rounding, bias=bias)
+            found = choose_layer(
+                product,
+                whole,
+                judging,
+                rounding=rounding,
+                bias=bias,
+                deadline=task.deadline,
+            )
         if found.weight is not None and step.layer in self._sharers:
             found = self._follow(product, found.weight, made, judge, bias=bias)
         return self._keep(step.layer, found)
@@ -270,6 +279,6 @@ class _Lanes:
                 read_rows(step.node, gemm, x, product.weight, kept=kept, most=most, turn=number)
                 for x in (planned, exact)
             ]
-            found = find_moments(rows[0], rows[1], flat if judging else None)
+            found = find_moments(rows[0], rows[1], flat, powers=judging)
             sums[judging] = sums[judging] + found if judging in sums else found
         return sums[False], sums.get(True)

@@ -16,62 +16,99 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 LINEAR = ("Gemm", "MatMul")
 RECURRENT = ("LSTM", "GRU", "RNN")
 
+_TILE = 256
+"""Columns of a Gram matrix that are computed together."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Sums over n positions of what is multiplied with a weight, for G groups of K columns, fp64.
+    """Sums over n positions of what is multiplied with a weight W, for G groups of K columns and R rows, fp64.
 
     Attributes:
-        gram: [G, K, K] of the plan's inputs with themselves.
-        cross: [G, K, K] of the fp32 model's (rows) with the plan's (columns).
+        gram: H [G, K, K] of the plan's inputs with themselves.
+        lag: [G, R, K] of what W gives for the fp32 model's inputs and not for the plan's, with the plan's inputs: W (C - H), C being
+            the fp32 model's inputs with the plan's.
         plan_sum: [G, K] of the plan's inputs.
-        fp32_sum: [G, K] of the fp32 model's.
+        lag_sum: [G, R] of what W gives for the fp32 model's inputs and not for the plan's.
         count: n.
-        power: Sum of squares of the fp32 model's product; 0 where nobody asked.
+        power: Sum of squares of what W gives for the fp32 model's inputs; 0 where nobody asked.
+        lag_power: The same of what it does not give for the plan's.
     """
 
     gram: Tensor
-    cross: Tensor
+    lag: Tensor
     plan_sum: Tensor
-    fp32_sum: Tensor
+    lag_sum: Tensor
     count: int
     power: float = 0.0
+    lag_power: float = 0.0
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both data together."""
         return Moments(
             self.gram + other.gram,
-            self.cross + other.cross,
+            self.lag + other.lag,
             self.plan_sum + other.plan_sum,
-            self.fp32_sum + other.fp32_sum,
+            self.lag_sum + other.lag_sum,
             self.count + other.count,
             self.power + other.power,
+            self.lag_power + other.lag_power,
         )
 
     def centred(self) -> tuple[Tensor, Tensor]:
-        """Return gram and cross of what is left when each column's mean is taken off: a bias makes up for means."""
-        plan, fp32 = self.plan_sum / self.count, self.fp32_sum / self.count
-        gram = self.gram - self.count * plan[:, :, None] * plan[:, None]
-        cross = self.cross - self.count * fp32[:, :, None] * plan[:, None]
-        return gram, cross
+        """Return gram and lag of what is left when each column's mean is taken off: a bias makes up for means."""
+        mean = self.plan_sum / self.count
+        gram = self.gram - self.count * mean[:, :, None] * mean[:, None]
+        return gram, self.lag - self.lag_sum[:, :, None] * mean[:, None]
 
 
-def find_moments(plan_rows: Tensor, fp32_rows: Tensor, weight: Tensor | None = None) -> Moments:
-    """Return the moments of rows [G, n, K] of both; with a weight [R, K] also the power of its product."""
-    ones = torch.ones(1, 1, plan_rows.shape[1], device=plan_rows.device)
+def find_moments(
+    plan_rows: Tensor, fp32_rows: Tensor, weight: Tensor, *, powers: bool = False
+) -> Moments:
+    """Return the moments of rows [G, n, K] of both; sums of one call are in fp32.
+
+    Args:
+        plan_rows: What the plan gives.
+        fp32_rows: What the fp32 model gives.
+        weight: [G · R, K].
+        powers: Whether the powers are wanted.
+    """
+    G, n, K = plan_rows.shape
+    own = weight.reshape(G, -1, K)
+    R = own.shape[1]
+    ones = torch.ones(1, 1, n, device=plan_rows.device)
+    lacks = fp32_rows - plan_rows
+    missed = lacks @ own.mT if powers or 2 * n * R < (n + R) * K else None
+    if missed is not None and n * R < (n + R) * K:
+        lag = missed.mT @ plan_rows
+    else:
+        lag = own @ (lacks.mT @ plan_rows)
     return Moments(
-        (plan_rows.mT @ plan_rows).double(),
-        (fp32_rows.mT @ plan_rows).double(),
+        _gram(plan_rows).double(),
+        lag.double(),
         (ones @ plan_rows).squeeze(1).double(),
-        (ones @ fp32_rows).squeeze(1).double(),
-        plan_rows.shape[1],
-        0.0 if weight is None else _power(fp32_rows, weight),
+        (ones @ lacks @ own.mT).squeeze(1).double(),
+        n,
+        _power(fp32_rows @ own.mT) if powers else 0.0,
+        _power(missed) if powers and missed is not None else 0.0,
     )
 
 
-def _power(rows: Tensor, weight: Tensor) -> float:
-    own = weight.reshape(len(rows), -1, weight.shape[1])
-    return float((rows @ own.mT).square().sum(dtype=torch.float64))
+def _gram(rows: Tensor) -> Tensor:
+    """XᵀX [G, K, K] of rows [G, n, K], half of it computed."""
+    K = rows.shape[2]
+    if K < 2 * _TILE:
+        return rows.mT @ rows
+    gram = rows.new_empty(len(rows), K, K)
+    for first in range(0, K, _TILE):
+        last = min(first + _TILE, K)
+        gram[:, first:last, first:] = rows[:, :, first:last].mT @ rows[:, :, first:]
+        gram[:, last:, first:last] = gram[:, first:last, last:].mT
+    return gram
+
+
+def _power(product: Tensor) -> float:
+    return float(product.square().sum(dtype=torch.float64))
 
 
 def read_rows(

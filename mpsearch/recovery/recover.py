@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Estimate, Ints
 
 _JUDGE_SHARE = 1 / 4
-AUTO: tuple[tuple[str, ...], ...] = (("bias",), ("gptq", "bias"))
-"""What ``auto`` chooses from, beside nothing; all are tried."""
+AUTO = ("gptq", "bias")
+"""What ``auto`` tries first, beside nothing; where it does not lower the loss, biases alone."""
 
-SMOOTHED = ("smooth", "gptq", "bias")
-"""Tried too where most layers are linear ones that read rounded activations which can be smoothed."""
+SMOOTH = ("smooth",)
+"""Tried before where most layers are linear ones that read rounded activations which can be smoothed; if it lowers the loss, what is
+tried first is tried on it too."""
 
 
 class FewSamplesWarning(UserWarning):
@@ -64,7 +65,7 @@ def recover(
     Args:
         simulator: The model (changed or not) and its data.
         assignment: The plan.
-        methods: Names of methods to apply, in order; None tries those of :data:`AUTO`.
+        methods: Names of methods to apply, in order; None tries :data:`AUTO` and what it names.
         seed: Seed of the split and of what methods draw.
         progress: Told how many steps are done.
         deadline: From then on nothing more is begun.
@@ -74,7 +75,6 @@ def recover(
         NumericsError: An output is not finite; the message names the first layer that is not.
     """
     own = Recovered(simulator.calibrated.changes)
-    candidates = _auto(simulator, assignment) if methods is None else (methods,)
     parts = split(len(simulator.batches), seed)
     if parts is None or simulator.batches.run_rows > 1:
         warnings.warn(
@@ -85,18 +85,14 @@ def recover(
         )
         return RecoveryResult(own, (), None, None, {})
     made, judge = (simulator.on_data(simulator.batches.pick(part)) for part in parts)
+    task = RecoveryTask(made, judge, assignment, False, seed, progress, deadline)
     before = judge.loss(assignment)
-    best = RecoveryResult(own, (), before, before, {})
-    tried: dict[tuple[str, ...], Estimate] = {}
-    for number, names in enumerate(candidates):
-        if has_passed(deadline):
-            break
-        told = _within(progress, number, len(candidates))
-        task = RecoveryTask(made, judge, assignment, False, seed, told, deadline)
-        found = apply_methods(task, names)
-        tried[names] = loss = judge.change(found.changes).loss(assignment)
-        if best.after is None or loss.mean < best.after.mean:
-            best = RecoveryResult(found, names, before, loss, {})
+    trials = _Trials(task, before, RecoveryResult(own, (), before, before, {}))
+    if methods is None:
+        _try_all(trials, smooths=_smooths(simulator, assignment))
+    else:
+        trials.attempt(methods)
+    best, tried = trials.best, trials.tried
     if methods and methods in tried and tried[methods].mean > before.mean:
         warnings.warn(
             f"{', '.join(methods)} must lower the loss on samples that did not take part, but it went from "
@@ -107,7 +103,56 @@ def recover(
     return replace(best, tried=tried, judged_on=judge.n_samples)
 
 
-def _auto(simulator: Simulator, assignment: Ints) -> tuple[tuple[str, ...], ...]:
+@dataclass(slots=True, eq=False)
+class _Trials:
+    """What was tried so far, each on the data that judge.
+
+    Attributes:
+        task: The plan and the data.
+        before: Loss of the plan.
+        best: What loses least.
+        tried: Names of methods to the loss of what they give.
+        parts: Into how many parts the progress is cut.
+    """
+
+    task: RecoveryTask
+    before: Estimate
+    best: RecoveryResult
+    tried: dict[tuple[str, ...], Estimate] = field(default_factory=dict)
+    parts: int = 1
+
+    def attempt(self, names: tuple[str, ...], start: Recovered | None = None) -> Recovered | None:
+        """Return what methods make, of ``start`` where the first ones made that already; None where no time is left."""
+        task = self.task
+        if has_passed(task.deadline) or task.judge is None:
+            return None
+        told = _within(task.progress, min(len(self.tried), self.parts - 1), self.parts)
+        left = names
+        if start is not None:
+            left = names[1:]
+            changes = start.changes
+            task = replace(task, made=task.made.change(changes), judge=task.judge.change(changes))
+        found = apply_methods(replace(task, progress=told), left)
+        assert self.task.judge is not None
+        self.tried[names] = loss = self.task.judge.change(found.changes).loss(task.assignment)
+        if self.best.after is None or loss.mean < self.best.after.mean:
+            self.best = RecoveryResult(found, names, self.before, loss, {})
+        return found
+
+
+def _try_all(trials: _Trials, *, smooths: bool) -> None:
+    """Try what ``auto`` stands for."""
+    trials.parts = 3 if smooths else 1
+    smoothed = trials.attempt(SMOOTH) if smooths else None
+    trials.attempt(AUTO)
+    if smoothed is not None and trials.tried[SMOOTH].mean < trials.before.mean:
+        trials.attempt((*SMOOTH, *AUTO), smoothed)
+    if not trials.best.methods:
+        trials.attempt(("bias",))
+
+
+def _smooths(simulator: Simulator, assignment: Ints) -> bool:
+    """Whether most layers are linear ones that read rounded activations which can be smoothed."""
     calibrated = simulator.calibrated
     layers, chosen = calibrated.graph.layers, layer_schemes(calibrated, assignment)
     read = {layer for fold in find_folds(calibrated.graph) for layer, _ in fold.readers}
@@ -117,8 +162,7 @@ def _auto(simulator: Simulator, assignment: Ints) -> tuple[tuple[str, ...], ...]
         if layers[layer].op_type in LINEAR
         and not calibrated.space.schemes[chosen[layer]].activation.is_cast
     ]
-    most = 2 * len(smoothed) > sum(layer.has_weight for layer in layers)
-    return (*AUTO, SMOOTHED) if most else AUTO
+    return 2 * len(smoothed) > sum(layer.has_weight for layer in layers)
 
 
 def apply_methods(task: RecoveryTask, names: tuple[str, ...]) -> Recovered:

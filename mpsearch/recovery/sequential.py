@@ -18,6 +18,11 @@ def round_weights(task: RecoveryTask) -> Recovered:
     return run_pass(task, rounding="gptq", bias=task.bias)
 
 
+def learn_weights(task: RecoveryTask) -> Recovered:
+    """The same, and then learned for each weight which way it is rounded (AdaRound)."""
+    return run_pass(task, rounding="round", bias=task.bias)
+
+
 def prune_weights(task: RecoveryTask) -> Recovered:
     """Weights of sparse schemes pruned in the Gram matrix, kept ones made up, then rounded plainly."""
     return run_pass(task, rounding="obs", bias=task.bias)
@@ -79,5 +84,6 @@ def _share_that_fits(task: RecoveryTask, heads: Sequence[int]) -> float:
 
 
 GPTQ = Method(round_weights, takes_bias=True)
+ROUND = Method(learn_weights, takes_bias=True)
 OBS = Method(prune_weights, takes_bias=True)
 BIAS = Method(correct_biases, kind="bias")

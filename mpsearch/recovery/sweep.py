@@ -13,6 +13,9 @@ from torch import Tensor
 _LEAF = 16
 """Columns that are updated one by one; of halves above that, the second is updated at once."""
 
+_PROBES, _INEXACT = 4, 1e-2
+"""Vectors that a factor in fp32 is tried on, and what of them may be left."""
+
 Fix = Callable[[Tensor, int], Tensor]
 """(wanted [G, R], column) to the values that the column takes."""
 Select = Callable[[Tensor, int], None]
@@ -26,14 +29,30 @@ def damp(gram: Tensor, damping: float) -> Tensor:
 
 
 def factorize(gram: Tensor, damping: float) -> Tensor:
-    """Return U [G, K, K], upper triangular with ``UᵀU`` = the damped inverse, with as much damping as it takes."""
+    """Return U [G, K, K], upper triangular with ``UᵀU`` = the damped inverse, with as much damping as it takes.
+
+    In fp32 where that is what ``gram`` is in and it is exact enough, in fp64 else.
+    """
     identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     while True:
-        lower, failed = torch.linalg.cholesky_ex(damp(gram, damping).flip(1, 2))
+        damped = damp(gram, damping)
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(1, 2))
         if not bool(failed.any()):
             # H = M Mᵀ with M upper triangular, so that M⁻¹ is the factor of the inverse.
-            return torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+            factor = torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+            if gram.dtype == torch.float64 or _inverts(factor, damped):
+                return factor
+        if gram.dtype == torch.float32:
+            return factorize(gram.double(), damping).float()
         damping = max(10 * damping, 1e-8)
+
+
+def _inverts(factor: Tensor, damped: Tensor) -> bool:
+    """Whether the product of the factor's inverse and the matrix leaves vectors nearly as they are."""
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(damped.shape[1], _PROBES, generator=generator).to(damped)
+    left = damped @ (factor.mT @ (factor @ probes)) - probes
+    return float(left.norm()) <= _INEXACT * float(probes.norm()) * len(damped) ** 0.5
 
 
 def sweep(

@@ -10,6 +10,7 @@ from onnx import helper
 from torch import Tensor
 
 from mpsearch.data.batches import make_batches
+from mpsearch.deadline import deadline_in
 from mpsearch.errors import SchemeError, UnknownNameError
 from mpsearch.graph.model import Operand
 from mpsearch.numerics.quantize import fake_quantize, quantize_weight
@@ -202,6 +203,28 @@ def test_samples_are_split_once() -> None:
     assert split(250, 1) != (made, judge)
     assert split(2, 0) is not None
     assert split(1, 0) is None
+
+
+def test_learned_rounding_starts_from_what_second_order_rounding_gives(tmp_path: Path) -> None:
+    simulator = two_layers(tmp_path, n=200)
+    runs = feeds(simulator)
+    schemes = [NAMES.index("nvfp4a16")] * 2
+    task = Pass(simulator.calibrated, schemes, heads(simulator), runs[:18], runs[18:], bias=False)
+    gptq, _ = recover_in_lockstep(task)
+    learned, layers = recover_in_lockstep(replace(task, rounding="round"))
+    late, _ = recover_in_lockstep(replace(task, rounding="round", deadline=deadline_in(0.0)))
+    first, second = (found.weights[0, 0] for found in (gptq, learned))
+    assert second.scales is not None
+    assert first.scales is not None
+    assert torch.equal(first.scales, second.scales)
+    x = torch.cat([feed["x"] for feed in runs[:18]])
+    errors = [
+        float(((q.dequantize() - simulator.calibrated.weights.plain(0)).T @ x.T).square().sum())
+        for q in (second, first)
+    ]
+    assert errors[0] <= errors[1]
+    assert all(found.after < found.before for found in layers.values())
+    assert not late.weights
 
 
 def test_methods_are_read_by_name() -> None:

@@ -93,18 +93,30 @@ def test_fewer_positions_are_spread_over_the_output(tmp_path: Path) -> None:
     assert all(tuple(row) in whole for rows in few for row in rows[0].tolist())
 
 
-def test_moments_add_up_and_centring_takes_off_the_means() -> None:
+@pytest.mark.parametrize("rows", [2, 40])  # either order of the product is right
+def test_moments_add_up_and_centring_takes_off_the_means(rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
     plan = torch.randn(2, 50, 6, generator=generator) + 3
     fp32 = plan + 0.1 * torch.randn(2, 50, 6, generator=generator)
-    weight = torch.randn(8, 6, generator=generator)
+    weight = torch.randn(2 * rows, 6, generator=generator)
     parts = [
-        find_moments(plan[:, part], fp32[:, part], weight) for part in (slice(20), slice(20, 50))
+        find_moments(plan[:, part], fp32[:, part], weight, powers=True)
+        for part in (slice(20), slice(20, 50))
     ]
     both = parts[0] + parts[1]
-    gram, cross = both.centred()
+    gram, lag = both.centred()
+    own = weight.reshape(2, rows, 6).double()
     a, b = (x.double() - x.double().mean(1, keepdim=True) for x in (plan, fp32))
     torch.testing.assert_close(gram, a.mT @ a, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(cross, b.mT @ a, rtol=1e-3, atol=1e-3)
-    expected = (fp32 @ weight.reshape(2, 4, 6).mT).square().sum()
-    assert both.power == pytest.approx(float(expected), rel=1e-5)
+    torch.testing.assert_close(lag, own @ (b - a).mT @ a, rtol=1e-3, atol=1e-3)
+    missed = (fp32 - plan).double() @ own.mT
+    torch.testing.assert_close(both.lag_sum, missed.sum(1), rtol=1e-4, atol=1e-4)
+    assert both.lag_power == pytest.approx(float(missed.square().sum()), rel=1e-5)
+    assert both.power == pytest.approx(float((fp32.double() @ own.mT).square().sum()), rel=1e-5)
+
+
+def test_wide_gram_matrices_are_whole() -> None:
+    rows = torch.randn(1, 30, 700, generator=torch.Generator().manual_seed(0))
+    found = find_moments(rows, rows, torch.randn(3, 700))
+    torch.testing.assert_close(found.gram, (rows.mT @ rows).double(), rtol=1e-4, atol=1e-4)
+    assert not found.lag.any()
