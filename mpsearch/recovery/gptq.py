@@ -106,13 +106,14 @@ def _round(
     scales = choose_scales_in_gram(values, spec, _spread(weighed, values))
     steps = None if scales.steps is None else _columns(scales.steps, order)
     zeros = None if scales.zeros is None else _columns(scales.zeros, order)
+    codes = torch.empty_like(columns, dtype=torch.float32)
     rounding = _Rounding(
         spec,
-        steps,
-        None if steps is None else torch.where(steps == 0, torch.inf, steps),
-        zeros,
-        kept,
-        torch.empty_like(columns, dtype=torch.float32),
+        None if steps is None else steps.unbind(1),
+        None if steps is None else torch.where(steps == 0, torch.inf, steps).unbind(1),
+        None if zeros is None else zeros.unbind(1),
+        None if kept is None else kept.unbind(1),
+        codes.unbind(1),
     )
     fixed = sweep(columns.clone(), factor, rounding.fix)
     for _ in range(passes):
@@ -120,7 +121,7 @@ def _round(
     return QuantizedTensor(
         spec,
         layout,
-        _rows(rounding.codes, back, values.shape),
+        _rows(codes, back, values.shape),
         scales.stored,
         scales.stored_zeros,
         scales.tensor_scale,
@@ -135,36 +136,42 @@ class _Rounding:
 
     Attributes:
         spec: The spec.
-        steps: [G, K, R] of each element; None for a cast.
+        steps: K times [G, R], of each element; None for a cast.
         divisors: The same, Inf where a step is 0.
-        zeros: [G, K, R] zero points; None where symmetric.
-        kept: bool [G, K, R]; None where all are.
-        codes: [G, K, R] what columns were last rounded to.
+        zeros: K times [G, R] zero points; None where symmetric.
+        kept: K times bool [G, R]; None where all are.
+        codes: K times [G, R], what columns were last rounded to.
     """
 
     spec: Spec
-    steps: Tensor | None
-    divisors: Tensor | None
-    zeros: Tensor | None
-    kept: Tensor | None
-    codes: Tensor
+    steps: tuple[Tensor, ...] | None
+    divisors: tuple[Tensor, ...] | None
+    zeros: tuple[Tensor, ...] | None
+    kept: tuple[Tensor, ...] | None
+    codes: tuple[Tensor, ...]
 
     def fix(self, wanted: Tensor, at: int) -> Tensor:
-        """Return column ``at`` [G, R] as rounded, in fp64."""
+        """Return column ``at`` [G, R] as rounded, in the type of ``wanted``."""
         x = wanted.float()
         if self.kept is not None:
-            x = x * self.kept[:, at]
+            x = x * self.kept[at]
         if self.steps is None or self.divisors is None:
             codes = round_plain(x, self.spec.element, subnormals=self.spec.subnormals)
-            values = codes
+            values = codes.clone()
         elif self.zeros is None:
-            codes = round_to_grid(x / self.divisors[:, at], spec_grid(self.spec))
-            values = codes * self.steps[:, at]
+            codes = self._round(x / self.divisors[at])
+            values = codes * self.steps[at]
         else:
-            codes = round_affine(x, self.steps[:, at], self.zeros[:, at], self.spec)[0]
-            values = (codes - self.zeros[:, at]) * self.steps[:, at]
-        self.codes[:, at] = codes
+            codes = round_affine(x, self.steps[at], self.zeros[at], self.spec)[0]
+            values = (codes - self.zeros[at]).mul_(self.steps[at])
+        self.codes[at].copy_(codes)
         return values.to(wanted.dtype)
+
+    def _round(self, x: Tensor) -> Tensor:
+        element = self.spec.element
+        if element.kind == "int":
+            return x.round_().clamp_(-element.max_value, element.max_value)
+        return round_to_grid(x, spec_grid(self.spec))
 
 
 def select(columns: Tensor, factor: Tensor, pattern: str) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ _PROBES, _INEXACT = 4, 1e-2
 """Vectors that a factor in fp32 is tried on, and what of them may be left."""
 
 Fix = Callable[[Tensor, int], Tensor]
-"""(wanted [G, R], column) to the values that the column takes."""
+"""(wanted [G, R], column) to the values that the column takes, a tensor of its own."""
 Select = Callable[[Tensor, int], None]
 """(wanted [G, unit, R], first column) is told of each unit of columns before any of them is fixed."""
 
@@ -71,24 +71,27 @@ def sweep(
     fixed = torch.empty_like(columns)
     errors = torch.empty_like(columns)
     leaf = max(_LEAF // unit, 1) * unit
+    wanted, found, lost = columns.unbind(1), fixed.unbind(1), errors.unbind(1)
+    scales = _diagonal(factor)
 
     def go(first: int, last: int) -> None:
         if last - first > leaf:
             half = first + max((last - first) // 2 // leaf, 1) * leaf
             go(first, half)
-            columns[:, half:last] -= (
-                factor[:, first:half, half:last].transpose(1, 2) @ errors[:, first:half]
+            columns[:, half:last].baddbmm_(
+                factor[:, first:half, half:last].mT, errors[:, first:half], alpha=-1
             )
             go(half, last)
             return
+        inner = factor[:, first:last, first:last, None].unbind(1)
         for at in range(first, last):
             if select is not None and at % unit == 0:
                 select(columns[:, at : at + unit], at)
-            fixed[:, at] = fix(columns[:, at], at)
-            errors[:, at] = (columns[:, at] - fixed[:, at]) / factor[:, at, at, None]
+            found[at].copy_(fix(wanted[at], at))
+            torch.sub(wanted[at], found[at], out=lost[at]).div_(scales[at])
             if at + 1 < last:
-                columns[:, at + 1 : last] -= (
-                    factor[:, at, at + 1 : last, None] * errors[:, None, at]
+                columns[:, at + 1 : last].baddbmm_(
+                    inner[at - first][:, at + 1 - first :], lost[at][:, None], alpha=-1
                 )
 
     go(0, K)
@@ -107,14 +110,23 @@ def descend(columns: Tensor, fixed: Tensor, damped: Tensor, fix: Fix) -> Tensor:
     result = fixed.clone()
     errors = fixed - columns
     K = columns.shape[1]
+    now, scales = result.unbind(1), _diagonal(damped)
     for first in range(0, K, 4 * _LEAF):
         last = min(first + 4 * _LEAF, K)
         pull = damped[:, first:last] @ errors
+        pulls = pull.unbind(1)
+        inner = damped[:, first:last, first:last, None].unbind(2)
         for at in range(first, last):
-            wanted = result[:, at] - pull[:, at - first] / damped[:, at, at, None]
-            moved = fix(wanted, at) - result[:, at]
-            result[:, at] += moved
-            errors[:, at] += moved
+            wanted = torch.addcdiv(now[at], pulls[at - first], scales[at], value=-1)
+            moved = fix(wanted, at).sub_(now[at])
+            now[at].add_(moved)
             if at + 1 < last:
-                pull[:, at + 1 - first :] += damped[:, at + 1 : last, at, None] * moved[:, None]
+                after = at + 1 - first
+                pull[:, after:].baddbmm_(inner[at - first][:, after:], moved[:, None])
+        errors[:, first:last] = result[:, first:last] - columns[:, first:last]
     return result
+
+
+def _diagonal(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Return the K diagonal elements of ``matrix`` [G, K, K], each [G, 1]."""
+    return matrix.diagonal(dim1=1, dim2=2)[:, :, None].unbind(1)
