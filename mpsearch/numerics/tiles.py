@@ -1,7 +1,7 @@
 """Tensors cut into the tiles that share a scale, and the scale of each tile."""
 
 from collections.abc import Iterable
-from math import ceil
+from math import ceil, floor, log2
 
 import torch
 from torch import Tensor
@@ -119,3 +119,18 @@ def _percentile(tiles: Tensor, percent: float) -> Tensor:
     magnitudes = tiles.abs().permute(0, 2, 3, 1, 4).reshape(A, P, B, t * w)
     rank = max(1, ceil(percent / 100 * t * w))
     return magnitudes.kthvalue(rank, dim=-1).values.reshape(A, 1, P, B, 1)
+
+
+def grid_values(spec: Spec) -> Tensor:
+    """Return the elements of a spec with scales in ascending order, fp32."""
+    element = spec.element
+    if element.kind == "int":
+        most = int(element.max_value)
+        return torch.arange(-most - (not spec.symmetric), most + 1, dtype=torch.float32)
+    values, value = [0.0], 0.0
+    while value < element.max_value:
+        exponent = floor(log2(max(value, element.min_normal)))
+        value += 2.0 ** (exponent - element.mantissa_bits)
+        if spec.subnormals or value >= element.min_normal:
+            values.append(value)
+    return torch.tensor([-v for v in values[:0:-1]] + values, dtype=torch.float32)

@@ -6,7 +6,6 @@ inputs are strongly correlated :func:`mpsearch.recovery.gptq.round_in_gram`, whi
 """
 
 from dataclasses import replace
-from math import floor, log2
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from mpsearch.deadline import Deadline, has_passed
 from mpsearch.numerics.grids import as_float32
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.numerics.scales import steps_of
-from mpsearch.numerics.tiles import cut_tiles, join_tiles
+from mpsearch.numerics.tiles import cut_tiles, grid_values, join_tiles
 from mpsearch.recovery.gptq import check_gram, row_errors
 from mpsearch.schemes import Spec
 
@@ -83,21 +82,6 @@ def element_steps(stored: QuantizedTensor) -> tuple[Tensor, Tensor | None]:
     scales = spread(stored.scales)
     zeros = None if stored.zeros is None else spread(stored.zeros)
     return steps_of(scales, stored.spec, stored.tensor_scale), zeros
-
-
-def grid_values(spec: Spec) -> Tensor:
-    """Return the elements of a spec with scales in ascending order, fp32."""
-    element = spec.element
-    if element.kind == "int":
-        most = int(element.max_value)
-        return torch.arange(-most - (not spec.symmetric), most + 1, dtype=torch.float32)
-    values, value = [0.0], 0.0
-    while value < element.max_value:
-        exponent = floor(log2(max(value, element.min_normal)))
-        value += 2.0 ** (exponent - element.mantissa_bits)
-        if spec.subnormals or value >= element.min_normal:
-            values.append(value)
-    return torch.tensor([-v for v in values[:0:-1]] + values, dtype=torch.float32)
 
 
 def _neighbours(x: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from mpsearch.numerics.quantize import quantize_weight
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.numerics.scales import round_affine
 from mpsearch.numerics.sparsity import choose_mask
-from mpsearch.numerics.tiles import spec_grid
+from mpsearch.numerics.tiles import grid_values, spec_grid
 from mpsearch.recovery.gram_scales import choose_scales_in_gram
 from mpsearch.recovery.sweep import damp, descend, factorize, sweep
 from mpsearch.schemes import Spec, parse_sparsity
@@ -114,6 +114,7 @@ def _round(
         None if zeros is None else zeros.unbind(1),
         None if kept is None else kept.unbind(1),
         codes.unbind(1),
+        _levels(spec, codes),
     )
     fixed = sweep(columns.clone(), factor, rounding.fix)
     for _ in range(passes):
@@ -130,6 +131,10 @@ def _round(
     )
 
 
+_FEW_BITS = 6
+"""Of float formats whose elements are looked up."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rounding:
     """Rounds columns to a spec's elements.
@@ -141,6 +146,7 @@ class _Rounding:
         zeros: K times [G, R] zero points; None where symmetric.
         kept: K times bool [G, R]; None where all are.
         codes: K times [G, R], what columns were last rounded to.
+        levels: What an element may be where it is a float of few bits, in ascending order, and what lies between; None: computed.
     """
 
     spec: Spec
@@ -149,6 +155,7 @@ class _Rounding:
     zeros: tuple[Tensor, ...] | None
     kept: tuple[Tensor, ...] | None
     codes: tuple[Tensor, ...]
+    levels: tuple[Tensor, Tensor] | None
 
     def fix(self, wanted: Tensor, at: int) -> Tensor:
         """Return column ``at`` [G, R] as rounded, in the type of ``wanted``."""
@@ -171,7 +178,18 @@ class _Rounding:
         element = self.spec.element
         if element.kind == "int":
             return x.round_().clamp_(-element.max_value, element.max_value)
+        if self.levels is not None:
+            values, middles = self.levels
+            return values[torch.bucketize(x, middles)]
         return round_to_grid(x, spec_grid(self.spec))
+
+
+def _levels(spec: Spec, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Elements of a float format of few bits, and what lies between them, where ``like`` is."""
+    if spec.is_cast or spec.element.kind == "int" or spec.element.bits > _FEW_BITS:
+        return None
+    values = grid_values(spec).to(like.device)
+    return values, (values[1:] + values[:-1]) / 2
 
 
 def select(columns: Tensor, factor: Tensor, pattern: str) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,7 @@ def choose_scales_in_gram(rows: Tensor, spec: Spec, importance: Tensor) -> Scale
             rounded = quantize_to_steps(tiles, steps, spec_grid(spec))
         else:
             rounded = quantize_affine(tiles, steps, zeros, spec)[0]
-        error = ((rounded - tiles).double().square_() * worth).sum(TILE_AXES, keepdim=True)
+        error = rounded.sub_(tiles).square_().mul_(worth).sum(TILE_AXES, keepdim=True)
         if best is None or least is None:
             best, best_zeros, least = scales, zeros, error
             continue

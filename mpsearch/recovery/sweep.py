@@ -13,6 +13,9 @@ from torch import Tensor
 _LEAF = 16
 """Columns that are updated one by one; of halves above that, the second is updated at once."""
 
+_TRIANGLE = 128
+"""Columns of a triangular matrix that are inverted at once."""
+
 _PROBES, _INEXACT = 4, 1e-2
 """Vectors that a factor in fp32 is tried on, and what of them may be left."""
 
@@ -33,18 +36,31 @@ def factorize(gram: Tensor, damping: float) -> Tensor:
 
     In fp32 where that is what ``gram`` is in and it is exact enough, in fp64 else.
     """
-    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     while True:
         damped = damp(gram, damping)
         lower, failed = torch.linalg.cholesky_ex(damped.flip(1, 2))
         if not bool(failed.any()):
             # H = M Mᵀ with M upper triangular, so that M⁻¹ is the factor of the inverse.
-            factor = torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+            factor = _invert(lower.flip(1, 2))
             if gram.dtype == torch.float64 or _inverts(factor, damped):
                 return factor
         if gram.dtype == torch.float32:
             return factorize(gram.double(), damping).float()
         damping = max(10 * damping, 1e-8)
+
+
+def _invert(upper: Tensor) -> Tensor:
+    """Return the inverse of upper triangular matrices [G, K, K], by halves."""
+    K = upper.shape[1]
+    if K <= _TRIANGLE:
+        identity = torch.eye(K, dtype=upper.dtype, device=upper.device)
+        return torch.linalg.solve_triangular(upper, identity, upper=True)
+    half = K // 2
+    found = torch.zeros_like(upper)
+    first, second = _invert(upper[:, :half, :half]), _invert(upper[:, half:, half:])
+    found[:, :half, :half], found[:, half:, half:] = first, second
+    found[:, :half, half:] = -(first @ upper[:, :half, half:] @ second)
+    return found
 
 
 def _inverts(factor: Tensor, damped: Tensor) -> bool:

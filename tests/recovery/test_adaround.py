@@ -9,7 +9,8 @@ from torch import Tensor
 from mpsearch.deadline import deadline_in
 from mpsearch.numerics.quantize import quantize_weight
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.recovery.adaround import element_steps, grid_values, learn_rounding
+from mpsearch.numerics.tiles import grid_values
+from mpsearch.recovery.adaround import element_steps, learn_rounding
 from mpsearch.recovery.gptq import round_in_gram
 from mpsearch.recovery.obs import find_gram
 from mpsearch.schemes import Scheme, Spec, find_scheme
