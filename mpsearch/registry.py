@@ -94,18 +94,21 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "onnx": "mpsearch.export.onnx.export:export",
             "onnxruntime": "mpsearch.export.onnxruntime.export:export",
             "npu": "mpsearch.export.npu.export:export",
+            "compressed_tensors": "mpsearch.export.compressed_tensors.export:EXPORTER",
         },
         # exporter to what it cannot write, asked before anything is measured
         "export_limits": {
             "onnx": "mpsearch.export.onnx.can_write:can_write",
             "onnxruntime": "mpsearch.export.onnxruntime.can_write:can_write",
             "npu": "mpsearch.export.npu.can_write:can_write",
+            "compressed_tensors": "mpsearch.export.compressed_tensors.can_write:can_write",
         },
         "runtimes": {
             "reference": "mpsearch.runtimes.reference:open_session",
             "openvino": "mpsearch.runtimes.openvino:open_session",
             "onnxruntime": "mpsearch.runtimes.onnxruntime:open_session",
             "iree": "mpsearch.runtimes.iree:open_session",
+            "transformers": "mpsearch.runtimes.transformers:RUNTIME",
         },
     }
 )

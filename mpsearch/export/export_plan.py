@@ -5,9 +5,11 @@ import tempfile
 from pathlib import Path
 
 from mpsearch.data.batches import Batches
-from mpsearch.errors import OutputExistsError
+from mpsearch.errors import OutputExistsError, PlanError
+from mpsearch.export.exporter import Exporter
 from mpsearch.export.planned import planned_weights
 from mpsearch.export.takes import check_takes
+from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.changes import changes_of
 from mpsearch.plan.files import weights_file, write_plan
 from mpsearch.plan.match import import_planned, plan_schemes
@@ -22,11 +24,12 @@ MARK = "export.json"
 
 def export_plan(
     plan: Plan,
-    model: str | Path,
+    model: str | Path | ModelGraph,
     out_dir: str | Path,
     *,
     target: str = "onnx",
     batches: Batches | None = None,
+    config: str | Path | None = None,
 ) -> list[Path]:
     """Write what ``target`` takes into ``out_dir``, with a copy of the plan, and return the files.
 
@@ -35,14 +38,16 @@ def export_plan(
 
     Args:
         plan: Made for the model.
-        model: The user's ONNX file.
+        model: The user's ONNX file, or the graph that ``import_torch`` made and the plan is for.
         out_dir: Folder to make.
         target: Name of a runtime (`mpsearch list targets`), whose rules the plan must keep, or of an exporter.
         batches: The calibration data; only needed for a plan of an earlier version that recovers pruned weights
             and does not bring them. The export's copy of the plan does.
+        config: Folder of the Hugging Face model (``config.json`` and its safetensors), or the ``config.json`` alone, for
+            targets that write checkpoints. Without it their ``config.json`` says only how layers are quantised.
 
     Raises:
-        PlanError: The plan is for another model, or the target cannot run one of its schemes.
+        PlanError: The plan is for another model, or the target cannot run one of its schemes, or takes no ``config``.
         ModelError: The model cannot be read.
         OutputExistsError: ``out_dir`` holds something that is no export.
         UnknownNameError: There is no such target or exporter.
@@ -54,12 +59,20 @@ def export_plan(
     graph = import_planned(plan, model)
     check_takes(plan.model, graph, plan_schemes(plan, graph), exporter, facts)
     plan = rebuild_weights(plan, graph, batches)
+    if isinstance(export, Exporter):
+        plan = export.prepare(plan, graph)
+    elif config is not None:
+        raise PlanError(f"target {target} writes no checkpoint and takes no config, got {config}")
     weights = planned_weights(graph, changes_of(plan, graph))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / "export"
         made.mkdir()
-        written = export(plan, weights.graph, weights, made)
+        if isinstance(export, Exporter):
+            source = None if config is None else Path(config)
+            written = export.write(plan, weights.graph, weights, made, source)
+        else:
+            written = export(plan, weights.graph, weights, made)
         write_plan(plan, made / "plan.json")
         mark = {"mpsearch": "export", "target": target, "exporter": exporter, "model": plan.model}
         (made / MARK).write_text(json.dumps(mark, indent=1) + "\n")

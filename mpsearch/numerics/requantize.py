@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mpsearch.formats import find_format
-from mpsearch.numerics.grids import round_plain
-from mpsearch.numerics.quantized import QuantizedTensor
+from mpsearch.numerics.grids import as_float32, round_plain
+from mpsearch.numerics.quantized import QuantizedTensor, drop_tile_axes
 from mpsearch.numerics.scales import quantize_affine, round_affine, round_to_steps, steps_of
 from mpsearch.numerics.straight_through import largest_rounded, pass_straight
-from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, join_tiles, spec_grid
+from mpsearch.numerics.tiles import TILE_AXES, cut_tiles, find_scales, join_tiles, spec_grid
 
 
 def requantize(values: Tensor, like: QuantizedTensor) -> QuantizedTensor:
@@ -31,6 +31,24 @@ def requantize(values: Tensor, like: QuantizedTensor) -> QuantizedTensor:
         codes = round_affine(tiles, steps, _spread(like.zeros), spec)[0]
     shape = layout.rows, layout.positions, layout.channels
     return replace(like, codes=join_tiles(codes, shape).contiguous())
+
+
+def rescale(values: Tensor, like: QuantizedTensor, scale: float) -> QuantizedTensor:
+    """Return ``values`` stored like another tensor, but at a given scale of the whole tensor.
+
+    Args:
+        values: Of the shape of the tensor that ``like`` stores.
+        like: Of a symmetric spec with one scale a tensor, or with blocks whose scales are relative to one.
+        scale: The scale of the whole tensor; those of blocks are chosen anew beside it.
+    """
+    values = as_float32(values.detach())
+    if not like.spec.tensor_scale:
+        return requantize(values, replace(like, scales=torch.full((1, 1, 1), scale)))
+    rows = like.layout.to_rows(values)
+    if like.mask is not None:
+        rows = torch.where(like.mask, rows, 0.0)
+    scales = drop_tile_axes(find_scales(cut_tiles(rows, like.spec), like.spec, scale))
+    return requantize(values, replace(like, scales=scales, tensor_scale=scale))
 
 
 def simulate_requantized(

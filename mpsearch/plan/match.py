@@ -88,13 +88,21 @@ def check_weights(plan: Plan, graph: ModelGraph) -> None:
         )
 
 
-def import_planned(plan: Plan, model: str | Path) -> ModelGraph:
+def import_planned(plan: Plan, model: str | Path | ModelGraph) -> ModelGraph:
     """Return the model of ``plan``, its free axes bound as the plan's ranges and figures hold for.
+
+    Args:
+        plan: Made for the model.
+        model: The user's ONNX file, or the graph that the plan was made from.
 
     Raises:
         ModelError: The file cannot be read.
         PlanError: It is another model, or has other weights.
     """
+    if isinstance(model, ModelGraph):
+        plan_schemes(plan, model)
+        check_weights(plan, model)
+        return model
     try:
         graph = import_onnx(model, shapes=plan.shapes or None, batch_axes=plan.batch_axes or None)
     except ModelError:

@@ -19,7 +19,7 @@ from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.plan.plan import Plan
 from mpsearch.program.program import Program, Step
 from mpsearch.program.schedule import LayerCall, make_schedule, run_schedule
-from mpsearch.runtimes.rounding import Rounding, round_through_half
+from mpsearch.runtimes.rounding import Rounding, round_in_bf16, round_through_half
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.changes import add_bias
 
@@ -76,6 +76,8 @@ def round_activation(
     x: Tensor, spec: Spec, operand: Operand, plan: Plan, rounding: Rounding
 ) -> Tensor:
     """Return ``x`` as the runtime has it after it rounded it to ``spec``."""
+    if rounding.in_bf16:
+        return round_in_bf16(x, spec, plan.find_range(operand.value, spec))
     if spec.is_cast and (spec.format == "fp32" or spec.format in rounding.left_out):
         return x
     found = plan.find_range(operand.value, spec)
@@ -161,14 +163,42 @@ def call_documented(
 
 
 def run_documented(
-    program: Program, call: LayerCall, feeds: Mapping[str, Tensor]
+    program: Program, call: LayerCall, feeds: Mapping[str, Tensor], *, in_bf16: bool = False
 ) -> dict[str, Tensor]:
-    """Return the outputs of the whole plan on ``feeds``, its layers run by ``call``."""
+    """Return the outputs of the whole plan on ``feeds``, its layers run by ``call``.
+
+    Args:
+        program: The fp32 program.
+        call: Runs a layer.
+        feeds: Input name to tensor.
+        in_bf16: Whether all that stands between layers is bf16, as in a model that was cast to it.
+    """
     slots = [program.slots[name] for name in program.outputs]
     values = program.make_values()
     for name, tensor in feeds.items():
         values[program.slots[name]] = tensor
+    if in_bf16:
+        values = [x if x is None or x.numel() < 2 else _to_bf16(x) for x in values]
     with torch.no_grad():
-        run_schedule(make_schedule(program, slots), values, call=call)
+        schedule = make_schedule(program, slots)
+        run_schedule(schedule, values, call=call, watch=_round_between if in_bf16 else None)
     found = zip(program.outputs, (values[slot] for slot in slots), strict=True)
     return {name: tensor for name, tensor in found if tensor is not None}
+
+
+_INNER = ("Pow", "ReduceMean", "Sqrt", "Reciprocal", "Sigmoid", "Erf", "Tanh")
+"""Operators inside of what models compute in fp32, or in one operator, before they round: norms and activations."""
+
+
+def _round_between(step: Step, values: list[Tensor | None]) -> None:
+    """Round to bf16 what ``step`` gave, where a model in bf16 does: not inside of norms, whose means are fp32."""
+    if step.layer >= 0 or step.node.op_type in _INNER:
+        return
+    for slot in step.outputs:
+        found = values[slot]
+        if found is not None and found.ndim and found.shape[-1] > 1:
+            values[slot] = _to_bf16(found)
+
+
+def _to_bf16(x: Tensor) -> Tensor:
+    return x.bfloat16().float() if x.dtype == torch.float32 else x

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mpsearch.data.batches import Batches
 from mpsearch.data.fit import check_batches
-from mpsearch.errors import NumericsError, PlanError
+from mpsearch.errors import PlanError
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
@@ -28,12 +28,13 @@ from mpsearch.program.compile import compile_graph
 from mpsearch.program.departures import find_departures
 from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
+from mpsearch.runtimes.checkpoint import CheckpointRuntime
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Session, load_model
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.simulate.probe import quantized_weight, replay, run_outputs, simulated_weight
-from mpsearch.stats.estimates import Floats
+from mpsearch.verify.compare import check_shapes, relative_errors, squared_difference
 from mpsearch.verify.oracle import (
     call_documented,
     read_operands,
@@ -43,6 +44,7 @@ from mpsearch.verify.oracle import (
 )
 from mpsearch.verify.runnable import runnable
 from mpsearch.verify.verification import LayerCheck, Verification
+from mpsearch.verify.verify_checkpoint import find_folder, verify_checkpoint
 from mpsearch.verify.whole import BatchOutputs, check_whole, measure_outputs
 
 TOLERANCE = 1e-3
@@ -56,7 +58,7 @@ _LEAST_DIVERGENCE = 1e-6
 
 def verify_plan(
     plan: Plan,
-    model: str | Path,
+    model: str | Path | ModelGraph,
     exported: str | Path | Sequence[str | Path],
     batches: Batches,
     *,
@@ -68,11 +70,11 @@ def verify_plan(
 
     Args:
         plan: What was exported.
-        model: The user's ONNX file.
+        model: The user's ONNX file, or the graph that ``import_torch`` made.
         exported: Folder, file or files of the export.
         batches: Data to run; the calibration data themselves for a plan of an earlier version that recovers
             pruned weights and does not bring them.
-        runtime: ``reference``, ``openvino``, ``onnxruntime`` or a third party's.
+        runtime: ``reference``, ``openvino``, ``onnxruntime``, ``transformers`` (checkpoints) or a third party's.
         samples: How many of the samples are run; None is all. The reference evaluator is slow.
         progress: Called with (batches done, batches, the worst layer so far).
 
@@ -82,13 +84,20 @@ def verify_plan(
         NumericsError: The runtime or the simulation gives NaN or Inf; the message names the layer.
         MissingExtraError: The runtime is not installed.
     """
+    opener = find("runtimes", runtime)
+    if isinstance(opener, CheckpointRuntime):
+        folder = find_folder(exported)
+        checkpoint = opener.open(folder)
+        return verify_checkpoint(
+            plan, model, folder, batches, checkpoint, runtime, samples, progress
+        )
     with runnable(exported) as (path, note):
         return _verify(plan, model, path, batches, runtime, samples, progress, note)
 
 
 def _verify(
     plan: Plan,
-    model: str | Path,
+    model: str | Path | ModelGraph,
     path: Path,
     batches: Batches,
     runtime: str,
@@ -164,9 +173,9 @@ def _verify(
             how = documented if is_own else space.index(compared.scheme.name)
             expected = replay(calibrated, compared.index, how, inputs)
             shown = values[compared.layer.output]
-            squares[row] += _squares(compared.layer, shown, expected, runtime)
+            squares[row] += squared_difference(compared.layer, shown, expected, runtime)
         simulated = run_outputs(calibrated, feeds, assignment)
-        _check_shapes(values, simulated, runtime)
+        check_shapes(values, simulated, runtime)
         same_rounding = simulated
         if session.rounding != EXACT:
             fed = {name: x.float() if unrounded and _is_half(x) else x for name, x in given.items()}
@@ -175,9 +184,9 @@ def _verify(
             BatchOutputs(run_outputs(calibrated.unchanged, feeds), simulated, same_rounding, values)
         )
         if progress is not None:
-            worst = float(_relative(squares).max(initial=0.0))
+            worst = float(relative_errors(squares).max(initial=0.0))
             progress(done, chosen.n_runs, f"worst layer so far differs by {worst:.2g}")
-    errors = _relative(squares).tolist()
+    errors = relative_errors(squares).tolist()
     tolerance = _NATIVE_TOLERANCE if native else TOLERANCE
     least = max(_LEAST_DIVERGENCE, _NATIVE_TOLERANCE**2 if native else 0.0)
     return Verification(
@@ -194,22 +203,6 @@ def _verify(
         "; ".join(filter(None, (session.note, note))),
         () if departures else measure_outputs(graph, chosen, form.outputs, outputs),
     )
-
-
-def _check_shapes(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], runtime: str
-) -> None:
-    """Check that the model's outputs have the simulation's shapes.
-
-    Raises:
-        PlanError: One has another.
-    """
-    for name, want in expected.items():
-        got = found.get(name, want)
-        if got.shape != want.shape:
-            raise PlanError(
-                f"{runtime}: output {name!r} must have shape {list(want.shape)}, got {list(got.shape)}"
-            )
 
 
 def _is_half(x: Tensor) -> bool:
@@ -308,27 +301,3 @@ def _inputs(
                 values[operand.value], seen, spec, operand, plan, rounding
             )
     return inputs
-
-
-def _squares(layer: Layer, found: Tensor, expected: Tensor, runtime: str) -> tuple[float, float]:
-    """Squared norm of the difference and of the simulation.
-
-    Raises:
-        NumericsError: One of them is not finite.
-    """
-    if found.shape != expected.shape:
-        raise PlanError(
-            f"{runtime}: layer {layer.name!r} must give shape {list(expected.shape)}, "
-            f"got {list(found.shape)}"
-        )
-    for who, x in ((runtime, found), ("the simulation", expected)):
-        if not bool(torch.isfinite(x).all()):
-            raise NumericsError(f"layer {layer.name!r} must be finite in {who}, but is not")
-    difference = (found.double() - expected.double()).square().sum()
-    return float(difference), float(expected.double().square().sum())
-
-
-def _relative(squares: Floats) -> Floats:
-    """Norm of each difference relative to the simulation's; 1 where only the simulation is zero."""
-    difference, power = squares.T
-    return np.sqrt(np.where(power > 0, difference / np.maximum(power, 1e-300), difference > 0))

@@ -1,0 +1,1 @@
+"""What exporters of Hugging Face checkpoints share: module names, fused layers, tensors, files."""

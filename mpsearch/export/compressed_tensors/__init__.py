@@ -1,0 +1,1 @@
+"""Checkpoints in compressed-tensors' format, which vLLM and transformers load."""
