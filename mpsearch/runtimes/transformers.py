@@ -101,7 +101,7 @@ def open_session(folder: Path) -> CheckpointSession:
     import transformers
 
     architecture = _architecture(folder)
-    kind = getattr(transformers, architecture, None)
+    kind: Any = getattr(transformers, architecture, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ModelError(
             f"config.json must name a model class of transformers as its architecture, got {architecture!r}"

@@ -27,6 +27,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 """Base format to the type of what is not quantised."""
 
+_COMPUTED = "rotary_emb.inv_freq"
+"""End of the name of what a graph holds and no checkpoint does: models compute it."""
+
 _SAME = 0.02
 """Largest relative difference of a checkpoint's weight and the graph's; a 16-bit format rounds by less."""
 
@@ -161,7 +164,8 @@ def _names(named: Named) -> Iterator[str]:
     if named.source.files:
         yield from named.source.files
     else:
-        yield from (name for name in _originals(named.graph) if "." in name)
+        originals = (name for name in _originals(named.graph) if "." in name)
+        yield from (name for name in originals if not name.endswith(_COMPUTED))
 
 
 def _originals(graph: ModelGraph) -> Mapping[str, object]:

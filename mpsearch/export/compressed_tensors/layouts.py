@@ -94,9 +94,11 @@ def _inputs(spec: Spec) -> dict[str, Any] | None:
         return None
     if spec.granularity == "token" and spec.range == "dynamic":
         return _arguments(8, kind, "token", True)
-    if spec.format == "e4m3" and spec.granularity == "block" and spec.block_shape is not None:
-        if spec.block_shape[0] == 1 and spec.range == "dynamic":
-            return _arguments(8, kind, "group", True, group_size=spec.block_shape[1])
+    shape = spec.block_shape
+    if spec.granularity == "block" and shape is not None and shape[0] == 1:
+        if spec.format != "e4m3" or spec.range != "dynamic":
+            return None
+        return _arguments(8, kind, "group", True, group_size=shape[1])
     return None
 
 

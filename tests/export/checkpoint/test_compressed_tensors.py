@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-BLOCKS = {"mlp.down_proj": "fp8_block", "self_attn.o_proj": "w8a16_g32"}
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +77,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
-@cache
-def verified(tied: bool, bias: bool, folder: Path) -> mp.Verification:
-    made = make_llama(tied=tied, bias=bias)
-    plan = plan_llama(tied=tied, bias=bias)
-    mp.export_plan(plan, made.graph, folder, target="compressed_tensors", config=made.folder)
-    return mp.verify_plan(plan, made.graph, folder, made.batches, runtime="transformers")
-
-
 @pytest.mark.parametrize(("tied", "bias"), [(False, False), (True, True)])
 def test_transformers_computes_what_was_simulated(tied: bool, bias: bool, tmp_path: Path) -> None:
-    found = verified(tied, bias, tmp_path / "out")
+    made, plan = make_llama(tied=tied, bias=bias), plan_llama(tied=tied, bias=bias)
+    out = tmp_path / "out"
+    mp.export_plan(plan, made.graph, out, target="compressed_tensors", config=made.folder)
+    found = mp.verify_plan(plan, made.graph, out, made.batches, runtime="transformers")
     assert found.ok, str(found)
     assert {check.scheme for check in found.layers} == set(MIXED.values())
     assert len(found.layers) == 15
@@ -177,15 +169,15 @@ def test_targets_match_each_module_once_and_ignore_names_all_others(exported: Pa
 
 
 def test_a_tied_head_that_is_quantised_is_tied_no_more(tmp_path: Path) -> None:
-    made, out = make_llama(tied=True), tmp_path / "out"
-    plan = plan_llama(tied=True)
+    made, out = make_llama(tied=True, bias=True), tmp_path / "out"
+    plan = plan_llama(tied=True, bias=True)
     mp.export_plan(plan, made.graph, out, target="compressed_tensors", config=made.folder)
     assert read_config(out)["tie_word_embeddings"] is False
     tensors = load_file(out / "model.safetensors")
     table = made.module.get_input_embeddings().weight
     assert torch.equal(tensors["model.embed_tokens.weight"], table.bfloat16())
     assert "lm_head.weight_packed" in tensors
-    plain = plan_llama({"mlp.down_proj": "fp8"}, tied=True)
+    plain = plan_llama({"mlp.down_proj": "fp8"}, tied=True, bias=True)
     mp.export_plan(plain, made.graph, out, target="compressed_tensors", config=made.folder)
     assert read_config(out)["tie_word_embeddings"] is True
     assert read_config(out)["quantization_config"]["format"] == "float-quantized"

@@ -23,6 +23,13 @@ def export(
             "--data", "-d", help="Calibration data, for old plans without recovered weights."
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Hugging Face folder of the model, or its config.json, for checkpoints.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a plan and its model as what a consumer takes, into a folder that appears whole."""
@@ -37,7 +44,7 @@ def export(
             f"{plan.name}: it is of an earlier version and brings no recovered weights; give the calibration data with --data"
         )
     batches = read_data(data, made) if data is not None else None
-    files = export_plan(made, model, out, target=target, batches=batches)
+    files = export_plan(made, model, out, target=target, batches=batches, config=config)
     if as_json:
         print_json({"target": target, "files": [path.name for path in files]})
     else:
