@@ -102,7 +102,7 @@ def open_session(folder: Path) -> CheckpointSession:
 
     architecture = _architecture(folder)
     kind: Any = getattr(transformers, architecture, None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    if not _is_model(kind, transformers.PreTrainedModel):
         raise ModelError(
             f"config.json must name a model class of transformers as its architecture, got {architecture!r}"
         )
@@ -121,6 +121,10 @@ def open_session(folder: Path) -> CheckpointSession:
         reason = lines[0] if lines else type(error).__name__
         raise ModelError(f"{folder.name}: transformers cannot load it: {reason}") from error
     return TransformersSession(model.eval())
+
+
+def _is_model(kind: object, of: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, of)
 
 
 def _architecture(folder: Path) -> str:
