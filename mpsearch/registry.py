@@ -95,6 +95,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "onnxruntime": "mpsearch.export.onnxruntime.export:export",
             "npu": "mpsearch.export.npu.export:export",
             "compressed_tensors": "mpsearch.export.compressed_tensors.export:EXPORTER",
+            "tensorrt": "mpsearch.export.tensorrt.export:export",
         },
         # exporter to what it cannot write, asked before anything is measured
         "export_limits": {
@@ -102,6 +103,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "onnxruntime": "mpsearch.export.onnxruntime.can_write:can_write",
             "npu": "mpsearch.export.npu.can_write:can_write",
             "compressed_tensors": "mpsearch.export.compressed_tensors.can_write:can_write",
+            "tensorrt": "mpsearch.export.tensorrt.can_write:can_write",
         },
         "runtimes": {
             "reference": "mpsearch.runtimes.reference:open_session",

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
-import torch
 
 from mpsearch.errors import PlanError
+from mpsearch.runtimes.file_rounding import read_rounding
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Array, Session, expose, load_model, run_error
 
@@ -51,42 +50,7 @@ def open_session(path: Path) -> Session:
         ModelError: It cannot be read.
     """
     model = load_model(path)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    codes = _byte_codes(model, tensors)
-    rounding = Rounding(byte_codes=codes, biases=_biases(model, tensors)) if codes else EXACT
-    return OnnxruntimeSession(model, rounding)
-
-
-def _byte_codes(
-    model: onnx.ModelProto, tensors: Mapping[str, onnx.TensorProto]
-) -> dict[str, tuple[int, int]]:
-    """Value → lowest and highest code around its zero point, of those that are rounded to unsigned bytes."""
-    found = {}
-    for node in model.graph.node:
-        tensor = tensors.get(node.input[2]) if len(node.input) > 2 else None
-        if tensor is None or tensor.data_type != onnx.TensorProto.UINT8:
-            continue
-        if node.op_type == "QuantizeLinear":
-            zero = int(onnx.numpy_helper.to_array(tensor))
-            found[node.input[0]] = (-zero, 255 - zero)
-    return found
-
-
-def _biases(
-    model: onnx.ModelProto, tensors: Mapping[str, onnx.TensorProto]
-) -> dict[str, torch.Tensor]:
-    """Convolution → its bias, of those that are stored as integers."""
-    stored = {}
-    for node in model.graph.node:
-        codes = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if codes is not None and codes.data_type == onnx.TensorProto.INT32:
-            values = onnx.numpy_helper.to_array(codes).astype(np.float32)
-            stored[node.output[0]] = values * onnx.numpy_helper.to_array(tensors[node.input[1]])
-    return {
-        node.name: torch.from_numpy(stored[node.input[2]])
-        for node in model.graph.node
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in stored
-    }
+    return OnnxruntimeSession(model, read_rounding(model))
 
 
 def _open(model: onnx.ModelProto) -> Any:

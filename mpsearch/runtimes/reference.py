@@ -9,8 +9,11 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from mpsearch.errors import PlanError
+from mpsearch.runtimes.file_rounding import read_rounding, widen_products
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Array, Session, load_model, run_error
+
+_NOTE = "products of 16-bit operators are summed in fp32, as on a GPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,11 @@ def open_session(path: Path) -> Session:
         ModelError: It cannot be read.
         PlanError: It holds an operator that is not of the standard.
     """
+    model = load_model(path)
+    rounding = read_rounding(model)
+    note = _NOTE if widen_products(model) else ""
     try:
-        return ReferenceSession(ReferenceEvaluator(load_model(path)))
+        return ReferenceSession(ReferenceEvaluator(model), rounding, note=note)
     except NotImplementedError as error:
         reason = str(error).partition(", schema.")[0].splitlines()[0]
         raise PlanError(

@@ -166,9 +166,13 @@ def _verify(
         for row, compared in enumerate(layers):
             inputs = _inputs(compared, graph, values, plan, session.rounding)
             formats = {base.format, compared.scheme.activation.format, *native}
-            is_own = bool(formats & session.rounding.left_out) or any(
-                operand.value in session.rounding.byte_codes
-                for operand in read_operands(compared.layer)
+            is_own = (
+                bool(formats & session.rounding.left_out)
+                or compared.layer.name in session.rounding.biases
+                or any(
+                    operand.value in session.rounding.byte_codes
+                    for operand in read_operands(compared.layer)
+                )
             )
             how = documented if is_own else space.index(compared.scheme.name)
             expected = replay(calibrated, compared.index, how, inputs)

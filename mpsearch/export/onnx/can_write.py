@@ -3,11 +3,10 @@
 from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import find_type
 from mpsearch.export.onnx.encode_activation import check_activation_spec
+from mpsearch.export.onnx.ranks import RANK_OF_WEIGHT, find_rank
 from mpsearch.formats import find_format
-from mpsearch.graph.model import Layer, ModelGraph, Operand
+from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.schemes import Scheme, Spec
-
-_RANK_OF_WEIGHT = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm")
 
 
 def can_write(graph: ModelGraph, layer: Layer, scheme: Scheme) -> str:
@@ -34,7 +33,7 @@ def can_write(graph: ModelGraph, layer: Layer, scheme: Scheme) -> str:
         for operand in (gemm.left,) if gemm.has_weight else (gemm.left, gemm.right):
             if operand.input_index < 0 or not _needs_shape(scheme.activation):
                 continue
-            if layer.op_type in _RANK_OF_WEIGHT:
+            if layer.op_type in RANK_OF_WEIGHT:
                 continue
             if find_rank(graph, layer, operand) is None and operand.reduction_axis != -1:
                 return (
@@ -52,18 +51,6 @@ def check_weight_spec(spec: Spec) -> None:
             find_type(find_format(spec.scale_format))
         except PlanError as error:
             raise PlanError(f"scales: {error}") from None
-
-
-def find_rank(graph: ModelGraph, layer: Layer, operand: Operand) -> int | None:
-    """Return the rank of what ``layer`` reads; None where neither shapes nor the operator tell it."""
-    value = graph.values.get(operand.value)
-    if value is not None and value.shape is not None:
-        return len(value.shape)
-    if layer.op_type in _RANK_OF_WEIGHT:
-        weight = layer.gemms[0].right.value
-        if weight in graph.constants:
-            return graph.constants[weight].ndim
-    return None
 
 
 def _needs_shape(spec: Spec) -> bool:

@@ -17,11 +17,12 @@ from onnx import TensorProto, helper
 from mpsearch._version import __version__
 from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import Writer
-from mpsearch.export.onnx.can_write import can_write, find_rank
+from mpsearch.export.onnx.can_write import can_write
 from mpsearch.export.onnx.encode_activation import Activation, encode_activation, encode_cast
 from mpsearch.export.onnx.encode_weight import encode_weight
 from mpsearch.export.onnx.functions import make_function
 from mpsearch.export.onnx.opset import upgrade_model
+from mpsearch.export.onnx.ranks import find_rank
 from mpsearch.graph.model import Gemm, Layer, ModelGraph, Operand
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.graph.onnx_file.write import to_onnx
