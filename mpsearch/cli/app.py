@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mpsearch._version import __version__
+from mpsearch.cli.commands.plan.drift import drift
 from mpsearch.cli.commands.plan.export import export
 from mpsearch.cli.commands.plan.plan import app as plan_app
 from mpsearch.cli.commands.plan.recover import recover
@@ -65,6 +66,7 @@ app.command("score", short_help=first_line(score))(score)
 app.command("export", short_help=first_line(export))(export)
 app.command("train", short_help=first_line(train))(train)
 app.command("verify", short_help=first_line(verify))(verify)
+app.command("drift", short_help=first_line(drift))(drift)
 app.command("profile", short_help=first_line(profile))(profile)
 app.command("plot", short_help=first_line(plot))(plot)
 app.command("report", short_help=first_line(report))(report)

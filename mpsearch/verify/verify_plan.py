@@ -5,7 +5,7 @@ are compared, where errors may add up.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from mpsearch.data.batches import Batches
-from mpsearch.data.fit import check_batches
 from mpsearch.errors import PlanError
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
-from mpsearch.losses.outputs import choose_heads, read_heads
-from mpsearch.plan.match import import_planned, plan_assignment, plan_schemes
+from mpsearch.plan.match import plan_assignment, plan_schemes
 from mpsearch.plan.plan import Plan
-from mpsearch.plan.restore import rebuild_weights, restore
 from mpsearch.problem.tables import Progress
 from mpsearch.program.compile import compile_graph
 from mpsearch.program.departures import find_departures
@@ -30,11 +27,11 @@ from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
 from mpsearch.runtimes.checkpoint import CheckpointRuntime
 from mpsearch.runtimes.rounding import EXACT, Rounding
-from mpsearch.runtimes.session import Session, load_model
+from mpsearch.runtimes.session import load_model
 from mpsearch.schemes import Scheme
-from mpsearch.simulate.batch_form import find_batch_form
 from mpsearch.simulate.probe import quantized_weight, replay, run_outputs, simulated_weight
 from mpsearch.verify.compare import check_shapes, relative_errors, squared_difference
+from mpsearch.verify.opened import Opened, open_export
 from mpsearch.verify.oracle import (
     call_documented,
     read_operands,
@@ -42,7 +39,6 @@ from mpsearch.verify.oracle import (
     settle_ties,
     widen,
 )
-from mpsearch.verify.runnable import runnable
 from mpsearch.verify.verification import LayerCheck, Verification
 from mpsearch.verify.verify_checkpoint import find_folder, verify_checkpoint
 from mpsearch.verify.whole import BatchOutputs, check_whole, measure_outputs
@@ -91,30 +87,18 @@ def verify_plan(
         return verify_checkpoint(
             plan, model, folder, batches, checkpoint, runtime, samples, progress
         )
-    with runnable(exported) as (path, note):
-        return _verify(plan, model, path, batches, runtime, samples, progress, note)
+    with open_export(plan, model, exported, batches, runtime) as opened:
+        return verify_opened(opened, samples, progress)
 
 
-def _verify(
-    plan: Plan,
-    model: str | Path | ModelGraph,
-    path: Path,
-    batches: Batches,
-    runtime: str,
-    samples: int | None,
-    progress: Progress | None,
-    note: str,
+def verify_opened(
+    opened: Opened, samples: int | None = _SAMPLES, progress: Progress | None = None
 ) -> Verification:
-    """What :func:`verify_plan` returns, of the export's ONNX model at ``path``."""
-    session: Session = find("runtimes", runtime)(path)
-    plan = _with_exact_sums(plan)
-    graph = import_planned(plan, model)
+    """Return what :func:`verify_plan` does, of an export that is open already."""
+    plan, graph, session, runtime = opened.plan, opened.graph, opened.session, opened.runtime
+    calibrated, form, heads, kind = opened.calibrated, opened.form, opened.heads, opened.kind
     schemes = plan_schemes(plan, graph)
-    batches = check_batches(batches, graph)
-    heads, kind = choose_heads(read_heads(graph), None, replace(batches, labels=None), graph)
-    calibrated = restore(rebuild_weights(plan, graph, batches), graph)
-    form = find_batch_form(graph, calibrated.program, batches, [h.output for h in heads])
-    chosen = form.keep_size(graph).apply(batches if samples is None else batches.take(samples))
+    chosen = opened.chosen(samples)
     space = calibrated.space
     assignment = plan_assignment(plan, calibrated.graph, space)
 
@@ -150,7 +134,7 @@ def _verify(
             f"{runtime} proves nothing here; take onnxruntime or openvino"
         )
     nodes = {node.name: node for node in graph.nodes}
-    readers = _layer_nodes(load_model(path), plan, path.name)
+    readers = _layer_nodes(load_model(opened.path), plan, opened.path.name)
     layers = [
         _Compared(i, nodes[layer.name], tuple(readers[layer.name].input), layer, schemes[i])
         for i, layer in enumerate(graph.layers)
@@ -192,7 +176,7 @@ def _verify(
             progress(done, chosen.n_runs, f"worst layer so far differs by {worst:.2g}")
     errors = relative_errors(squares).tolist()
     tolerance = _NATIVE_TOLERANCE if native else TOLERANCE
-    least = max(_LEAST_DIVERGENCE, _NATIVE_TOLERANCE**2 if native else 0.0)
+    least = least_divergence(graph)
     return Verification(
         graph.name,
         runtime,
@@ -204,7 +188,7 @@ def _verify(
         ),
         None if departures else check_whole(graph, heads, kind, form.outputs, outputs, least),
         unproven,
-        "; ".join(filter(None, (session.note, note))),
+        opened.note,
         () if departures else measure_outputs(graph, chosen, form.outputs, outputs),
     )
 
@@ -213,10 +197,9 @@ def _is_half(x: Tensor) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
-def _with_exact_sums(plan: Plan) -> Plan:
-    """``plan`` as runtimes run it: narrow accumulators are the processor's, and no file says anything of them."""
-    schemes = {name: replace(s, accumulate="fp32") for name, s in plan.schemes.items()}
-    return replace(plan, schemes=schemes)
+def least_divergence(graph: ModelGraph) -> float:
+    """Return the divergence of whole outputs below which a difference is never one that matters."""
+    return max(_LEAST_DIVERGENCE, _NATIVE_TOLERANCE**2 if _native_formats(graph) else 0.0)
 
 
 def _native_formats(graph: ModelGraph) -> frozenset[str]:

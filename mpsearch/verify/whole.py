@@ -12,7 +12,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import Target, absolute_losses, accuracies, sample_losses
 from mpsearch.losses.outputs import Head, Meaning, choose_heads, parse_loss, read_heads
 from mpsearch.losses.references import make_targets
-from mpsearch.losses.scales import make_scale
+from mpsearch.losses.scales import Scale, make_scale
 from mpsearch.stats.estimates import Floats, estimate_mean
 from mpsearch.verify.verification import Measured, WholeCheck
 
@@ -57,23 +57,41 @@ def check_whole(
         least: What the difference may be where the plan itself changes next to nothing.
     """
     heads = at_outputs(heads, graph, axes)
-    scales = tuple(
-        make_scale([o.simulated[h.output] for o in outputs], h.batch_axis) for h in heads
-    )
+    scales = make_scales(heads, [o.simulated for o in outputs])
 
     def between(pairs: Iterable[tuple[Outputs, Outputs]]) -> float:
-        losses = []
-        for source, simulated in pairs:
-            reference, values = (
-                tuple(o[h.output].float() for h in heads) for o in (source, simulated)
-            )
-            losses.append(sample_losses(kind, heads, values, Target(reference, None, None, scales)))
-        return float(torch.cat(losses).mean())
+        return divergence(heads, kind, scales, pairs)
 
     found = between((o.runtime, o.same_rounding) for o in outputs)
     changed = between((o.fp32, o.simulated) for o in outputs)
     limit = max(least, changed / 10)
     return WholeCheck(_NAMES[kind], found, changed, limit, found <= limit)
+
+
+def make_scales(heads: Sequence[Head], outputs: Sequence[Outputs]) -> tuple[Scale, ...]:
+    """Return what squared errors of each of ``heads`` are relative to: variances over all ``outputs``."""
+    return tuple(make_scale([o[h.output].float() for o in outputs], h.batch_axis) for h in heads)
+
+
+def divergence(
+    heads: tuple[Head, ...],
+    kind: str,
+    scales: tuple[Scale, ...],
+    pairs: Iterable[tuple[Outputs, Outputs]],
+) -> float:
+    """Return the mean divergence of the second outputs of each pair from the first, over all samples.
+
+    Args:
+        heads: What is compared, read at outputs.
+        kind: ``kl`` or ``mse``.
+        scales: What squared errors are relative to, one a head.
+        pairs: One a run.
+    """
+    losses = []
+    for source, other in pairs:
+        reference, values = (tuple(o[h.output].float() for h in heads) for o in (source, other))
+        losses.append(sample_losses(kind, heads, values, Target(reference, None, None, scales)))
+    return float(torch.cat(losses).mean())
 
 
 @dataclass(frozen=True, slots=True)
