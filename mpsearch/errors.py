@@ -15,6 +15,7 @@ MpsearchError
 ├── MetricError (ValueError)             a sensitivity metric that cannot do what was asked of it
 ├── InfeasibleError (ValueError)         limits that no assignment meets
 ├── NumericsError (ArithmeticError)      NaN, Inf or overflow, with the tensor or layer named
+│   └── LostError                        a loss that cannot be had: its workers died of it
 ├── ArtifactError (ValueError)           a file between stages that is damaged or from elsewhere
 ├── PlanError (ValueError)               a plan that does not fit its model or its target
 ├── JobError (ValueError)                a job file or run folder that is wrong
@@ -82,6 +83,10 @@ class InfeasibleError(MpsearchError, ValueError):
 
 class NumericsError(MpsearchError, ArithmeticError):
     """A tensor holds NaN or Inf, or overflows its format."""
+
+
+class LostError(NumericsError):
+    """A loss cannot be had: the processes that measured it died, more than once."""
 
 
 class ArtifactError(MpsearchError, ValueError):

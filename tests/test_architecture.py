@@ -128,6 +128,7 @@ MANY_PARAMETERS = {
     "cli/commands/plan/recover.py:recover": "each is an option of the command",
     "cli/commands/plan/train.py:train": "each is an option of the command",
     "cli/commands/plan/verify.py:verify": "each is an option of the command",
+    "cli/commands/search/search.py:search": "each is an option of the command",
     "cli/commands/prepare/data.py:data": "each is an option of the command",
     "cli/commands/run/profile.py:profile": "each is an option of the command",
     "program/operators/contrib.py:kernel": "one an input of the ONNX operator",

@@ -14,6 +14,7 @@ from mpsearch.problem.problem import Evaluator
 from mpsearch.problem.tables import Progress
 from mpsearch.problem.ties import Difference
 from mpsearch.search.choose_point import upper
+from mpsearch.search.measured.measure import announce
 from mpsearch.stats.estimates import Estimate
 
 
@@ -139,6 +140,8 @@ def measure_least(
         [upper(point.value("loss"), confidence) for point in front.points], kind="stable"
     )
     points = list(front.points)
+    wanted = [points[i].assignment for i in order[:candidates] if "loss" not in points[i].measured]
+    announce(evaluator, np.array(wanted, np.int64))
     for index in order[:candidates]:
         points[index] = measure_point(points[index], evaluator)
     return replace(front, points=tuple(points))

@@ -6,6 +6,8 @@ import typer
 
 from mpsearch._version import __version__
 from mpsearch.cli.commands.plan.drift import drift
+from mpsearch.cli.commands.batch.batch import batch
+from mpsearch.cli.commands.batch.status import status
 from mpsearch.cli.commands.plan.export import export
 from mpsearch.cli.commands.plan.plan import app as plan_app
 from mpsearch.cli.commands.plan.recover import recover
@@ -60,6 +62,8 @@ app.command("inspect", short_help=first_line(inspect))(inspect)
 add_job_command(app, "sensitivity", sensitivity, SENSITIVITY_KEYS)
 add_job_command(app, "cost", cost, COST_KEYS)
 add_job_command(app, "search", search)
+app.command("batch", short_help=first_line(batch))(batch)
+app.command("status", short_help=first_line(status))(status)
 app.add_typer(plan_app, name="plan")
 app.command("recover", short_help=first_line(recover))(recover)
 app.command("score", short_help=first_line(score))(score)

@@ -4,7 +4,9 @@ import functools
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import typer
 from mpsearch.errors import MpsearchError
 
 P = ParamSpec("P")
+_TERMINATED = 143  # 128 + SIGTERM, as shells say it
 Watch = Callable[[str], Callable[[int, int, str], None]]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")
@@ -23,17 +26,18 @@ Json = Annotated[
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a sub-command: a named error becomes one line and exit code 1, Ctrl-C becomes 130."""
+    """Wrap a sub-command: a named error becomes one line and exit code 1, Ctrl-C becomes 130, SIGTERM 143."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        with _warnings_in_one_line():
+        with _warnings_in_one_line(), _ended_by_term() as ended:
             try:
                 function(*args, **kwargs)
             except MpsearchError as error:
                 _fail(str(error), 1)
             except KeyboardInterrupt as error:
-                _fail(str(error) or "interrupted: nothing was written", 130)
+                code = _TERMINATED if ended else 130
+                _fail(str(error) or "interrupted: nothing was written", code)
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
@@ -48,6 +52,25 @@ def _fail(message: str, code: int) -> None:
     line = " ".join(message.split())
     print(f"error: {line}" if code == 1 else line, file=sys.stderr)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _ended_by_term() -> Iterator[list[int]]:
+    """Yield what holds the signal once SIGTERM came, which ends a command as Ctrl-C does."""
+    came: list[int] = []
+
+    def heard(number: int, frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, heard)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from mpsearch.plan.make import make_plan
 from mpsearch.plan.plan import Plan
 from mpsearch.problem.front import RECOVERED, Front, Point, read_front
 from mpsearch.problem.ties import Difference, find_better, unpaired
-from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
+from mpsearch.runs.evaluations import EvaluationStore
 from mpsearch.runs.job_file import check_trust, read_job
 from mpsearch.runs.record import RunRecord, read_record
 from mpsearch.runs.sources import locate
+from mpsearch.runs.stored_losses import StoredLosses
 from mpsearch.search.choose_point import choose_point, upper
 from mpsearch.stats.estimates import Estimate, estimate_mean
 

@@ -54,8 +54,10 @@ def held_out_scorer(
             known = _scores(changed(simulator(), key), assignment)
             if function:
                 known[function] = _own_scores(changed(own_simulator(), key), assignment)
-            for name, values in known.items():
-                bench.store.put(f"{own}/{name}", key, values)
+            known = {
+                name: bench.store.put(f"{own}/{name}", key, values)
+                for name, values in known.items()
+            }
         return known
 
     def changed(plain: Simulator, key: tuple[int, ...]) -> Simulator:

@@ -113,8 +113,8 @@ class RecoveredPlans:
         context = digest_json([self._bench.context, "recovered", plan.weights.digest])
         known = store.get(context, key)
         if known is None:
-            known = self.changed(key, self._scoring).losses(np.array(key, np.int64))
-            store.put(context, key, known)
+            found = self.changed(key, self._scoring).losses(np.array(key, np.int64))
+            known = store.put(context, key, found)
         return known
 
     def evaluate(self, assignments: Ints, *, fraction: float = 1.0) -> list[Estimate]:

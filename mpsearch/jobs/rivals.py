@@ -1,5 +1,7 @@
 """What a search must beat: uniform plans and rules of thumb, measured."""
 
+import numpy as np
+
 from mpsearch.choose.measured import measure_point
 from mpsearch.choose.rules import Uniforms
 from mpsearch.choose.rules_of_thumb import rule_points
@@ -7,6 +9,7 @@ from mpsearch.figures.plan_row import uniform_points
 from mpsearch.jobs.stage_inputs import Bench
 from mpsearch.problem.problem import Problem
 from mpsearch.problem.tables import Table
+from mpsearch.search.measured.measure import announce
 
 
 def measure_uniforms(bench: Bench, table: Table, problem: Problem) -> Uniforms:
@@ -17,6 +20,8 @@ def measure_uniforms(bench: Bench, table: Table, problem: Problem) -> Uniforms:
     )
     rules = rule_points(prepared.job.rule_names, problem, bench.simulator)
     total = len(uniforms) + len(rules)
+    everything = [point.assignment for point in (*uniforms.values(), *rules.values())]
+    announce(bench.simulator, np.array(everything, np.int64))
     for done, (label, point) in enumerate({**uniforms, **rules}.items()):
         told(done, total, label)
         own = uniforms if label in uniforms else rules

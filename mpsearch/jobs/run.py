@@ -1,6 +1,7 @@
 """A job from its files to its plans: stages that each write one file and are skipped when it is there."""
 
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from mpsearch.choose.rules import Uniforms, choose_plans
 from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.held_out import held_out_scorer
 from mpsearch.jobs.interrupted import salvage
+from mpsearch.jobs.means import ALONE, Means, describe_contexts, threads_of
+from mpsearch.jobs.opened import heard, logged, opened_shared
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.jobs.price import cost_limits, price
 from mpsearch.jobs.recovered import RecoveredPlans, recovered_plans, recovered_stage
@@ -36,18 +39,23 @@ from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import RECOVERED, Front
 from mpsearch.problem.tables import Costs
 from mpsearch.report.page import write_report
-from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
+from mpsearch.runs.evaluations import EvaluationStore
+from mpsearch.runs.lock import locked
 from mpsearch.runs.record import installed_versions
 from mpsearch.runs.report import read_report
 from mpsearch.runs.run import Run, open_run
 from mpsearch.runs.run_folder import RunFolder, begin_run, check_run
+from mpsearch.runs.store.layered import LayeredStore
+from mpsearch.runs.stored_losses import StoredLosses
 
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped a run; says what was kept."""
 
 
-def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Run:
+def run_job(
+    prepared: Prepared, path: Path, *, watch: Watch = unwatched, means: Means = ALONE
+) -> Run:
     """Run a job in the folder ``path``, or resume it there, and return what then lies in it.
 
     Nothing is written before model, data, space, device and limits are known to fit together. Without
@@ -57,30 +65,60 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Run:
         prepared: The job, its files read and checked.
         path: The run folder.
         watch: Told of the progress of each stage.
+        means: What it may use beside its folder, which changes no result: workers, a shared store.
 
     Raises:
         MpsearchError: A stage failed; what was measured before is kept in the folder.
         Interrupted: The user pressed Ctrl-C; what was measured is kept, and a front of it was written.
     """
     started = time.perf_counter()
-    job = prepared.job
-    record = check_run(path, job, prepared.batches)
+    check_run(path, prepared.job, prepared.batches)
     costs = price(prepared)
-    check_limits(costs, cost_limits(prepared, costs), confidence=job.confidence or None)
-    if prepared.batches is None:
-        folder = begin_run(path, job, None)
+    confidence = prepared.job.confidence or None
+    check_limits(costs, cost_limits(prepared, costs), confidence=confidence)
+    with logged(path):
+        measure = _cost_alone if prepared.batches is None else _measure
+        return _finished(measure(prepared, path, costs, watch, means), started)
+
+
+def _cost_alone(
+    prepared: Prepared, path: Path, costs: Costs, watch: Watch, means: Means
+) -> RunFolder:
+    """Write what is known without data."""
+    del watch
+    with locked(path, wait=means.wait):
+        folder = begin_run(path, prepared.job, None, means.stages)
         _write_model(folder, prepared, costs)
-        folder.update(
-            versions=installed_versions(), seed=job.seed, results=cost_results(prepared, costs)
-        )
-        return _finished(folder, started)
-    first = prepared.batches.take(record.calibrated or len(prepared.batches))
-    simulator = calibrated_simulator(prepared, first, watch)
-    context = evaluation_context(prepared, simulator, first)
-    folder = begin_run(path, job, prepared.batches)
-    with EvaluationStore(folder.file("evaluations.sqlite")) as store:
+        found = cost_results(prepared, costs)
+        folder.update(versions=installed_versions(), seed=prepared.job.seed, results=found)
+    return folder
+
+
+def _measure(prepared: Prepared, path: Path, costs: Costs, watch: Watch, means: Means) -> RunFolder:
+    """Run the stages of a job with data; a new folder is made once all is known to fit."""
+    job, redo = prepared.job, means.stages
+    assert prepared.batches is not None  # the caller saw them
+    with ExitStack() as stack:
+        shared = stack.enter_context(opened_shared(means))
+        lock = stack.enter_context(locked(path, wait=means.wait)) if path.exists() else None
+        record = check_run(path, job, prepared.batches)
+        stack.enter_context(threads_of(prepared, record.threads, means))
+        first = prepared.batches.take(record.calibrated or len(prepared.batches))
+        simulator = calibrated_simulator(prepared, first, heard(watch, lock))
+        context = evaluation_context(prepared, simulator, first)
+        lock = lock or stack.enter_context(locked(path, wait=means.wait))
+        folder = begin_run(path, job, prepared.batches, redo)
+        own = stack.enter_context(EvaluationStore(folder.file("evaluations.sqlite")))
+        store = LayeredStore(own, shared, context)
         batches = batch_contexts(prepared, simulator, first)
-        stored = simulator.keep_losses(StoredLosses(store, context, batches))
+        anywhere = batch_contexts(prepared, simulator, first, any_space=True)
+        schemes = [repr(scheme) for scheme in prepared.space.schemes]
+        about = describe_contexts(prepared, simulator)
+        store.share(dict(zip(batches, anywhere, strict=True)), schemes, about)
+        watch, ahead = heard(watch, lock), None
+        if means.crew is not None:
+            ahead = stack.enter_context(means.crew(simulator, watch("workers")))
+        stored = simulator.keep_losses(StoredLosses(store, context, batches, ahead))
         bench = Bench(prepared, folder, stored, first, store, context, costs, watch)
         folder.update(
             versions=installed_versions(),
@@ -96,7 +134,7 @@ def run_job(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> Run:
         except KeyboardInterrupt:
             raise Interrupted(salvage(bench)) from None
         folder.update(evaluations=store.count(context))
-    return _finished(folder, started)
+    return folder
 
 
 def _finished(folder: RunFolder, started: float) -> Run:

@@ -16,7 +16,8 @@ from mpsearch.jobs.stage_inputs import Watch, batch_contexts, evaluation_context
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.pareto import thin
 from mpsearch.problem.tables import Costs, Table
-from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
+from mpsearch.runs.evaluations import EvaluationStore
+from mpsearch.runs.stored_losses import StoredLosses
 from mpsearch.search.find_front import find_front
 from mpsearch.sensitivity.score_sensitivity import score_sensitivity
 from mpsearch.sensitivity.self_test_file import SelfTest

@@ -7,8 +7,8 @@ from mpsearch.artifacts import digest_json
 from mpsearch.data.batches import Batches
 from mpsearch.jobs.prepare import Prepared
 from mpsearch.problem.tables import Costs, Progress
-from mpsearch.runs.evaluations import EvaluationStore
 from mpsearch.runs.run_folder import RunFolder
+from mpsearch.runs.store.layered import LayeredStore
 from mpsearch.simulate.simulator import Simulator
 
 Watch = Callable[[str], Progress]
@@ -34,7 +34,7 @@ class Bench:
     folder: RunFolder
     simulator: Simulator
     calibration: Batches
-    store: EvaluationStore
+    store: LayeredStore
     context: str
     costs: Costs
     watch: Watch
@@ -62,7 +62,7 @@ def evaluation_context(
 
 
 def batch_contexts(
-    prepared: Prepared, simulator: Simulator, calibration: Batches
+    prepared: Prepared, simulator: Simulator, calibration: Batches, *, any_space: bool = False
 ) -> tuple[str, ...]:
     """Return, for each batch of the data, the digest of all that its losses depend on.
 
@@ -72,8 +72,11 @@ def batch_contexts(
         prepared: The job and what it names.
         simulator: The simulator on the data.
         calibration: The samples that it was calibrated on.
+        any_space: Leave the space's schemes out: for assignments that name their schemes by themselves.
     """
     data, common = simulator.batches, _context(prepared, simulator, calibration)
+    if any_space:
+        del common["schemes"]
     return tuple(
         digest_json(common | {"batch": data.rows(b * data.batch_size, data.batch_size).digest})
         for b in range(simulator.n_batches)

@@ -7,7 +7,6 @@ data, schemes, seed, and the fingerprint of what computed it). Losses of differe
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +71,8 @@ class EvaluationStore:
             "same command goes on from there"
         )
 
-    def put(self, context: str, assignment: Sequence[int], losses: Floats) -> None:
-        """Keep the [n] ``losses`` of ``assignment`` [G]; what is there already stays.
+    def put(self, context: str, assignment: Sequence[int], losses: Floats) -> Floats:
+        """Keep the [n] ``losses`` of ``assignment`` [G] and return them; what is there already stays.
 
         Raises:
             JobError: The disk is full, or the file was damaged.
@@ -82,6 +81,7 @@ class EvaluationStore:
             "INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?)",
             (context, _key(assignment), np.ascontiguousarray(losses, "<f8").tobytes()),
         )
+        return losses
 
     def get(self, context: str, assignment: Sequence[int]) -> Floats | None:
         """Return the [n] losses of ``assignment`` [G], or None."""
@@ -106,40 +106,6 @@ class EvaluationStore:
         """Return how many assignments of ``context`` are kept."""
         query = "SELECT COUNT(*) FROM evaluations WHERE context = ?"
         return int(self._execute(query, (context,)).fetchone()[0])
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLosses:
-    """A simulator's losses, read from a store where they are there, and kept where not.
-
-    They are kept by batch, so that a run on more data of which the first batches are the same measures the new
-    ones only, and as a whole under the run's own context.
-
-    Attributes:
-        store: Keeps them.
-        context: What losses on all the data are kept under.
-        batches: [n_batches] What losses on each batch are kept under.
-    """
-
-    store: EvaluationStore
-    context: str
-    batches: tuple[str, ...]
-
-    def get(self, assignment: tuple[int, ...], batch: int | None) -> Floats | None:
-        """Return the losses of ``assignment`` [G] on a batch, or [n] on all (None); None if unknown."""
-        return self.store.get(self._context(batch), assignment)
-
-    def put(self, assignment: tuple[int, ...], batch: int | None, losses: Floats) -> None:
-        """Keep the losses of ``assignment`` [G] on a batch, or all; what is there already stays."""
-        self.store.put(self._context(batch), assignment, losses)
-
-    def branch(self, name: str) -> "StoredLosses":
-        """Return a place in the same store for other schemes or another loss."""
-        batches = tuple(f"{context} {name}" for context in self.batches)
-        return StoredLosses(self.store, f"{self.context} {name}", batches)
-
-    def _context(self, batch: int | None) -> str:
-        return self.context if batch is None else self.batches[batch]
 
 
 def _key(assignment: Sequence[int]) -> str:

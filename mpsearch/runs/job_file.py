@@ -1,5 +1,6 @@
 """Jobs made, changed, read and written: one error line for a key that is unknown or wrong."""
 
+import tomllib
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,21 @@ def read_job(path: Path) -> Job:
     Raises:
         JobError: It cannot be read, or a key is unknown or wrong; the message names file and key.
     """
-    return read_toml(path, Job, JobError)
+    try:
+        return read_toml(path, Job, JobError)
+    except JobError:
+        if _has_sweep(path):
+            raise JobError(
+                f"{path.name}: holds a sweep, which is many jobs; run them with `mpsearch batch {path.name}`"
+            ) from None
+        raise
+
+
+def _has_sweep(path: Path) -> bool:
+    try:
+        return "sweep" in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def write_job(job: Job, path: Path) -> None:

@@ -21,11 +21,13 @@ class StageRecord(Content):
         digest: Digest of the file that it wrote; "" if it wrote none with a digest.
         inputs: Digests of what it was computed from.
         seconds: Wall time that it took when it was computed.
+        peak_bytes: The most memory that the process held meanwhile; 0 in runs of older versions.
     """
 
     digest: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
     seconds: float = 0.0
+    peak_bytes: int = 0
 
 
 class QualityTest(Content):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from mpsearch.artifacts import read_artifact, read_envelope, write_artifact
 from mpsearch.data.batches import Batches
 from mpsearch.errors import ArtifactError, JobError, OutputExistsError
+from mpsearch.runs import lock, log
 from mpsearch.runs.job import Job
 from mpsearch.runs.job_file import read_job, write_job
+from mpsearch.runs.log import write_event
+from mpsearch.runs.peak_memory import forget_peak, peak_bytes
 from mpsearch.runs.record import RunRecord, StageRecord
 
 T = TypeVar("T")
@@ -46,6 +49,9 @@ class Stage(Generic[T]):
     read: Callable[[Path], T]
 
 
+_BEGUN = {lock.FILE, log.FILE}
+"""Files of a folder in which nothing was done yet."""
+
 _LATER_LIMITS = ("energy_uj", "memory_bytes", "phase_us")
 """Limits that older runs lack: not named as inputs where they say nothing."""
 
@@ -61,9 +67,11 @@ def parameters(job: Job, *names: str) -> dict[str, str]:
 class RunFolder:
     """A folder ``RUN/`` that belongs to one job."""
 
-    def __init__(self, path: Path, record: RunRecord) -> None:
+    def __init__(self, path: Path, record: RunRecord, redo: Collection[str] = ()) -> None:
+        """Begin with what ``record`` says; stages of ``redo`` are computed, whatever lies there."""
         self.path = path
         self.record = record
+        self._redo = frozenset(redo)
 
     def file(self, name: str) -> Path:
         """Return the path of ``name`` in the folder."""
@@ -74,6 +82,8 @@ class RunFolder:
         known = self.known(stage)
         if known is not None:
             return known
+        write_event(self.path, "stage", stage=stage.name, state="begin")
+        forget_peak()
         started = time.perf_counter()
         value = stage.compute()
         self.write(stage, value, seconds=time.perf_counter() - started)
@@ -86,6 +96,8 @@ class RunFolder:
         are keys of the job, in which two runs of one folder never differ.
         """
         path = self.file(f"{stage.name}.json")
+        if stage.name in self._redo:
+            return None
         with suppress(ArtifactError):  # missing, damaged, of another version: computed again
             envelope = read_envelope(path)
             named = {name: v for name, v in envelope["inputs"].items() if name != "settings"}
@@ -99,9 +111,7 @@ class RunFolder:
     def write(self, stage: Stage[T], value: T, *, seconds: float | None = None) -> None:
         """Write ``value`` as what ``stage`` gives; ``seconds`` None keeps the time that is recorded."""
         digest = stage.write(value, self.file(f"{stage.name}.json"), inputs=stage.inputs)
-        if seconds is None and stage.name in self.record.stages:
-            seconds = self.record.stages[stage.name].seconds
-        self.note(stage.name, digest=digest, inputs=stage.inputs, seconds=seconds or 0.0)
+        self.note(stage.name, digest=digest, inputs=stage.inputs, seconds=seconds)
 
     def digest(self, name: str) -> str:
         """Return the digest of what stage ``name`` wrote; "" if it has not run."""
@@ -111,6 +121,7 @@ class RunFolder:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Record the time of a step that keeps its results elsewhere."""
+        forget_peak()
         started = time.perf_counter()
         yield
         self.note(name, seconds=time.perf_counter() - started)
@@ -121,11 +132,20 @@ class RunFolder:
         *,
         digest: str = "",
         inputs: Mapping[str, str] = {},
-        seconds: float = 0.0,
+        seconds: float | None = None,
     ) -> None:
-        """Record that stage ``name`` is done."""
-        record = StageRecord(digest=digest, inputs=dict(inputs), seconds=round(seconds, 3))
+        """Record that stage ``name`` is done; ``seconds`` None keeps the figures that are recorded."""
+        old = self.record.stages.get(name, StageRecord())
+        record = StageRecord(
+            digest=digest,
+            inputs=dict(inputs),
+            seconds=old.seconds if seconds is None else round(seconds, 3),
+            peak_bytes=old.peak_bytes if seconds is None else peak_bytes(),
+        )
         self.update(stages={**self.record.stages, name: record})
+        if seconds is not None:
+            said = {"seconds": record.seconds, "peak_bytes": record.peak_bytes}
+            write_event(self.path, "stage", stage=name, state="end", **said)
 
     def update(self, **changes: object) -> None:
         """Change fields of the record and write ``run.json``."""
@@ -133,7 +153,9 @@ class RunFolder:
         write_artifact(self.file("run.json"), "run", self.record)
 
 
-def begin_run(path: Path, job: Job, batches: Batches | None) -> RunFolder:
+def begin_run(
+    path: Path, job: Job, batches: Batches | None, redo: Collection[str] = ()
+) -> RunFolder:
     """Return the run folder of ``job`` at ``path``: made if there is none, resumed if it is of this job.
 
     With more samples than it was measured on, the run is one on all of them from here on, calibrated as
@@ -150,7 +172,8 @@ def begin_run(path: Path, job: Job, batches: Batches | None) -> RunFolder:
         write_job(job, path / "job.toml")
     except OSError as error:
         raise JobError(f"{path.name}: the run folder cannot be made: {error.strerror}") from None
-    folder, samples = RunFolder(path, record), len(batches) if batches is not None else 0
+    write_event(path, "begin")
+    folder, samples = RunFolder(path, record, redo), len(batches) if batches is not None else 0
     if record.samples != samples:
         folder.update(samples=samples, calibrated=record.calibrated or samples, results=None)
     return folder
@@ -168,7 +191,7 @@ def check_run(path: Path, job: Job, batches: Batches | None) -> RunRecord:
         OutputExistsError: There is something at ``path`` that is no run.
         JobError: It is the run of another job or of other data; the message says in what they differ.
     """
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and {p.name for p in path.iterdir()} <= _BEGUN):
         return RunRecord()
     if not (path / "job.toml").is_file():
         raise OutputExistsError(

@@ -34,6 +34,7 @@ _SHARE_OF_PLANS = 0.27  # of the effort
 _USEFUL = 0.5  # of the worst loss: beyond it plans are saturated
 _HOPELESS = 1.5  # times the loss that is of use, on the first batch
 _AT_LEAST = 0.1  # evaluations that an entry takes, however little it executes again
+_ANNOUNCED = 32  # plans that are measured at once where there are workers
 _VISITED = 150  # random plans that say which entries matter
 
 
@@ -194,7 +195,11 @@ def _measure_plans(
     """
     plans, losses, spent = [], [], 0.0
     first = 1 / simulator.n_batches
-    for plan in drawn:
+    for number, plan in enumerate(drawn):
+        if deadline is None and number % _ANNOUNCED == 0:  # those that are surely reached
+            _announce(
+                simulator, drawn[number : number + min(_ANNOUNCED, int(effort - spent))], limit
+            )
         if spent + 1 > effort or has_passed(deadline):
             break
         progress(spent)
@@ -209,6 +214,17 @@ def _measure_plans(
                 losses.append(loss)
     progress(effort)
     return np.array(plans).reshape(-1, drawn.shape[1]), np.array(losses), spent
+
+
+def _announce(simulator: Simulator, plans: Ints, limit: float) -> None:
+    """Have workers, if any, measure [P, G] plans as :func:`_measure_plans` will."""
+    simulator.announce(plans, [0])
+    useful = []
+    for plan in plans:
+        with suppress(NumericsError):
+            if simulator.losses(plan, [0]).mean() <= _HOPELESS * limit:
+                useful.append(plan)
+    simulator.announce(np.array(useful).reshape(-1, plans.shape[1]))
 
 
 def _kinds(simulator: Simulator) -> Ints:

@@ -39,6 +39,7 @@ def self_test(
     if front is not None and len(front):
         plans = np.concatenate([plans, front])
         along = np.arange(len(plans)) >= n_plans
+    simulator.announce(plans)
     means, stderrs = np.full(len(plans), np.nan), np.zeros(len(plans))
     for i, plan in enumerate(plans):
         if progress is not None:

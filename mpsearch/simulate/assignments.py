@@ -1,5 +1,7 @@
 """An assignment of schemes to groups, checked and spread over the layers."""
 
+from math import ceil
+
 import numpy as np
 
 from mpsearch.errors import SpaceError
@@ -46,3 +48,15 @@ def layer_schemes(calibrated: Calibrated, assignment: Ints) -> tuple[int, ...]:
                 f"its weight is not stored as {scheme.name} stores weights"
             )
     return tuple(schemes)
+
+
+def spread_batches(n_batches: int, fraction: float) -> list[int]:
+    """Return the numbers of a fraction of the batches, spread evenly and always the same ones.
+
+    Raises:
+        SpaceError: The fraction is not within (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise SpaceError(f"`0 < fraction <= 1` must hold, got {fraction}")
+    count = max(1, ceil(fraction * n_batches - 1e-9))
+    return [int(b) for b in np.unique(np.linspace(0, n_batches - 1, count).round())]

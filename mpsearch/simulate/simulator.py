@@ -19,7 +19,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.losses.losses import absolute_losses, accuracies, sample_losses, worst_slice
 from mpsearch.losses.scales import Scale
 from mpsearch.program.memory_of_machine import describe_device
-from mpsearch.simulate.assignments import layer_schemes
+from mpsearch.simulate.assignments import layer_schemes, spread_batches
 from mpsearch.simulate.batch_form import cut_feed, join_outputs
 from mpsearch.simulate.calibrated import Calibrated, apply_changes, calibrate_and_refer
 from mpsearch.simulate.changes import Changes, digest_changes
@@ -272,9 +272,13 @@ class Simulator:
         known = self._store.get(key, None)
         if known is None:
             parts = [self._batch_losses(key, schemes, b) for b in range(self.n_batches)]
-            known = np.concatenate(parts)
-            self._store.put(key, None, known)
+            known = self._store.put(key, None, np.concatenate(parts))
         return known
+
+    def announce(self, assignments: Ints, batches: Sequence[int] | None = None) -> None:
+        """Say which losses are asked for next, of [P, G] on some batches: workers, if any, measure them."""
+        chosen = range(self.n_batches) if batches is None else batches
+        self._store.announce([tuple(row) for row in np.asarray(assignments).tolist()], chosen)
 
     def loss(self, assignment: Ints) -> Estimate:
         """Return the mean loss of ``assignment`` [G] with its standard error."""
@@ -306,15 +310,11 @@ class Simulator:
 
         ``fraction`` of the batches are used, spread evenly and always the same ones.
         """
-        if not 0 < fraction <= 1:
-            raise SpaceError(f"`0 < fraction <= 1` must hold, got {fraction}")
-        count = max(1, ceil(fraction * self.n_batches - 1e-9))
-        chosen = np.unique(np.linspace(0, self.n_batches - 1, count).round().astype(int))
-        batches = chosen.tolist()
-        return [
-            self.estimate(self.losses(assignment, batches), batches)
-            for assignment in np.atleast_2d(np.asarray(assignments))
-        ]
+        batches = spread_batches(self.n_batches, fraction)
+        rows = np.atleast_2d(np.asarray(assignments))
+        if len(rows) > 1:
+            self.announce(rows, batches)
+        return [self.estimate(self.losses(row, batches), batches) for row in rows]
 
     def loss_and_gradient(self, probabilities: Floats) -> tuple[Estimate, Floats]:
         """Return the mean loss of the mixture, and its gradient with respect to ``probabilities`` [G, S].
@@ -386,7 +386,7 @@ class Simulator:
             count = self.batches.batch_size // self.batches.run_size
             runs = range(b * count, min((b + 1) * count, self.n_runs))
             known = np.concatenate([self._run_losses(schemes, run) for run in runs])
-            self._store.put(key, b, known)
+            known = self._store.put(key, b, known)
         return known
 
     def _run_losses(self, schemes: tuple[int, ...], run: int) -> Floats:

@@ -35,6 +35,7 @@ def test_a_finished_run_holds_every_file_of_the_design(finished: Path) -> None:
         "report.html",
         "plans",
         "run.json",
+        "log.jsonl",
     }
 
 
@@ -203,6 +204,7 @@ def test_without_data_costs_and_sizes_are_said(
         "costs.json",
         "plans",
         "run.json",
+        "log.jsonl",
     }
 
 

@@ -10,9 +10,10 @@ from mpsearch.jobs.calibrate import calibrated_simulator
 from mpsearch.jobs.run import run_job
 from mpsearch.jobs.stage_inputs import batch_contexts, evaluation_context
 from mpsearch.jobs.stages import Stage
-from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
+from mpsearch.runs.evaluations import EvaluationStore
 from mpsearch.runs.job import Job
 from mpsearch.runs.run_folder import RunFolder
+from mpsearch.runs.stored_losses import StoredLosses
 from mpsearch.simulate.changes import Changes
 from tests.jobs.test_interrupted import prepared
 from tests.support.tiny_job import write_job

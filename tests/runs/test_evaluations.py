@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mpsearch.errors import JobError
-from mpsearch.runs.evaluations import EvaluationStore, StoredLosses
+from mpsearch.runs.evaluations import EvaluationStore
+from mpsearch.runs.stored_losses import StoredLosses
 from tests.support.small_models import mlp_simulator, random_weights
 
 

@@ -13,6 +13,6 @@ class CountingLosses(MemoryLosses):
         super().__init__()
         self.batches = 0
 
-    def put(self, assignment: Assignment, batch: int | None, losses: Floats) -> None:
+    def put(self, assignment: Assignment, batch: int | None, losses: Floats) -> Floats:
         self.batches += batch is not None
-        super().put(assignment, batch, losses)
+        return super().put(assignment, batch, losses)

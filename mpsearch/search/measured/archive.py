@@ -7,7 +7,7 @@ from mpsearch.errors import InfeasibleError
 from mpsearch.problem.front import Front, Step
 from mpsearch.problem.pareto import non_dominated
 from mpsearch.search.additive.contraction import Reduced, reduce_problem
-from mpsearch.search.measured.measure import measure
+from mpsearch.search.measured.measure import announce, measure
 from mpsearch.search.measured.points import (
     check_objectives,
     describe,
@@ -121,6 +121,8 @@ class Archive:
         if self._evaluator is None:
             self._record(np.array(batch, np.int64).reshape(-1, self.reduced.n_variables))
         else:
+            if len(batch) > 1:
+                announce(self._evaluator, self.reduced.expand(np.array(batch)))
             for row in batch:
                 self._check_time()
                 self._record(row[None])

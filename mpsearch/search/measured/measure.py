@@ -18,6 +18,13 @@ from mpsearch.stats.estimates import Estimate, Ints
 _MEASURED = 50  # points of a predicted front
 
 
+def announce(evaluator: Evaluator, assignments: Ints) -> None:
+    """Tell an evaluator that measures ahead which of ``assignments`` [P, G] it will be asked for."""
+    told = getattr(evaluator, "announce", None)
+    if told is not None and len(assignments) > 1:
+        told(assignments)
+
+
 def measure(
     evaluator: Evaluator,
     assignments: Ints,
@@ -33,6 +40,8 @@ def measure(
         NumericsError: A loss is not finite.
     """
     losses: list[Estimate] = []
+    if deadline is None:
+        announce(evaluator, assignments)
     for row in assignments:
         if losses and has_passed(deadline):
             break

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from mpsearch.deadline import Deadline, has_passed
-from mpsearch.errors import NumericsError
+from mpsearch.errors import LostError, NumericsError
 from mpsearch.problem.tables import Progress
 from mpsearch.sensitivity.shared.entries import base_assignment, change_one
 from mpsearch.simulate.simulator import Simulator
@@ -76,6 +76,9 @@ def measure_entries(
     for number, batches in enumerate(rounds):
         if has_passed(deadline):
             break
+        if deadline is None:
+            plans = [change_one(base, g, s) for g, s in entries if (g, s) not in refused]
+            simulator.announce(np.array([base, *plans]), batches)
         reference = simulator.losses(base, batches)
         for g, s in entries:
             if (g, s) in refused or has_passed(deadline):
@@ -84,6 +87,8 @@ def measure_entries(
                 progress(done, total, f"{simulator.groups[g]} in {simulator.space.names[s]}")
             try:
                 losses = simulator.losses(change_one(base, g, s), batches)
+            except LostError as error:
+                refused[g, s] = f"cannot be measured: {error}"
             except NumericsError as error:
                 refused[g, s] = f"overflows on the data: {error}"
             else:

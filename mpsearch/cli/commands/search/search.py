@@ -7,6 +7,7 @@ import typer
 
 from mpsearch.cli.console import Json, Watch, print_json, progress_bars
 from mpsearch.cli.job_options import Asked, read_asked
+from mpsearch.cli.means import Durable, From, Ray, Store, Wait, Workers
 
 if TYPE_CHECKING:
     from mpsearch.jobs.prepare import Prepared
@@ -20,6 +21,12 @@ def search(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/MODEL.")
     ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    store: Store = None,
+    durable: Durable = False,
+    stage: From = None,
+    wait: Wait = False,
     as_json: Json = False,
 ) -> None:
     """Search the whole front, measure points of it, choose plans and write a report.
@@ -28,6 +35,7 @@ def search(
     """
     from mpsearch.jobs.prepare import prepare
     from mpsearch.jobs.run import run_job
+    from mpsearch.workers.crews import Wanted, make_means
 
     job, sources = read_asked(asked)
     prepared = prepare(job, sources)
@@ -36,7 +44,9 @@ def search(
         if dry_run:
             _say_forecast(prepared, folder, watch, as_json)
             return
-        run = run_job(prepared, folder, watch=watch)
+        wanted = Wanted(workers, ray or "", store or "", durable, stage or "", wait)
+        means = make_means(job, sources, folder, wanted)
+        run = run_job(prepared, folder, watch=watch, means=means)
     from mpsearch.cli.printing.run import print_run, run_json
 
     if as_json:
