@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mpsearch.errors import MpsearchError
-from mpsearch.jobs.batch import Outcome, Planned
+from mpsearch.jobs.batches.planned import Outcome, Planned
 from mpsearch.runs.log import write_event
 from mpsearch.workers.crews import Wanted, make_means
 
@@ -161,7 +161,7 @@ def _work(run: Planned, wanted: Wanted, pipe: Connection) -> None:
 
 
 def _run(run: Planned, wanted: Wanted, pipe: Connection) -> tuple[str, str]:
-    from mpsearch.jobs.adopt import adopt
+    from mpsearch.jobs.batches.adopt import adopt
     from mpsearch.jobs.prepare import prepare
     from mpsearch.jobs.run import run_job
     from mpsearch.runs.asked import note_asked

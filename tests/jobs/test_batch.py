@@ -113,7 +113,7 @@ def test_a_second_time_only_what_failed_or_changed_is_run(
 
 
 def test_a_file_that_holds_other_bytes_is_a_change(first: Result, jobs: Path) -> None:
-    from mpsearch.jobs.batch import plan_batch
+    from mpsearch.jobs.batches.planned import plan_batch
 
     good = [jobs / "good.toml"]
     assert all(one.finished for one in plan_batch(good, jobs / "runs").runs)

@@ -14,7 +14,7 @@ from mpsearch.cli.options import TrustCode
 from mpsearch.cli.printing.tables import print_table
 
 if TYPE_CHECKING:
-    from mpsearch.jobs.batch import Outcome, Planned
+    from mpsearch.jobs.batches.planned import Outcome, Planned
 
 _STORE = "store.sqlite"  # within the folder of the runs, where no other is given
 
@@ -39,7 +39,7 @@ def batch(
 
     A sweep is one run for each combination of its lists. Runs share what they measure.
     """
-    from mpsearch.jobs.batch import Outcome, plan_batch
+    from mpsearch.jobs.batches.planned import Outcome, plan_batch
     from mpsearch.workers.crews import Wanted
 
     planned = plan_batch(jobs, out, trust_code=trust_code)
@@ -80,8 +80,8 @@ def _summarize(
     if old and not fresh:
         return written
     from mpsearch.artifacts import write_text
-    from mpsearch.jobs.summary import summarize, summary_csv
-    from mpsearch.jobs.summary_page import write_summary
+    from mpsearch.jobs.batches.summary import summarize, summary_csv
+    from mpsearch.jobs.batches.summary_page import write_summary
 
     summary = summarize(there)
     write_text(written[0], summary_csv(summary))

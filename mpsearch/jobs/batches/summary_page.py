@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 
 from mpsearch.artifacts import write_text
 from mpsearch.figures.theme import MEASURED
-from mpsearch.jobs.batch import Outcome
-from mpsearch.jobs.summary import FrontPoint, Summary
+from mpsearch.jobs.batches.planned import Outcome
+from mpsearch.jobs.batches.summary import FrontPoint, Summary
 from mpsearch.report.page import render_page
 from mpsearch.stats.digits import number
 

@@ -1,0 +1,1 @@
+"""Many jobs: which runs they are, and what they found."""
