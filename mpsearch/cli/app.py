@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from mpsearch._version import __version__
-from mpsearch.cli.commands.plan.drift import drift
 from mpsearch.cli.commands.batch.batch import batch
 from mpsearch.cli.commands.batch.status import status
+from mpsearch.cli.commands.plan.drift import drift
 from mpsearch.cli.commands.plan.export import export
 from mpsearch.cli.commands.plan.plan import app as plan_app
 from mpsearch.cli.commands.plan.recover import recover
