@@ -102,7 +102,7 @@ def layer_latencies(
     result = np.zeros((2, len(layers), len(space.schemes)))
     for s, scheme in enumerate(space.schemes):
         if mask[:, s].any():
-            runs = _computed_in(space, device, scheme) or scheme
+            runs = computed_in(space, device, scheme) or scheme
             found = latencies(device, runs, products, out=out)
             casts = _casts_us(device, scheme, runs, products, out)
             result[0, :, s] = np.bincount(layer_of, found.mean + casts, len(layers))
@@ -111,8 +111,8 @@ def layer_latencies(
     return result[0], result[1]
 
 
-def _computed_in(space: SearchSpace, device: Device, scheme: Scheme) -> Scheme | None:
-    """The scheme itself where the device runs it, else what the runtime computes it in; None: nothing runs."""
+def computed_in(space: SearchSpace, device: Device, scheme: Scheme) -> Scheme | None:
+    """Return the scheme itself where the device runs it, else what the runtime computes it in; None: nothing runs."""
     if not refusal(device, scheme):
         return scheme
     fallback = space.fusing.fallback(scheme)
@@ -147,7 +147,7 @@ def mask_schemes(
         DeviceError: The device cannot compute in the base format.
     """
     base = space.schemes[space.index(space.base)]
-    if _computed_in(space, device, base) is None:
+    if computed_in(space, device, base) is None:
         reason = refusal(device, base)
         casts = ", ".join(f for f in ("fp32", "bf16", "fp16") if f in device.formats) or "none"
         raise DeviceError(
@@ -156,7 +156,7 @@ def mask_schemes(
         )
     mask, reasons = allowed(space, graph)
     for s, scheme in enumerate(space.schemes):
-        if _computed_in(space, device, scheme) is None:
+        if computed_in(space, device, scheme) is None:
             reason = refusal(device, scheme)
             for g in np.flatnonzero(mask[:, s]):
                 reasons[graph.groups[g].name, scheme.name] = reason

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf, prod
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from mpsearch.graph.model import ModelGraph, Node, Subgraph
 from mpsearch.problem.tables import Costs
 from mpsearch.space.space import SearchSpace
 from mpsearch.stats.estimates import Floats
+
+_COPIES = VIEWS | {"Transpose", "Expand", "Tile", "Cast"}
+"""Operators behind which there is no element more that is worth keeping."""
 
 
 def add_memory(
@@ -58,13 +62,46 @@ def _cached_bytes(graph: ModelGraph, space: SearchSpace, phase: Phase, batch: in
     return result
 
 
-def _kept(graph: ModelGraph, index: int, kernels: tuple[Kernel, ...]) -> int:
-    """Elements of the right operands of a layer that run over the context."""
+def _kept(graph: ModelGraph, index: int, kernels: tuple[Kernel, ...]) -> float:
+    """Elements of the right operands of a layer that run over the context; heads that share keys keep them once."""
     return sum(
-        kernel.gemm.calls * kernel.gemm.n * kernel.gemm.k
+        kernel.gemm.calls * kernel.gemm.n * kernel.gemm.k * _distinct(graph, index, i)
         for i, kernel in enumerate(kernels)
         if context_axis(graph.layers[index], i)
     )
+
+
+def _distinct(graph: ModelGraph, index: int, product: int) -> float:
+    """Share of a right operand's elements that are not copies for further heads."""
+    layer = graph.layers[index]
+    gemm, made = layer.gemms[product], {n: node for node in graph.nodes for n in node.outputs}
+    values = {**graph.values, **{value.name: value for value in graph.inputs}}
+
+    def elements(name: str) -> float:
+        shape = values[name].shape if name in values else None
+        return inf if shape is None else prod(graph.batch if n is None else n for n in shape)
+
+    if (
+        layer.role == "attention.core"
+    ):  # keys or values as they came, without those of earlier tokens
+        known = values.get(gemm.right.value)
+        length = known.shape[-2] if known is not None and known.shape else None
+        width = gemm.calls * (gemm.n if product % 2 else gemm.k)
+        return min(1.0, elements(gemm.right.value) / (length * width)) if length else 1.0
+    name, least = gemm.right.value, float(gemm.calls * gemm.n * gemm.k)
+    whole = least
+    while True:
+        least = min(least, elements(name))
+        node = made.get(name)
+        if node is None or not (node.op_type in _COPIES or _scales(graph, node)):
+            return least / whole
+        name = next(n for n in node.inputs if n not in graph.constants)
+
+
+def _scales(graph: ModelGraph, node: Node) -> bool:
+    """Whether a node multiplies one tensor by a constant."""
+    others = [name for name in node.inputs if name not in graph.constants]
+    return node.op_type in ("Mul", "Div") and len(others) == 1
 
 
 def peak_activation_bytes(graph: ModelGraph, width: float, sizes: Sizes) -> float:

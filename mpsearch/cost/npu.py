@@ -59,7 +59,7 @@ def estimate(
     latency, energy = (sum_groups(graph, values) for values in layers)
     latency[~mask] = energy[~mask] = 0.0
     stored, parameters = group_weights(graph, space.schemes, mask)
-    edges, pairs = sum_pairs(_switches(graph, space, npu), len(space.schemes))
+    edges, pairs = sum_pairs(switches(graph, space, npu), len(space.schemes))
     return Costs(
         device=device.name,
         groups=tuple(group.name for group in graph.groups),
@@ -79,7 +79,7 @@ def estimate(
     )
 
 
-def _switches(graph: ModelGraph, space: SearchSpace, npu: Npu) -> Iterator[tuple[int, int, Floats]]:
+def switches(graph: ModelGraph, space: SearchSpace, npu: Npu) -> Iterator[tuple[int, int, Floats]]:
     """Yield (group, group, [S, S] microseconds) of consecutive layers in different groups."""
     group_of = group_of_layers(graph)
     flows = {(edge.source, edge.target) for edge in graph.edges}

@@ -1,6 +1,6 @@
 """Costs of a network on a GPU or CPU: one kernel a layer, conversions where activations change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from mpsearch.cost.kernels import (
     sum_pairs,
 )
 from mpsearch.cost.lowering import find_conversions
-from mpsearch.cost.operators import other_kernels
+from mpsearch.cost.operators import OtherKernel, other_kernels
 from mpsearch.cost.products import element_bytes
 from mpsearch.cost.values import Sizes, value_bytes
 from mpsearch.graph.model import ModelGraph
@@ -50,7 +50,8 @@ def estimate(
     latency[~mask] = stderr[~mask] = 0.0
     stored, parameters = group_weights(graph, space.schemes, mask)
 
-    others = _others_us(graph, space, device, Sizes(batch, tokens, context))
+    sizes = Sizes(batch, tokens, context)
+    others = sum(us for _, us in others_us(graph, space, device, sizes))
     edges, pairs = sum_pairs(conversions.pairs, len(space.schemes))
     costs = Costs(
         device=device.name,
@@ -105,11 +106,13 @@ def _moved(
     return result
 
 
-def _others_us(graph: ModelGraph, space: SearchSpace, device: Device, sizes: Sizes) -> float:
-    """Microseconds of operators that are no layers: a launch each, and the bytes that they move."""
+def others_us(
+    graph: ModelGraph, space: SearchSpace, device: Device, sizes: Sizes
+) -> Iterator[tuple[OtherKernel, float]]:
+    """Yield the kernels of operators that are no layers, and what they take: a launch each, and their bytes."""
     base = space.schemes[space.index(space.base)].activation
     bytes_of = value_bytes(graph, element_bytes(base), sizes)
-    kernels = other_kernels(graph, space.fusing)
-    launches = device.launch_us * sum(not kernel.layer for kernel in kernels)
-    moved = sum(kernel.bytes(bytes_of) for kernel in kernels)
-    return launches + moved / (device.bandwidth_gb_s * 1e3 * device.memory_efficiency)
+    bandwidth = device.bandwidth_gb_s * 1e3 * device.memory_efficiency
+    for kernel in other_kernels(graph, space.fusing):
+        launch = 0.0 if kernel.layer else device.launch_us
+        yield kernel, launch + kernel.bytes(bytes_of) / bandwidth

@@ -51,6 +51,19 @@ def test_people_read_a_table(tmp_path: Path, datasheet: Path, mpsearch: Mpsearch
     assert done.code == 0, done.err
     assert "mine: 36 rows, 36 kernels fitted" in done.out
     assert "fp8 dense from fp8 dense of b200_hgx" in done.out
+    assert "ignored" not in done.out
+
+
+def test_columns_that_say_nothing_to_a_fit_are_named_once(
+    tmp_path: Path, datasheet: Path, mpsearch: Mpsearch
+) -> None:
+    csv = write_csv(tmp_path / "x.csv")
+    head, *rows = csv.read_text().splitlines()
+    lines = [f"{head},Clock_MHz,batch", *(f"{row},1000,2" for row in rows)]
+    csv.write_text("\n".join(lines) + "\n")
+    done = mpsearch("fit", csv, "--gpu", "BOARD", "--device", datasheet)
+    assert done.code == 0, done.err
+    assert done.out.count("ignored: columns clock_mhz, batch") == 1
 
 
 @pytest.mark.parametrize(

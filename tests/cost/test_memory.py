@@ -63,3 +63,44 @@ def test_cached_keys_and_values_take_the_format_they_are_read_in() -> None:
     assert not kept[[0, 3]].any()
     bare = estimate_costs(decoder(), SPACE, "h100_sxm5_80gb", tokens={"prefill": "1024"})
     assert not (bare.objectives["memory_bytes"] - bare.objectives["weight_bytes"]).any()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_heads_that_share_keys_keep_them_once(tmp_path: Path, fused: bool) -> None:
+    """Eight heads of queries on two of keys: as an operator, and as torch.export writes repeated keys."""
+    tokens, wide = 16, 8
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", heads, tokens, wide])
+        for name, heads in (("q", 8), ("k", 2), ("v", 2))
+    ]
+    node = helper.make_node
+    if fused:
+        nodes = [node("Attention", ["q", "k", "v"], ["y"], "attend")]
+    else:
+        nodes = [
+            node("Unsqueeze", ["k", "axis"], ["k5"]),
+            node("Expand", ["k5", "grown"], ["ke"]),
+            node("Reshape", ["ke", "flat"], ["kr"]),
+            node("Transpose", ["kr"], ["kt"], perm=[0, 1, 3, 2]),
+            node("MatMul", ["q", "kt"], ["s"], "scores"),
+            node("Softmax", ["s"], ["p"]),
+            node("Unsqueeze", ["v", "axis"], ["v5"]),
+            node("Expand", ["v5", "grown"], ["ve"]),
+            node("Reshape", ["ve", "flat"], ["vr"]),
+            node("MatMul", ["p", "vr"], ["y"], "values"),
+        ]
+    constants = {"axis": [2], "grown": [1, 1, 4, 1, 1], "flat": [0, 8, tokens, wide]}
+    tensors = [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()]
+    graph = helper.make_graph(
+        nodes,
+        "shared",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, tokens, wide])],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    onnx.save(model, tmp_path / "shared.onnx")
+    found = import_onnx(tmp_path / "shared.onnx")
+    costs = estimate_costs(found, SPACE, "h100_sxm5_80gb", tokens={"decode": "1@kv=1023"})
+    keys_and_values = 2 * 2 * 1024 * wide
+    assert costs.objectives["memory_bytes"][:, 0].sum() == 2 * keys_and_values

@@ -95,7 +95,7 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, tuple[int, int]]]:
     except ValueError:
         raise DeviceError(f"{path.name}: must be a CSV file in UTF-8") from None
     reader = csv.DictReader(text.splitlines())
-    header = [name.strip().lower() for name in reader.fieldnames or ()]
+    header = _header(reader)
     reader.fieldnames = header
     unit = _unit(path, header)
     rows, rejected = [], _Rejected()
@@ -107,6 +107,13 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, tuple[int, int]]]:
         else:
             rows.append(row)
     return rows, rejected.counts
+
+
+def ignored_columns(path: Path) -> tuple[str, ...]:
+    """Return the columns of a file that :func:`read_rows` has read which say nothing to a fit."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = _header(csv.DictReader(file))
+    return tuple(name for name in header if name and name not in (*COLUMNS, *UNITS))
 
 
 def select(
@@ -170,6 +177,10 @@ class _Rejected:
 
     def __str__(self) -> str:
         return "; ".join(f"{n} rows {why} (line {line})" for why, (n, line) in self.counts.items())
+
+
+def _header(reader: "csv.DictReader[str]") -> list[str]:
+    return [name.strip().lower() for name in reader.fieldnames or ()]
 
 
 def _unit(path: Path, header: Sequence[str]) -> float:

@@ -52,7 +52,7 @@ def fit(
     """Fit a device's latencies to measured kernels, and say how far off kernels are that were left out."""
     from mpsearch.cost.fit.fit_device import borrowed_kernels, device_text, fit_device
     from mpsearch.cost.fit.known import find_device, fitted_devices
-    from mpsearch.cost.fit.measurements import read_rows, select
+    from mpsearch.cost.fit.measurements import ignored_columns, read_rows, select
     from mpsearch.cost.fit.score import evaluate as predict
     from mpsearch.cost.fit.score import score
     from mpsearch.errors import JobError, OutputExistsError
@@ -92,13 +92,14 @@ def fit(
         from mpsearch.artifacts import write_text
 
         write_text(out, device_text(text, kernels))
-    rejected = {**unread, **own.rejected}
+    rejected, ignored = {**unread, **own.rejected}, ignored_columns(measurements)
     if as_json:
         print_json(
             {
                 "device": base.name,
                 "rows": own.rows,
                 "rejected": {why: count for why, (count, _) in rejected.items()},
+                "ignored_columns": list(ignored),
                 "cross_validated": _scores(left_out),
                 "pooled": asdict(score(list(left_out.values()))) if left_out else None,
                 "evaluated": _scores(seen) if other is not None else None,
@@ -109,6 +110,8 @@ def fit(
         )
         return
     _print(base, own, rejected)
+    if ignored:
+        print(f"ignored: columns {', '.join(ignored)}")
     _print_scores("left out by (N, K) and predicted", left_out)
     if other is not None and evaluate is not None:
         _print_scores(f"{evaluate.name}, predicted", seen)

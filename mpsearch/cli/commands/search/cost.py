@@ -13,6 +13,8 @@ from mpsearch.stats.digits import number
 
 if TYPE_CHECKING:
     from mpsearch.cost.explain import Explained
+    from mpsearch.cost.listing import Executed
+    from mpsearch.jobs.prepare import Prepared
     from mpsearch.stats.estimates import Bools, Floats
 
 KEYS = (
@@ -45,6 +47,14 @@ def cost(
             help="Say of one layer what it computes, moves and waits for, scheme by scheme.",
         ),
     ] = None,
+    executed: Annotated[
+        str | None,
+        typer.Option(
+            "--executed",
+            metavar="SCHEME|PLAN.json",
+            help="List what runs: kernels, what lies between them, other operators.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Price every layer in every scheme on a device; no data are needed."""
@@ -55,13 +65,8 @@ def cost(
 
     job, sources = read_asked(asked)
     prepared = prepare(job, sources)
-    if explain is not None:
-        from mpsearch.cost.explain import explain_layer
-        from mpsearch.cost.phases import read_phases
-
-        graph, phases = prepared.graph, read_phases(job.tokens or None, job.mix or None)
-        where = (graph, prepared.space, prepared.device, explain, phases)
-        _print_explained(explain, explain_layer(*where, batch=job.batch), as_json=as_json)
+    if explain is not None or executed is not None:
+        _print_parts(prepared, explain, executed, as_json)
         return
     costs = price(prepared)
     rows = cost_rows(costs, prepared.space, prepared.graph, costs.allowed)
@@ -90,6 +95,55 @@ def cost(
             title = f"latency µs, {phase}" if phase else "latency µs"
             _print_grid(title, costs.groups, costs.schemes, latency, costs.allowed)
     print_rows(f"{costs.device}, batch {costs.batch}", rows, "")
+
+
+def _print_parts(
+    prepared: "Prepared", explain: str | None, executed: str | None, as_json: bool
+) -> None:
+    from mpsearch.cost.explain import explain_layer
+    from mpsearch.cost.listing import list_executed
+    from mpsearch.cost.phases import read_phases
+    from mpsearch.errors import JobError
+
+    job = prepared.job
+    if explain is not None and executed is not None:
+        raise JobError("one of --explain and --executed must be given, got both")
+    phases = read_phases(job.tokens or None, job.mix or None)
+    where = (prepared.graph, prepared.space, prepared.device)
+    if explain is not None:
+        found = explain_layer(*where, explain, phases, batch=job.batch)
+        _print_explained(explain, found, as_json=as_json)
+    elif executed is not None:
+        chosen = _assignment(prepared, executed)
+        runs = list_executed(*where, chosen, phases, batch=job.batch)
+        _print_executed(executed, runs, as_json=as_json)
+
+
+def _assignment(prepared: "Prepared", asked: str) -> list[int]:
+    """[G] schemes of a plan's file, or one scheme wherever it is allowed and the base elsewhere."""
+    from mpsearch.jobs.price import price
+
+    graph, space = prepared.graph, prepared.space
+    if asked.endswith(".json"):
+        from mpsearch.plan.files import read_plan
+        from mpsearch.plan.match import plan_assignment
+
+        return [int(s) for s in plan_assignment(read_plan(Path(asked)), graph, space)]
+    index, base = space.index(asked), space.index(space.base)
+    return [index if ok else base for ok in price(prepared).allowed[:, index].tolist()]
+
+
+def _print_executed(asked: str, runs: "tuple[Executed, ...]", *, as_json: bool) -> None:
+    total = {run.phase: sum(r.us for r in runs if r.phase == run.phase) for run in runs}
+    if as_json:
+        print_json({"of": asked, "latency_us": total, "executed": [asdict(run) for run in runs]})
+        return
+    cells = [
+        [f"{run.phase} {run.kind}".strip(), run.name, run.runs_in, number(run.us)] for run in runs
+    ]
+    said = ", ".join(f"{phase} {number(us)} µs".strip() for phase, us in total.items())
+    heads = ["what", "of", "runs in", "µs"]
+    print_table(f"{asked}: {said}", heads, cells, text_columns=3)
 
 
 def _print_explained(layer: str, rows: "tuple[Explained, ...]", *, as_json: bool) -> None:
