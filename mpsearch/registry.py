@@ -96,6 +96,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "npu": "mpsearch.export.npu.export:export",
             "compressed_tensors": "mpsearch.export.compressed_tensors.export:EXPORTER",
             "tensorrt": "mpsearch.export.tensorrt.export:export",
+            "modelopt": "mpsearch.export.modelopt.export:EXPORTER",
+            "torchao": "mpsearch.export.torchao.export:export",
+            "aimet": "mpsearch.export.aimet.export:export",
         },
         # exporter to what it cannot write, asked before anything is measured
         "export_limits": {
@@ -104,6 +107,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "npu": "mpsearch.export.npu.can_write:can_write",
             "compressed_tensors": "mpsearch.export.compressed_tensors.can_write:can_write",
             "tensorrt": "mpsearch.export.tensorrt.can_write:can_write",
+            "modelopt": "mpsearch.export.modelopt.can_write:can_write",
+            "torchao": "mpsearch.export.torchao.can_write:can_write",
+            "aimet": "mpsearch.export.aimet.can_write:can_write",
         },
         "runtimes": {
             "reference": "mpsearch.runtimes.reference:open_session",

@@ -13,8 +13,13 @@ import torch
 import mpsearch as mp
 from mpsearch.data.batches import Batches, make_batches
 from mpsearch.graph.model import ModelGraph
+from mpsearch.plan.changes import changes_of
+from mpsearch.plan.files import read_plan
+from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
+from mpsearch.program.tensors import to_tensor
 from mpsearch.schemes import SCHEMES, find_scheme
+from mpsearch.simulate.layer_weight import quantize_layer_weight
 
 MIXED: Mapping[str, str] = {
     "0.self_attn.q_proj": "nvfp4",
@@ -126,3 +131,18 @@ def layer_of(graph: ModelGraph, module: str) -> int:
     """Return the index of the layer that a module is."""
     (found,) = np.flatnonzero([x.fqn == module and x.has_weight for x in graph.layers])
     return int(found)
+
+
+def simulated_weights(folder: Path, graph: ModelGraph) -> dict[str, torch.Tensor]:
+    """Return module to weight [out, in] as the plan in an export is simulated."""
+    plan = read_plan(folder / "plan.json")
+    schemes, changes = plan_schemes(plan, graph), changes_of(plan, graph)
+    found = {}
+    for i, layer in enumerate(graph.layers):
+        if layer.has_weight:
+            weight = changes.weights.get((i, 0))
+            if weight is None:
+                value = to_tensor(graph.constants[layer.gemms[0].right.value])
+                weight = quantize_layer_weight(layer, 0, schemes[i], value)
+            found[layer.fqn] = weight.layout.to_rows(weight.dequantize()).flatten(1)
+    return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.errors import PlanError
+from mpsearch.export.checkpoint.fused import check_fused
 from mpsearch.export.checkpoint.modules import module_of
 from mpsearch.export.checkpoint.source import Source, find_name
 from mpsearch.export.planned import PlannedWeights
@@ -89,19 +90,20 @@ def name_layers(
     """Return the plan's layers by the names of the checkpoint.
 
     Raises:
-        PlanError: The plan does not fit, one module would run in two ways, or the base has no type in a checkpoint.
+        PlanError: The plan does not fit, one module or modules that run as one would run in two ways, or the base has no
+            type in a checkpoint.
     """
     if plan.base not in DTYPES:
         raise PlanError(
             f"the base of a checkpoint must be one of {', '.join(DTYPES)}, got {plan.base}"
         )
     schemes = plan_schemes(plan, graph)
+    check_fused(graph, schemes)
     known = {name.removesuffix(".weight") for name in source.files}
     modules: dict[int, str] = {}
     firsts: dict[str, int] = {}
     for i, layer in enumerate(graph.layers):
-        is_other = schemes[i].weight.is_cast and schemes[i].weight.format != plan.base
-        if is_other or (schemes[i].activation.is_cast and not layer.has_weight and is_other):
+        if schemes[i].weight.is_cast and schemes[i].weight.format != plan.base:
             raise PlanError(
                 f"{layer.name!r} in {schemes[i].name}: a checkpoint for {target} has one type for all that is not "
                 f"quantised, and the plan's base is {plan.base}"

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mpsearch.errors import PlanError
 from mpsearch.export.checkpoint.config import write_config
-from mpsearch.export.checkpoint.fused import check_fused, share_scales
+from mpsearch.export.checkpoint.fused import share_scales
 from mpsearch.export.checkpoint.source import read_source
 from mpsearch.export.checkpoint.tensors import Named, name_layers, plain_tensors
 from mpsearch.export.checkpoint.write import write_tensors
@@ -19,9 +18,7 @@ from mpsearch.export.compressed_tensors.pack import pack_input, pack_weight
 from mpsearch.export.exporter import Exporter
 from mpsearch.export.planned import PlannedWeights
 from mpsearch.graph.model import ModelGraph
-from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
-from mpsearch.registry import find
 
 
 def export(
@@ -40,14 +37,7 @@ def export(
         PlanError: The plan does not fit, or a layer cannot be written.
         ModelError: ``config`` cannot be read.
     """
-    schemes = plan_schemes(plan, graph)
-    can_write = find("export_limits", "compressed_tensors")
-    for layer, scheme in zip(graph.layers, schemes, strict=True):
-        if reason := can_write(graph, layer, scheme):
-            raise PlanError(reason)
-    check_fused(graph, schemes)
-    source = read_source(config)
-    named = name_layers(plan, graph, weights, source, "compressed_tensors")
+    named = name_layers(plan, graph, weights, read_source(config), "compressed_tensors")
     files = write_tensors(_tensors(plan, named), folder)
     return [write_config(folder, named, quantization_config(named)), *files]
 

@@ -14,13 +14,15 @@ import mpsearch as mp
 from mpsearch.errors import PlanError
 from mpsearch.export.checkpoint.fused import fused_layers
 from mpsearch.export.checkpoint.write import write_tensors
-from mpsearch.graph.model import ModelGraph
-from mpsearch.plan.changes import changes_of
 from mpsearch.plan.files import read_plan
-from mpsearch.plan.match import plan_schemes
-from mpsearch.program.tensors import to_tensor
-from mpsearch.simulate.layer_weight import quantize_layer_weight
-from tests.support.llama import MIXED, layer_of, make_llama, plan_llama, with_scheme
+from tests.support.llama import (
+    MIXED,
+    layer_of,
+    make_llama,
+    plan_llama,
+    simulated_weights,
+    with_scheme,
+)
 
 pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
@@ -33,23 +35,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made, out = make_llama(), tmp_path_factory.mktemp("made") / "out"
     mp.export_plan(plan_llama(), made.graph, out, target="compressed_tensors", config=made.folder)
     return out
-
-
-def simulated(folder: Path, graph: ModelGraph) -> dict[str, Tensor]:
-    """Module to weight [out, in] as the export's own plan is simulated."""
-    plan = read_plan(folder / "plan.json")
-    schemes, changes = plan_schemes(plan, graph), changes_of(plan, graph)
-    found = {}
-    for i, layer in enumerate(graph.layers):
-        if not layer.has_weight:
-            continue
-        weight = changes.weights.get((i, 0))
-        if weight is None:
-            value = to_tensor(graph.constants[layer.gemms[0].right.value])
-            weight = quantize_layer_weight(layer, 0, schemes[i], value)
-        rows = weight.layout.to_rows(weight.dequantize()).flatten(1)
-        found[layer.fqn] = rows
-    return found
 
 
 def decompressed(folder: Path) -> dict[str, tuple[str, Tensor]]:
@@ -92,7 +77,7 @@ def test_transformers_computes_what_was_simulated(tied: bool, bias: bool, tmp_pa
 
 
 def test_the_own_loader_gives_the_simulated_weights(exported: Path) -> None:
-    wanted, found = simulated(exported, make_llama().graph), decompressed(exported)
+    wanted, found = simulated_weights(exported, make_llama().graph), decompressed(exported)
     assert {kind for kind, _ in found.values()} == {
         "nvfp4-pack-quantized",
         "float-quantized",
@@ -113,7 +98,7 @@ def test_blocks_and_groups_of_eight_bits_load_too(tmp_path: Path) -> None:
     mp.export_plan(
         plan_llama(picks), made.graph, out, target="compressed_tensors", config=made.folder
     )
-    wanted = simulated(out, made.graph)
+    wanted = simulated_weights(out, made.graph)
     for module, (_, weight) in decompressed(out).items():
         assert torch.equal(weight, wanted[module])
         if module.endswith("o_proj"):

@@ -1,0 +1,1 @@
+"""An ONNX model with AIMET's encodings, which Qualcomm's converters read."""

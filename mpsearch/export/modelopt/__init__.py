@@ -1,0 +1,1 @@
+"""Checkpoints in ModelOpt's format, which TensorRT-LLM and vLLM load."""

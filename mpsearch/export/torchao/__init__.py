@@ -1,0 +1,1 @@
+"""Configurations for torchao's ``quantize_``."""
