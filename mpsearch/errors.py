@@ -1,4 +1,4 @@
-"""The errors that mpsearch raises, each a one-line message for the person who can mend it.
+"""The errors that mpsearch raises, each a message of one line for the person who can mend it, but where it says more.
 
 MpsearchError
 ├── ModelError (ValueError)              a model file that cannot be read or understood
@@ -18,6 +18,7 @@ MpsearchError
 │   └── LostError                        a loss that cannot be had: its workers died of it
 ├── ArtifactError (ValueError)           a file between stages that is damaged or from elsewhere
 ├── PlanError (ValueError)               a plan that does not fit its model or its target
+│   └── RefusedPlanError                 layers that a target does not take: a line for each
 ├── JobError (ValueError)                a job file or run folder that is wrong
 ├── ArgumentError (TypeError)            an argument of another kind, such as two that were swapped
 ├── OutputExistsError (FileExistsError)  an output that would be overwritten
@@ -95,6 +96,10 @@ class ArtifactError(MpsearchError, ValueError):
 
 class PlanError(MpsearchError, ValueError):
     """A plan does not fit the model, the target or this version."""
+
+
+class RefusedPlanError(PlanError):
+    """A target does not take layers as the plan has them; the message has a line for each."""
 
 
 class JobError(MpsearchError, ValueError):

@@ -8,14 +8,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
 
-from mpsearch.errors import MpsearchError
+from mpsearch.errors import MpsearchError, RefusedPlanError
 
 P = ParamSpec("P")
 _TERMINATED = 143  # 128 + SIGTERM, as shells say it
@@ -26,13 +26,16 @@ Json = Annotated[
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a sub-command: a named error becomes one line and exit code 1, Ctrl-C becomes 130, SIGTERM 143."""
+    """Wrap a sub-command: a named error becomes its message and exit code 1, Ctrl-C becomes 130, SIGTERM 143."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         with _warnings_in_one_line(), _ended_by_term() as ended:
             try:
                 function(*args, **kwargs)
+            except RefusedPlanError as error:
+                first, *others = str(error).splitlines()
+                _fail(first, 1, others)
             except MpsearchError as error:
                 _fail(str(error), 1)
             except KeyboardInterrupt as error:
@@ -48,9 +51,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, more: Sequence[str] = ()) -> None:
     line = " ".join(message.split())
-    print(f"error: {line}" if code == 1 else line, file=sys.stderr)
+    print(f"error: {line}" if code == 1 else line, *more, sep="\n", file=sys.stderr)
     raise typer.Exit(code)
 
 

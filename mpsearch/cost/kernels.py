@@ -7,12 +7,13 @@ import numpy as np
 
 from mpsearch.cost.device import Device, refusal
 from mpsearch.cost.gemm import latencies
-from mpsearch.cost.products import Products, collect, element_bytes, weight_bits
+from mpsearch.cost.products import Products, collect, element_bytes
 from mpsearch.errors import DeviceError
 from mpsearch.graph.model import Gemm, Group, Layer, ModelGraph
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.space.allowed import allowed
 from mpsearch.space.space import SearchSpace
+from mpsearch.space.storage import Storage, stored_weight_bits
 from mpsearch.space.stored import Kept, count_parameters, find_kept, total_weight_bytes
 from mpsearch.stats.estimates import Bools, Floats, Ints
 
@@ -164,17 +165,18 @@ def mask_schemes(
     return mask, reasons
 
 
-def group_weights(graph: ModelGraph, schemes: Sequence[Scheme], mask: Bools) -> tuple[Floats, Ints]:
+def group_weights(graph: ModelGraph, space: SearchSpace, mask: Bools) -> tuple[Floats, Ints]:
     """Return [G, S] stored bytes and [G] parameters, as :func:`mpsearch.space.stored.total_weight_bytes` counts."""
+    schemes, storage = space.schemes, space.storage
     kept = find_kept(graph)
     owned = [_owned_weights(graph, group, kept) for group in graph.groups]
-    stored = _owned_bytes(owned, schemes)
+    stored = _owned_bytes(owned, schemes, storage)
     stored[~mask] = 0.0
     for g, group in enumerate(graph.groups):
         if owned[g] is None:
             for s in np.flatnonzero(mask[g]).tolist():
                 chosen = dict.fromkeys(group.layers, schemes[s])
-                stored[g, s] = total_weight_bytes(graph, chosen, kept)
+                stored[g, s] = total_weight_bytes(graph, chosen, kept, storage)
     parameters = [count_parameters(graph, group.layers) for group in graph.groups]
     return stored, np.array(parameters, np.int64)
 
@@ -187,15 +189,18 @@ def _owned_weights(graph: ModelGraph, group: Group, kept: Kept) -> list[Gemm] | 
     return None if shared else gemms
 
 
-def _owned_bytes(owned: Sequence[Sequence[Gemm] | None], schemes: Sequence[Scheme]) -> Floats:
+def _owned_bytes(
+    owned: Sequence[Sequence[Gemm] | None], schemes: Sequence[Scheme], storage: Storage
+) -> Floats:
     """[G, S] stored bytes of weights that nothing shares; 0 of a group that has others."""
     flat = [(g, gemm) for g, gemms in enumerate(owned) for gemm in gemms or ()]
-    nothing = [0] * len(flat)
-    products = collect([gemm for _, gemm in flat], nothing, nothing)
+    sizes = [(gemm.n, gemm.positions, gemm.k // gemm.positions) for _, gemm in flat]
+    rows = np.array(sizes, np.int64).reshape(-1, 3).T
     groups = np.array([g for g, _ in flat], np.int64)
-    columns = [
-        np.bincount(groups, weight_bits(scheme, products) / 8, len(owned)) for scheme in schemes
-    ]
+    columns = []
+    for scheme in schemes:
+        bits = np.broadcast_to(stored_weight_bits(storage, scheme, *rows), groups.shape)
+        columns.append(np.bincount(groups, bits / 8, len(owned)))
     return np.stack(columns, axis=1)
 
 

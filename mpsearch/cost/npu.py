@@ -58,7 +58,7 @@ def estimate(
                 layers[o, :, s] = np.bincount(layer_of, values, len(graph.layers))
     latency, energy = (sum_groups(graph, values) for values in layers)
     latency[~mask] = energy[~mask] = 0.0
-    stored, parameters = group_weights(graph, space.schemes, mask)
+    stored, parameters = group_weights(graph, space, mask)
     edges, pairs = sum_pairs(switches(graph, space, npu), len(space.schemes))
     return Costs(
         device=device.name,

@@ -48,7 +48,7 @@ def estimate(
     latency = sum_groups(graph, kernels) + conversions.reads
     stderr = sum_groups(graph, errors) + conversions.reads * device.relative_error
     latency[~mask] = stderr[~mask] = 0.0
-    stored, parameters = group_weights(graph, space.schemes, mask)
+    stored, parameters = group_weights(graph, space, mask)
 
     sizes = Sizes(batch, tokens, context)
     others = sum(us for _, us in others_us(graph, space, device, sizes))

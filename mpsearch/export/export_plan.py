@@ -12,7 +12,7 @@ from mpsearch.export.takes import check_takes
 from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.changes import changes_of
 from mpsearch.plan.files import weights_file, write_plan
-from mpsearch.plan.match import import_planned, plan_schemes
+from mpsearch.plan.match import import_planned
 from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import rebuild_weights
 from mpsearch.registry import find
@@ -57,7 +57,7 @@ def export_plan(
     folder = Path(out_dir)
     check_replaceable(folder)
     graph = import_planned(plan, model)
-    check_takes(plan.model, graph, plan_schemes(plan, graph), exporter, facts)
+    check_takes(plan, graph, exporter, facts)
     plan = rebuild_weights(plan, graph, batches)
     if isinstance(export, Exporter):
         plan = export.prepare(plan, graph)

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from mpsearch.errors import PlanError
+from mpsearch.errors import RefusedPlanError
 from mpsearch.graph.model import ModelGraph
+from mpsearch.plan.match import plan_schemes
+from mpsearch.plan.plan import Plan
 from mpsearch.registry import find, list_names
-from mpsearch.schemes import Scheme
+from mpsearch.schemes import SCHEMES, Scheme
 from mpsearch.space.allowed import CanWrite, structural_refusal
 from mpsearch.space.nearest import nearest_scheme
 from mpsearch.space.targets import Refusal, Target, fused_layers, target_refusals
@@ -46,7 +49,7 @@ def export_limits_of(exporter: str) -> CanWrite:
 
 
 def find_refused(
-    graph: ModelGraph, schemes: Sequence[Scheme], exporter: str, target: Target | None
+    graph: ModelGraph, schemes: Sequence[Scheme], exporter: str, target: Target | None, base: str
 ) -> Iterator[Refused]:
     """Yield what ``target`` or its exporter says against the schemes of layers, notes and warnings included.
 
@@ -55,21 +58,25 @@ def find_refused(
         schemes: [L] scheme of each layer.
         exporter: Name of the exporter.
         target: The runtime's facts; None asks the exporter alone.
+        base: The plan's base.
     """
     can_write = export_limits_of(exporter)
     for index, scheme in enumerate(schemes):
         layer = graph.layers[index]
-        found = [] if target is None else list(target_refusals(target, graph, index, scheme))
+        found = [] if target is None else list(target_refusals(target, graph, index, scheme, base))
         if any(refusal.rule != "scheme" and refusal.severity == "error" for refusal in found):
             found = [refusal for refusal in found if refusal.rule != "scheme"]
         reason = can_write(graph, layer, scheme)
         if reason and not any(refusal.severity == "error" for refusal in found):
             found.append(Refusal(f"exporter {exporter}", reason))
         near = ""
+        if any(refusal.severity == "error" for refusal in found):
+            takes = partial(_takes, graph, index, exporter, target, base)
+            among = {other.name: other for other in (*schemes, *SCHEMES.values())}
+            found_near = nearest_scheme(scheme, takes, among.values())
+            near = "" if found_near is None else found_near.name
         for refusal in found:
-            if refusal.severity == "error" and not near:
-                near = _nearest(graph, index, scheme, can_write, target)
-            yield Refused(layer.name, scheme.name, refusal, near)
+            yield Refused(layer.name, scheme.name, refusal, near * (refusal.severity == "error"))
     for rule, layers in fused_layers(target, graph):
         names = list(dict.fromkeys(schemes[i].name for i in layers))
         if len(names) > 1:
@@ -80,47 +87,42 @@ def find_refused(
             yield Refused(graph.layers[first].name, schemes[first].name, refusal)
 
 
-def check_takes(
-    model: str,
-    graph: ModelGraph,
-    schemes: Sequence[Scheme],
-    exporter: str,
-    target: Target | None,
-) -> None:
+def check_takes(plan: Plan, graph: ModelGraph, exporter: str, target: Target | None) -> None:
     """Check that every layer can be written in its scheme.
 
     Raises:
-        PlanError: Some cannot: a line for each, with the rule, its source and the nearest scheme that can.
+        RefusedPlanError: Some cannot: a line for each, with the rule, its source and the nearest scheme that can.
     """
+    schemes = plan_schemes(plan, graph)
     found = [
         refused
-        for refused in find_refused(graph, schemes, exporter, target)
+        for refused in find_refused(graph, schemes, exporter, target, plan.base)
         if refused.refusal.severity == "error"
     ]
     if not found:
         return
     if len(found) == 1:
-        raise PlanError(str(found[0]))
+        raise RefusedPlanError(str(found[0]))
     label = target.name if target is not None else f"the export {exporter}"
     layers = len({refused.layer for refused in found})
-    raise PlanError(
-        f"{model}: {label} must take every layer's scheme, but does not of {layers} of {len(schemes)} layers:\n"
+    raise RefusedPlanError(
+        f"{plan.model}: {label} must take every layer's scheme, but does not of {layers} of {len(schemes)} layers:\n"
         + "\n".join(f"  {refused}" for refused in found)
     )
 
 
-def _nearest(
-    graph: ModelGraph, index: int, scheme: Scheme, can_write: CanWrite, target: Target | None
-) -> str:
+def _takes(
+    graph: ModelGraph,
+    index: int,
+    exporter: str,
+    target: Target | None,
+    base: str,
+    scheme: Scheme,
+) -> bool:
     layer = graph.layers[index]
-
-    def takes(other: Scheme) -> bool:
-        if any(structural_refusal(layer, gemm, other) for gemm in layer.gemms):
-            return False
-        if can_write(graph, layer, other):
-            return False
-        found = () if target is None else target_refusals(target, graph, index, other)
-        return all(refusal.severity == "note" for refusal in found)
-
-    found = nearest_scheme(scheme, takes)
-    return "" if found is None else found.name
+    if any(structural_refusal(layer, gemm, scheme) for gemm in layer.gemms):
+        return False
+    if export_limits_of(exporter)(graph, layer, scheme):
+        return False
+    found = () if target is None else target_refusals(target, graph, index, scheme, base)
+    return all(refusal.severity == "note" for refusal in found)

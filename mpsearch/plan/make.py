@@ -14,6 +14,7 @@ from mpsearch.problem.tables import Costs
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.observation import static_ranges
 from mpsearch.simulate.simulator import Simulator
+from mpsearch.space.storage import Storage
 from mpsearch.space.stored import count_parameters, find_kept, total_weight_bytes
 
 
@@ -74,7 +75,7 @@ def decide_plan(point: Point, simulator: Simulator, *, costs: Costs | None = Non
         schemes={name: schemes[name] for name in sorted(schemes)},
         decisions=decisions,
         ranges=_used_ranges(graph, chosen, simulator),
-        coverage=_coverage(graph, chosen),
+        coverage=_coverage(graph, chosen, space.storage),
         predicted=dict(point.predicted),
         measured=dict(point.measured),
         unit=simulator.unit,
@@ -85,9 +86,9 @@ def decide_plan(point: Point, simulator: Simulator, *, costs: Costs | None = Non
     )
 
 
-def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Covered:
+def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme], storage: Storage) -> Covered:
     """What the decisions reach, and what an export of them stores."""
-    stored = total_weight_bytes(graph, chosen, find_kept(graph))
+    stored = total_weight_bytes(graph, chosen, find_kept(graph), storage)
     weights = count_parameters(graph, chosen)
     covered = graph.coverage
     return Covered(

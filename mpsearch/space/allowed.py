@@ -49,7 +49,9 @@ def allowed(space: SearchSpace, graph: ModelGraph) -> tuple[Bools, dict[tuple[st
             if scheme.name == space.base:
                 continue
             refusals = (
-                _refusal(space, graph, i, scheme) or can_write(graph, graph.layers[i], scheme)
+                own_refusal(space, graph, i, scheme)
+                or _refusal_of_target(space, graph, i, scheme)
+                or can_write(graph, graph.layers[i], scheme)
                 for i in group.layers
             )
             reason = next(filter(None, refusals), "")
@@ -186,8 +188,15 @@ def _joined(graph: ModelGraph, owner: Sequence[int]) -> Iterator[Group]:
             yield Group(graph.layers[layers[0]].name, layers, "tied by the space or its target")
 
 
-def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) -> str:
-    """Why layer ``index`` may not take ``scheme``; "" where it may."""
+def _refusal_of_target(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) -> str:
+    if space.runtime is None:
+        return ""
+    found = target_refusals(space.runtime, graph, index, scheme, space.base)
+    return next((str(refusal) for refusal in found if refusal.severity != "note"), "")
+
+
+def own_refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) -> str:
+    """Return why the space itself gives layer ``index`` no ``scheme``, whatever takes the plan; "" where it may."""
     layer = graph.layers[index]
     for gemm in layer.gemms:
         reason = structural_refusal(layer, gemm, scheme)
@@ -202,10 +211,7 @@ def _refusal(space: SearchSpace, graph: ModelGraph, index: int, scheme: Scheme) 
     for rule in space.rules:
         if rule.forbids(scheme.name) and rule.matches(graph, index):
             return f"{layer.name!r}: {rule.reason}"
-    if space.runtime is None:
-        return ""
-    found = target_refusals(space.runtime, graph, index, scheme)
-    return next((str(refusal) for refusal in found if refusal.severity != "note"), "")
+    return ""
 
 
 def structural_refusal(layer: Layer, gemm: Gemm, scheme: Scheme) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 from mpsearch.errors import SpaceError, UnknownNameError
 from mpsearch.schemes import Scheme
 from mpsearch.space.rules import DEFAULT_FUSING, Fusing, Rule
+from mpsearch.space.storage import CANONICAL, Storage
 from mpsearch.space.targets import Target
 
 RecoveryName = Literal["none", "obs"]
@@ -59,6 +60,11 @@ class SearchSpace:
                 f"{self.name}: the base must be a dense float format without scales, such as fp16, "
                 f"bf16 or fp32; got {self.base!r}"
             )
+
+    @property
+    def storage(self) -> Storage:
+        """How weights are stored for the target; as plain ONNX does without one."""
+        return CANONICAL if self.runtime is None else self.runtime.storage
 
     @property
     def names(self) -> tuple[str, ...]:

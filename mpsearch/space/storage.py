@@ -1,52 +1,54 @@
 """How an exporter stores weights, where that is not as their scheme says."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict
 
-from mpsearch.artifacts import Content
 from mpsearch.schemes import Granularity, Scheme, Spec, parse_sparsity, stored_bits_of_many
 
 _PLAIN = Spec("fp32", scale_format=None)
 
 
-class Storage(Content):
+@dataclass(frozen=True, slots=True)
+class Storage:
     """What the files of a target hold of a weight; every default is what the canonical export does.
 
     Attributes:
         counted: ``file``: the bytes that the exporter writes; ``converted``: those that the consumer's own converter
             makes of them, where the exporter leaves weights in the model's type and writes how to round them.
         sparse: ``packed``: kept elements and their places; ``dense``: the zeros too.
-        pattern_bits: Bits of the code of each group of 4 in a packed 2:4 weight; None: a place for each kept element.
+        pattern_bits: Bits of the code of each group of a packed sparse weight; None: a place for each kept element.
         blocks: ``short``: the last block of a narrow reduction ends where the channels do; ``whole``: it is padded.
-        elements: Format of elements to the one that they are stored in.
-        scales: Format of scales to the one that they are stored in.
+        elements: Pairs of a format of elements and the one that they are stored in.
+        scales: Pairs of a format of scales and the one that they are stored in.
         zero_points: Granularities of symmetric integers that have a stored zero point beside each scale.
         decoded: Granularities whose weights are stored as fp32 numbers, their codes multiplied with their scales;
-            ``sparse`` adds all pruned ones without scales.
-        word_bits: What codes along one row of the reduction are padded to.
+            ``sparse`` adds pruned casts.
+        word_bits: What codes of weight-only integers along one row of the reduction are padded to.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     counted: Literal["file", "converted"] = "file"
     sparse: Literal["packed", "dense"] = "packed"
     pattern_bits: int | None = None
     blocks: Literal["short", "whole"] = "short"
-    elements: Mapping[str, str] = Field(default_factory=dict)
-    scales: Mapping[str, str] = Field(default_factory=dict)
+    elements: tuple[tuple[str, str], ...] = ()
+    scales: tuple[tuple[str, str], ...] = ()
     zero_points: tuple[Granularity, ...] = ()
     decoded: tuple[Granularity | Literal["sparse"], ...] = ()
     word_bits: int = 8
 
 
 CANONICAL = Storage()
+"""What plain ONNX holds."""
 
 
 def stored_weight_bits(
     storage: Storage, scheme: Scheme, rows: Any, positions: Any, channels: Any
 ) -> Any:
-    """Return the bits that weights of ``rows`` × ``positions`` × ``channels`` elements take, numbers or arrays of them.
+    """Return the bits that a weight of ``rows`` × ``positions`` × ``channels`` elements takes, numbers or arrays of them.
 
     A reduction that holds no whole groups of the scheme's sparsity is padded to them, as kernels do.
     """
@@ -61,21 +63,19 @@ def stored_weight_bits(
     if storage.sparse == "dense":
         sparsity = None
     spec = stored_spec(storage, spec)
-    if storage.word_bits > 8 and spec.element.bits < 8:
-        word = storage.word_bits // spec.element.bits
-        padded = -(-channels // word) * word - channels
-        more = rows * positions * padded * spec.element.bits
-    else:
-        more = 0
     bits = stored_bits_of_many(spec, rows, positions, channels, sparsity=sparsity)
     if sparsity is not None and storage.pattern_bits is not None:
         pattern = parse_sparsity(sparsity)
         groups = rows * positions * channels // pattern.group
-        more = more + groups * (storage.pattern_bits - pattern.index_bits)
-    if spec.granularity in storage.zero_points and spec.symmetric and spec.element.kind == "int":
-        scales = 1 if spec.granularity == "tensor" else rows
-        more = more + scales * spec.element.bits
-    return bits + more
+        bits = bits + groups * (storage.pattern_bits - pattern.index_bits)
+    if spec.element.kind == "int":
+        if scheme.is_weight_only:
+            word = max(storage.word_bits // spec.element.bits, 1)
+            bits = bits + rows * positions * (-channels % word) * spec.element.bits
+        if spec.granularity in storage.zero_points and spec.symmetric:
+            scales = 1 if spec.granularity == "tensor" else rows
+            bits = bits + scales * spec.element.bits
+    return bits
 
 
 def is_decoded(storage: Storage, scheme: Scheme) -> bool:
@@ -88,10 +88,10 @@ def is_decoded(storage: Storage, scheme: Scheme) -> bool:
 
 def stored_spec(storage: Storage, spec: Spec) -> Spec:
     """Return ``spec`` with the formats that its elements and scales are stored in."""
-    element = storage.elements.get(spec.format, spec.format)
-    scale = spec.scale_format and storage.scales.get(spec.scale_format, spec.scale_format)
-    return (
-        spec
-        if (element, scale) == (spec.format, spec.scale_format)
-        else replace(spec, format=element, scale_format=scale)
-    )
+    element = dict(storage.elements).get(spec.format, spec.format)
+    scale = spec.scale_format
+    if scale is not None:
+        scale = dict(storage.scales).get(scale, scale)
+    if (element, scale) == (spec.format, spec.scale_format):
+        return spec
+    return replace(spec, format=element, scale_format=scale)

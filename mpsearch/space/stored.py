@@ -8,14 +8,14 @@ type read the same tensor.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 
 import numpy as np
 
 from mpsearch.graph.layers.traversal import all_nodes, bodies
 from mpsearch.graph.model import Gemm, ModelGraph, Operand
 from mpsearch.graph.onnx_file.constants import Constants
-from mpsearch.schemes import Scheme, parse_sparsity, stored_bits
+from mpsearch.schemes import Scheme
+from mpsearch.space.storage import CANONICAL, Storage, stored_weight_bits
 
 _CASTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
@@ -38,18 +38,21 @@ def weight_key(operand: Operand, scheme: Scheme, own: int) -> object:
     return operand, scheme.weight, scheme.sparsity, scheme.recovery, own
 
 
-def weight_bits(scheme: Scheme, gemm: Gemm) -> int:
+def weight_bits(scheme: Scheme, gemm: Gemm, storage: Storage = CANONICAL) -> int:
     """Return the stored bits of a product's weight, scales and metadata included."""
-    return _weight_bits(scheme, gemm.n, gemm.positions, gemm.k // gemm.positions)
+    return _weight_bits(storage, scheme, gemm.n, gemm.positions, gemm.k // gemm.positions)
 
 
-def total_weight_bytes(graph: ModelGraph, chosen: Mapping[int, Scheme], kept: Kept) -> int:
+def total_weight_bytes(
+    graph: ModelGraph, chosen: Mapping[int, Scheme], kept: Kept, storage: Storage = CANONICAL
+) -> int:
     """Return the bytes that the weights of some layers take, each in its layer's scheme.
 
     Args:
         graph: The model.
         chosen: Layer index to scheme; layers that share a weight tensor are all there or none.
         kept: As :func:`find_kept` returns it.
+        storage: How the target's exporter stores weights.
     """
     total = 0
     sources = set()
@@ -57,7 +60,7 @@ def total_weight_bytes(graph: ModelGraph, chosen: Mapping[int, Scheme], kept: Ke
         value = gemm.right.value
         sources.add(gemm.right.source or value)
         if not (keeps_type(graph, value, scheme) and value in kept.twins):
-            total += weight_bits(scheme, gemm) // 8
+            total += weight_bits(scheme, gemm, storage) // 8
     return total + sum(size for source in sources for size in kept.sizes.get(source, {}).values())
 
 
@@ -168,9 +171,5 @@ def _original_size(graph: ModelGraph, source: str) -> int | None:
 
 
 @lru_cache(maxsize=65536)
-def _weight_bits(scheme: Scheme, n: int, positions: int, channels: int) -> int:
-    sparsity = scheme.sparsity
-    if sparsity is not None and channels % parse_sparsity(sparsity).group:
-        group = parse_sparsity(sparsity).group
-        channels = ceil(channels / group) * group  # a kernel pads; a space forbids it
-    return stored_bits(scheme.weight, n, positions, channels, sparsity=sparsity)
+def _weight_bits(storage: Storage, scheme: Scheme, n: int, positions: int, channels: int) -> int:
+    return int(stored_weight_bits(storage, scheme, n, positions, channels))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from mpsearch.artifacts import Content, read_toml
 from mpsearch.errors import SpaceError, UnknownNameError
@@ -36,6 +36,7 @@ class TargetRule(Rule):
         other_than: Patterns of operators that the rule does not speak of.
         inside: Whether the layer stands in the body of an If, Loop or Scan; None is either.
         misaligned_n: Applies where the output channels are not divisible by this.
+        reused: Whether another layer multiplies with the same weight; None is either.
         rows_below: Applies where a product has fewer rows than this, at the graph's own batch.
     """
 
@@ -47,7 +48,17 @@ class TargetRule(Rule):
     other_than: tuple[str, ...] = ()
     inside: bool | None = None
     misaligned_n: int = 1
+    reused: bool | None = None
     rows_below: int = 0
+
+    @property
+    def is_of_schemes(self) -> bool:
+        """Whether the rule speaks of every layer."""
+        said = {"id", "source", "severity", "todo", "reason", "allow", "forbid", "extensions"}
+        fields = TargetRule.model_fields
+        return all(
+            getattr(self, name) == fields[name].default for name in fields if name not in said
+        )
 
     def matches(self, graph: ModelGraph, index: int) -> bool:
         """Whether the rule speaks of layer ``index``."""
@@ -61,6 +72,7 @@ class TargetRule(Rule):
                 self.misaligned_n == 1
                 or any(gemm.n // gemm.groups % self.misaligned_n for gemm in layer.gemms)
             )
+            and (self.reused is None or self.reused == is_reused(graph, index))
             and (not self.rows_below or any(0 < g.m < self.rows_below for g in layer.gemms))
         )
 
@@ -74,6 +86,7 @@ class Fused(Content):
         source: Where it was read.
         pattern: Regular expression of a whole module name whose first group is the parent: layers with one parent
             belong together.
+        one_input: Whether only layers belong together that read the same tensor.
         one_scale: Whether they also share one nvfp4 tensor scale.
     """
 
@@ -81,6 +94,7 @@ class Fused(Content):
     reason: str
     source: str
     pattern: str
+    one_input: bool = False
     one_scale: bool = False
 
     @field_validator("pattern")
@@ -94,10 +108,11 @@ class Fused(Content):
             raise ValueError("must have a group that is the parent of the fused layers")
         return text
 
-    def parent(self, layer: Layer) -> str | None:
+    def parent(self, layer: Layer) -> tuple[str, str] | None:
         """Return what ``layer`` shares with those that it is fused with; None where it is not."""
         found = re.fullmatch(self.pattern, module_of(layer))
-        return None if found is None else found[1] or ""
+        value = layer.gemms[0].left.value if self.one_input else ""
+        return None if found is None else (found[1] or "", value)
 
 
 class Target(Content):
@@ -115,6 +130,7 @@ class Target(Content):
         schemes: Names or patterns of built-in schemes that it takes; one that stores the same is taken too, whatever its
             name and however its ranges and block scales are chosen.
         bases: Formats that layers can stay in.
+        one_base: Whether all layers that are not quantised must be in one of them, the plan's base.
         layers: Patterns of operators of layers that it takes in more than a base.
         bodies: Whether it takes layers in bodies of If, Loop and Scan in more than a base.
         rules: What it does not take; once it is read, what follows from the other fields too.
@@ -134,13 +150,14 @@ class Target(Content):
     sources: tuple[str, ...] = ()
     schemes: tuple[str, ...]
     bases: tuple[str, ...] = CASTS
+    one_base: bool = False
     layers: tuple[str, ...] = ("*",)
     bodies: bool = True
     rules: tuple[TargetRule, ...] = ()
     keep: tuple[TargetRule, ...] = ()
     groups: tuple[Fused, ...] = ()
     fusing: Fusing = DEFAULT_FUSING
-    storage: Storage = Field(default_factory=lambda: CANONICAL)
+    storage: Storage = CANONICAL
 
     @property
     def proof(self) -> str:
@@ -239,10 +256,21 @@ def _all_rules(target: Target) -> tuple[TargetRule, ...]:
 
 
 def target_refusals(
-    target: Target, graph: ModelGraph, index: int, scheme: Scheme
+    target: Target, graph: ModelGraph, index: int, scheme: Scheme, base: str = ""
 ) -> Iterator[Refusal]:
-    """Yield what rules of ``target`` say against ``scheme`` for layer ``index``, notes included."""
+    """Yield what rules of ``target`` say against ``scheme`` for layer ``index``, notes included.
+
+    Args:
+        target: The runtime's facts.
+        graph: The model.
+        index: Of the layer.
+        scheme: What it would run in.
+        base: Format of what is not lowered; "" is not known.
+    """
     names = names_like(scheme)
+    if target.one_base and base and scheme.name != base and set(names) & set(target.bases):
+        reason = f"{graph.layers[index].name!r}: all that is not quantised must be in one type, the base {base}"
+        yield Refusal("one-base", reason, target.sources[0] if target.sources else "", todo=base)
     for rule in target.rules:
         if rule.forbids(*names) and rule.matches(graph, index):
             reason = f"{graph.layers[index].name!r}: {rule.reason}"
@@ -253,7 +281,7 @@ def fused_layers(target: Target | None, graph: ModelGraph) -> list[tuple[Fused, 
     """Return the sets of two layers or more that ``target`` runs as one, each with the rule that says so."""
     found: list[tuple[Fused, list[int]]] = []
     for rule in () if target is None else target.groups:
-        by_parent: dict[str, list[int]] = {}
+        by_parent: dict[tuple[str, str], list[int]] = {}
         for i, layer in enumerate(graph.layers):
             parent = rule.parent(layer)
             if parent is not None and layer.has_weight:
@@ -282,8 +310,12 @@ def _plain(spec: Spec) -> Spec:
 
 
 def module_of(layer: Layer) -> str:
-    """Return the qualified name of a layer's module, or its own name with dots where that is not known."""
-    return layer.fqn or layer.name.strip("/").replace("/", ".")
+    """Return the qualified name of a layer's module: as its exporter noted it, or as its weight or else it is called."""
+    if layer.fqn:
+        return layer.fqn
+    source = layer.gemms[0].right.source
+    own = layer.name.strip("/").replace("/", ".")
+    return source.removesuffix(".weight") if source.endswith(".weight") else own
 
 
 def is_inside(graph: ModelGraph, layer: Layer) -> bool:
@@ -294,3 +326,13 @@ def is_inside(graph: ModelGraph, layer: Layer) -> bool:
         for body in bodies(node)
         for inner in all_nodes(body.nodes)
     )
+
+
+def is_reused(graph: ModelGraph, index: int) -> bool:
+    """Return whether another layer multiplies with a weight of layer ``index``."""
+
+    def weights(layer: Layer) -> set[str]:
+        return {gemm.right.source or gemm.right.value for gemm in layer.gemms if gemm.has_weight}
+
+    own = weights(graph.layers[index])
+    return any(own & weights(layer) for i, layer in enumerate(graph.layers) if i != index)

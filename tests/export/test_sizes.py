@@ -16,7 +16,6 @@ from mpsearch.export.export_plan import export_plan
 from mpsearch.export.onnx.canonical import build_canonical
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.importer import import_onnx
-from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.make import make_plan
 from mpsearch.problem.front import Point
 from mpsearch.schemes import SCHEMES, Scheme, Spec
@@ -26,7 +25,7 @@ from mpsearch.space.space import SearchSpace
 from mpsearch.space.stored import find_kept, total_weight_bytes
 from mpsearch.verify.verify_plan import verify_plan
 from tests.support.sized_models import MODELS, MORE
-from tests.support.stored import stored_weights
+from tests.support.stored import stored_weights, weight_sources
 
 Array = NDArray[np.generic]
 TOLERANCE = 0.02
@@ -79,7 +78,7 @@ def compare(
         graph = import_onnx(folder / "m.onnx")
         simulator = Simulator(graph, space_of(base, among), make_batches(feeds, batch_size=4))
     graph, space = simulator.graph, simulator.space
-    told, parameters = group_weights(graph, space.schemes, simulator.allowed)
+    told, parameters = group_weights(graph, space, simulator.allowed)
     weights = planned_weights(graph)
     groups = np.arange(len(graph.groups))
     for s, scheme in enumerate(space.schemes):
@@ -89,14 +88,12 @@ def compare(
         plan = make_plan(Point(tuple(chosen.tolist()), {}), simulator)
         model = build_canonical(plan, graph, weights)
         said = plan.coverage.effective_bits * parameters.sum() / 8
-        yield scheme.name, told[groups, chosen].sum(), said, stored_weights(model, sources(graph))
-
-
-def sources(graph: ModelGraph) -> set[str]:
-    """Names of constants that hold what some layer multiplies with, or a part of it."""
-    entries = graph.constants.entries  # type: ignore[attr-defined]
-    decided = {g.right.source for layer in graph.layers for g in layer.gemms if g.has_weight}
-    return {name for name, constant in entries.items() if constant.source in decided}
+        yield (
+            scheme.name,
+            told[groups, chosen].sum(),
+            said,
+            stored_weights(model, weight_sources(graph)),
+        )
 
 
 def check(

@@ -2,8 +2,14 @@
 
 from collections.abc import Iterator
 from math import ceil, prod
+from pathlib import Path
 
 import onnx
+from safetensors import safe_open
+
+from mpsearch.export.npu.export import stored_bytes as npu_bytes
+from mpsearch.export.npu.layout import read_layout
+from mpsearch.graph.model import ModelGraph
 
 BITS = {
     onnx.TensorProto.FLOAT: 32,
@@ -85,3 +91,31 @@ def _collect(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> No
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 tensors.update({t.name: t for t in attribute.g.initializer})
+
+
+def weight_sources(graph: ModelGraph) -> set[str]:
+    """Return the names of constants that hold what some layer multiplies with, or a part of it."""
+    entries = graph.constants.entries  # type: ignore[attr-defined]
+    decided = {g.right.source for layer in graph.layers for g in layer.gemms if g.has_weight}
+    return {name for name, constant in entries.items() if constant.source in decided}
+
+
+def stored_bytes(folder: Path, sources: set[str]) -> int:
+    """Return the bytes of what an export in ``folder`` stores of decided weights."""
+    if (folder / "layout.json").exists():
+        beside = onnx.load(folder / "graph.onnx").graph.initializer
+        kept = sum(stored_size(tensor) for tensor in beside if tensor.name in sources)
+        return npu_bytes(read_layout(folder / "layout.json")) + kept
+    if (folder / "config.json").exists():
+        return sum(map(checkpoint_bytes, folder.glob("model*.safetensors")))
+    return stored_weights(onnx.load(folder / "model.onnx"), sources)
+
+
+def checkpoint_bytes(path: Path) -> int:
+    """Return the bytes of the weights of modules in a safetensors file, and of their scales; no bias, shape or input."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())  # no mapping
+        tensors = [
+            file.get_tensor(name) for name in names if ".weight" in name and "shape" not in name
+        ]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

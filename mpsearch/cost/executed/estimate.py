@@ -56,7 +56,7 @@ def estimate(
             mask[:, s] = False
     singles, pairs = _expand(network, space)
     latency = np.where(mask, singles, 0.0)
-    stored, parameters = group_weights(graph, space.schemes, mask)
+    stored, parameters = group_weights(graph, space, mask)
     edges, terms = sum_pairs(pairs, len(space.schemes))
     error = network.relative_error
     return Costs(

@@ -27,7 +27,6 @@ def refuse_linear(graph: ModelGraph, layer: Layer) -> str:
         graph: The folded model.
         layer: One of its layers, with a weight.
     """
-    del graph  # the layer alone says it
     right = layer.gemms[0].right
     is_matrix = (
         layer.op_type in ("MatMul", "Gemm")
@@ -46,10 +45,22 @@ def refuse_linear(graph: ModelGraph, layer: Layer) -> str:
             f"{layer.name!r}: the module that it is must be known, but the model names none; import it with "
             "mp.import_torch, or export it by torch.onnx.export(..., dynamo=True)"
         )
+    for other in graph.layers:
+        if other.has_weight and module_of(other) == module and not _is_alike(layer, other):
+            return (
+                f"{layer.name!r}: a module has one weight, but {module!r} would be {right.value!r} here and "
+                f"{other.gemms[0].right.value!r} in {other.name!r}"
+            )
     owner, _, kind = right.source.rpartition(".")
     if owner and kind != "weight":
         return f"{layer.name!r}: it must multiply with the weight of a Linear module, got {_short(right.source)}"
     return refuse_name(module)
+
+
+def _is_alike(one: Layer, other: Layer) -> bool:
+    """Whether two layers multiply with the same matrix, along the same axes."""
+    first, second = one.gemms[0].right, other.gemms[0].right
+    return (first.value, first.reduction_axis) == (second.value, second.reduction_axis)
 
 
 def refuse_name(module: str) -> str:

@@ -1,10 +1,12 @@
-"""``mpsearch plan``: choose a plan from a run, and show one."""
+"""``mpsearch plan``: choose a plan from a run, show one, compare two, and ask what a target makes of it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpsearch.cli.commands.plan.diff import diff
+from mpsearch.cli.commands.plan.lint import lint
 from mpsearch.cli.console import Json, command, print_json, progress_bars
 from mpsearch.cli.job_options import Asked, add_job_command
 from mpsearch.cli.printing.tables import print_table
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from mpsearch.plan.plan import Plan
 
 app = typer.Typer(
-    help="Choose a plan from a run, or show one.",
+    help="Choose a plan from a run; show, compare and check plans.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -106,6 +108,10 @@ def show(
             print_table("changed layers", columns, changed, text_columns=2)
         for name, why in plan.coverage.undecided.items():
             print(f"not decided: {name}: {why}")
+
+
+app.command("diff")(diff)
+app.command("lint")(lint)
 
 
 def _print_figures(plan: "Plan") -> None:

@@ -1,5 +1,7 @@
 """``mpsearch search``: from a model and data to a front, plans and a report."""
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +41,7 @@ def search(
 
     job, sources = read_asked(asked)
     prepared = prepare(job, sources)
+    _say_not_offered(prepared)
     folder = out if out is not None else Path("runs") / sources.model.stem
     with progress_bars() as watch:
         if dry_run:
@@ -55,8 +58,21 @@ def search(
         print_run(run, model=str(sources.model), data=str(sources.data or ""))
 
 
+def _say_not_offered(prepared: "Prepared") -> None:
+    """Say on stderr what no export could write, before anything is measured."""
+    from mpsearch.jobs.not_offered import find_not_offered
+
+    target = prepared.space.target
+    for found in find_not_offered(prepared.graph, prepared.space):
+        who = f"{target} does not take" if target else "no exporter can write"
+        if found.exporters:
+            who = f"only {', '.join(found.exporters)} can write, give --target,"
+        print(f"not searched, {who} {found}", file=sys.stderr)
+
+
 def _say_forecast(prepared: "Prepared", folder: Path, watch: Watch, as_json: bool) -> None:
     from mpsearch.jobs.forecast import forecast
+    from mpsearch.jobs.not_offered import find_not_offered
 
     found = forecast(prepared, folder, watch=watch)
     if as_json:
@@ -67,6 +83,9 @@ def _say_forecast(prepared: "Prepared", folder: Path, watch: Watch, as_json: boo
                 "held_out_evaluations": found.held_out,
                 "seconds_per_evaluation": found.seconds_each,
                 "seconds": found.seconds,
+                "not_offered": [
+                    asdict(left) for left in find_not_offered(prepared.graph, prepared.space)
+                ],
             }
         )
         return
