@@ -21,6 +21,7 @@ _MOVES = frozenset(
     }
 )  # fmt: skip
 """Operators that move, choose or limit elements: rounding before and behind them is rounding behind them."""
+_PACKED_BITS, _LEAST_BLOCK = (4, 8), 16  # of MatMulNBits, whose blocks are powers of two
 _POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
 _KEEPS_SIGN = _MOVES | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"}
 
@@ -124,6 +125,21 @@ def reads_codes(view: GraphView, index: int, scheme: Scheme) -> bool:
         return False
     is_conv = node.op_type == "Conv" and node.domain in ("", "ai.onnx")
     return is_conv or (is_static_int8(scheme) and _has_kernel(view.graph, layer, node))
+
+
+def takes_blocks(view: GraphView, index: int, scheme: Scheme) -> bool:
+    """Whether MatMulNBits multiplies layer ``index``: a product with a weight of 4 or 8-bit integers in blocks."""
+    layer, spec = view.graph.layers[index], scheme.weight
+    node = view.nodes.get(layer.name)
+    if node is None or spec.element.kind != "int" or spec.element.bits not in _PACKED_BITS:
+        return False
+    tall, wide = spec.block_shape or (0, 0)
+    if tall != 1 or wide < _LEAST_BLOCK or wide & (wide - 1) or not scheme.activation.is_cast:
+        return False
+    if node.op_type not in ("MatMul", "Gemm") or not _has_kernel(view.graph, layer, node):
+        return False
+    bias = view.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    return bias is None or bias.shape == (layer.gemms[0].n,)
 
 
 def executed_layers(

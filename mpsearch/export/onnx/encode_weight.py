@@ -43,12 +43,12 @@ def encode_weight(writer: Writer, weight: QuantizedTensor) -> str:
     else:
         value, _ = _dequantize_rows(writer, weight, _kept_codes(weight))
         value, shape = _spread_kept(writer, weight, value)
-    return _restore(writer, layout, value, shape)
+    return restore_shape(writer, layout, value, shape)
 
 
 def _cast(writer: Writer, values: Tensor, spec: Spec) -> str:
     """Elements without scales, as fp32."""
-    stored = _store(writer, values, spec, "weight")
+    stored = store_elements(writer, values, spec, "weight")
     return stored if spec.format == "fp32" else writer.add("Cast", stored, to=_FLOAT)
 
 
@@ -70,11 +70,13 @@ def _dequantize_in_place(writer: Writer, weight: QuantizedTensor, scales: Tensor
     is_one = weight.spec.granularity == "tensor"
     shape = () if is_one else (-1,)
     inputs = [
-        _store(writer, weight.layout.from_rows(weight.codes), weight.spec, "codes"),
-        _scales(writer, scales.reshape(shape), weight.spec),
+        store_elements(writer, weight.layout.from_rows(weight.codes), weight.spec, "codes"),
+        store_scales(writer, scales.reshape(shape), weight.spec),
     ]
     if weight.zeros is not None:
-        inputs.append(_store(writer, weight.zeros.reshape(shape), weight.spec, "zero_points"))
+        inputs.append(
+            store_elements(writer, weight.zeros.reshape(shape), weight.spec, "zero_points")
+        )
     attributes: dict[str, Any] = {} if is_one else {"axis": weight.layout.row_axis}
     return writer.add("DequantizeLinear", *inputs, **attributes)
 
@@ -90,11 +92,11 @@ def _dequantize_rows(
     if spec.block_shape is None:
         shape = () if spec.granularity == "tensor" else (R,)
         inputs = [
-            _store(writer, codes.reshape(R, P * C), spec, "codes"),
-            _scales(writer, scales.reshape(shape), spec),
+            store_elements(writer, codes.reshape(R, P * C), spec, "codes"),
+            store_scales(writer, scales.reshape(shape), spec),
         ]
         if zeros is not None:
-            inputs.append(_store(writer, zeros.reshape(shape), spec, "zero_points"))
+            inputs.append(store_elements(writer, zeros.reshape(shape), spec, "zero_points"))
         return writer.add("DequantizeLinear", *inputs, axis=0), (R, P * C)
     wide = spec.block_shape[1] * C // weight.layout.channels  # fewer where only kept ones are here
     whole = C // wide  # blocks; then perhaps a short one
@@ -103,7 +105,7 @@ def _dequantize_rows(
     shared: dict[str, str] = {}
     for start, stop, blocks in cuts:
         if start < stop:
-            matrix = _store(writer, codes[:, :, start:stop].reshape(R, -1), spec, "codes")
+            matrix = store_elements(writer, codes[:, :, start:stop].reshape(R, -1), spec, "codes")
             attributes: dict[str, Any] = {"axis": 1, "block_size": min(wide, stop - start)}
             if spec.scale_format == "e8m0":
                 writer.opset = max(writer.opset, 24)
@@ -125,14 +127,14 @@ def _tables(
 ) -> list[str]:
     """Scales, and zero points, of some blocks of channels: [rows, positions × blocks]; ``shared`` is made once."""
     spec, rows = weight.spec, weight.layout.rows
-    tables = [_scales(writer, scales[:, :, blocks].reshape(len(scales), -1), spec)]
+    tables = [store_scales(writer, scales[:, :, blocks].reshape(len(scales), -1), spec)]
     if spec.tensor_scale:
         if "g" not in shared:
             shared["g"] = writer.constant(np.float32(weight.tensor_scale), "tensor_scale")
         tables = [writer.add("DequantizeLinear", tables[0], shared["g"])]
     if weight.zeros is not None:
         zeros = weight.zeros[:, :, blocks].reshape(len(scales), -1)
-        tables.append(_store(writer, zeros, spec, "zero_points"))
+        tables.append(store_elements(writer, zeros, spec, "zero_points"))
     if len(scales) == rows:
         return tables
     tall = spec.block_shape[0] if spec.block_shape else rows
@@ -185,7 +187,7 @@ def _unpack(writer: Writer, codes: Tensor, bits: int, role: str) -> str:
     return writer.add("Slice", flat, writer.sizes(0), writer.sizes(len(codes)), writer.sizes(0))
 
 
-def _restore(writer: Writer, layout: Layout, value: str, shape: tuple[int, ...]) -> str:
+def restore_shape(writer: Writer, layout: Layout, value: str, shape: tuple[int, ...]) -> str:
     """Bring ``value``, whose ``shape`` cuts (row, position, channel), into the weight's own shape."""
     # Axes of size 1 do not matter to the order, so a plain transpose stays a plain transpose.
     long = [axis for axis in layout.order if layout.split[axis] > 1]
@@ -202,7 +204,7 @@ def _restore(writer: Writer, layout: Layout, value: str, shape: tuple[int, ...])
     return value
 
 
-def _scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
+def store_scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
     """Scales in their own type; those of fp16 and bf16 are cast up, since a scale's type is the result's."""
     values = scales.cpu().numpy()
     if spec.scale_format in (None, "fp32"):
@@ -223,7 +225,7 @@ def _scales(writer: Writer, scales: Tensor, spec: Spec) -> str:
     return stored
 
 
-def _store(writer: Writer, elements: Tensor, spec: Spec, role: str) -> str:
+def store_elements(writer: Writer, elements: Tensor, spec: Spec, role: str) -> str:
     """Elements in their own type; integers that ONNX has none for lie in as many bits as they have."""
     element = spec.element
     if element.kind != "int" or element.bits in (4, 8):

@@ -14,6 +14,7 @@ from mpsearch.cost.executed.onnxruntime import (
     is_static_int8_activation,
     never_negative,
     reads_codes,
+    takes_blocks,
     view_graph,
 )
 from mpsearch.errors import PlanError
@@ -24,6 +25,7 @@ from mpsearch.export.onnx.write_model import write_model
 from mpsearch.export.onnxruntime.operands import (
     encode_emulated_activation,
     encode_folded_weight,
+    encode_packed_weight,
     encode_unsigned_activation,
     encode_unsigned_weight,
 )
@@ -72,9 +74,11 @@ def build_onnxruntime(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.M
     positives = {value for value in read if never_negative(view, value)}
 
     def weight(writer: Writer, tensor: QuantizedTensor, is_own: bool) -> str:
-        if is_own:
-            return encode_unsigned_weight(writer, tensor)
-        return encode_folded_weight(writer, tensor)
+        if not is_own:
+            return encode_folded_weight(writer, tensor)
+        if tensor.spec.block_shape is not None:
+            return encode_packed_weight(writer, tensor)
+        return encode_unsigned_weight(writer, tensor)
 
     def activation(
         writer: Writer, read: Activation, spec: Spec, found: Range | None, is_own: bool
@@ -85,6 +89,8 @@ def build_onnxruntime(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.M
             return encode_emulated_activation(writer, read.value, spec, found)
         return encode_unsigned_activation(writer, read.value, found, read.value in positives)
 
-    model = build_canonical(plan, graph, weights, Encoding(weight, activation, integer, coded))
+    packed = frozenset(i for i, scheme in enumerate(schemes) if takes_blocks(view, i, scheme))
+    own = Encoding(weight, activation, integer | packed, coded)
+    model = build_canonical(plan, graph, weights, own)
     rewrite_layers(model, graph, executed)
     return model

@@ -1,16 +1,32 @@
 """Operands for onnxruntime: static int8 in unsigned codes, other weights so that they are folded when it loads."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
+from torch import Tensor
+from torch.nn.functional import pad
 
 from mpsearch.export.onnx.builder import Writer, find_type
-from mpsearch.export.onnx.encode_weight import encode_weight
+from mpsearch.export.onnx.encode_weight import (
+    encode_weight,
+    restore_shape,
+    store_elements,
+    store_scales,
+)
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.numerics.range import Range
 from mpsearch.schemes import Spec
 
+PACKED, PACKED_DOMAIN = "PackedWeight", "mpsearch"
+"""Operator that stands for a weight until it is part of a MatMulNBits."""
+
+_FLOAT = int(TensorProto.FLOAT)
 _MIDDLE = 128
 """The unsigned code of 0 where there are negative numbers."""
 
@@ -52,7 +68,7 @@ def encode_emulated_activation(writer: Writer, value: str, spec: Spec, found: Ra
     units = writer.add("Clip", units, writer.number(low), writer.number(high))
     if element.kind != "int":
         narrow = writer.add("Cast", units, to=find_type(element)[0])
-        units = writer.add("Cast", narrow, to=int(TensorProto.FLOAT))
+        units = writer.add("Cast", narrow, to=_FLOAT)
     return writer.add("Mul", units, step)
 
 
@@ -75,19 +91,84 @@ def encode_unsigned_weight(writer: Writer, weight: QuantizedTensor) -> str:
 def encode_folded_weight(writer: Writer, weight: QuantizedTensor) -> str:
     """Append a weight that is computed with in fp32; return the fp32 value's name.
 
-    Elements with one scale, or one an output channel, are cast and multiplied, which onnxruntime does once, when it
-    loads the model; a DequantizeLinear it would run each time. Others are stored in fp32.
+    Codes and scales are stored, blocks whole and zeros of sparse weights with the rest. They are cast and multiplied, which
+    onnxruntime does once, when it loads the model; a DequantizeLinear it would run each time.
     """
-    if weight.scales is None and weight.sparsity is None:
+    weight = replace(weight, sparsity=None, mask=None)
+    spec, layout, scales = weight.spec, weight.layout, weight.scales
+    if scales is None:
         return encode_weight(writer, weight)
-    plain = weight.spec.granularity in ("tensor", "channel") and weight.zeros is None
-    axis = weight.layout.row_axis
-    if not plain or weight.scales is None or axis is None or weight.tensor_scale != 1.0:
-        return writer.constant(weight.dequantize().cpu().numpy(), "weight")
-    codes = weight.layout.from_rows(weight.codes).cpu().numpy()
-    shape = [1] * codes.ndim
-    if weight.scales.numel() > 1:
-        shape[axis] = weight.scales.numel()
-    stored = writer.constant(codes.astype(find_type(weight.spec.element)[1]), "codes")
-    scales = writer.constant(weight.scales.reshape(shape).cpu().numpy(), "scales")
-    return writer.add("Mul", writer.add("Cast", stored, to=int(TensorProto.FLOAT)), scales)
+    if spec.granularity == "tensor" or (spec.block_shape is None and layout.row_axis is not None):
+        shape = [1] * len(layout.shape)
+        if spec.granularity != "tensor" and layout.row_axis is not None:
+            shape[layout.row_axis] = -1
+        codes = layout.from_rows(weight.codes)
+        return _multiply(writer, weight, codes, scales.reshape(shape), shape)
+    rows, positions, channels = weight.codes.shape
+    wide = channels if spec.block_shape is None else spec.block_shape[1]
+    count = ceil(channels / wide)
+    codes = pad(weight.codes, (0, count * wide - channels)).reshape(rows, -1, wide)
+    table = scales.reshape(len(scales), -1, 1)
+    value = _multiply(writer, weight, codes, table, table.shape)
+    value = writer.add("Reshape", value, writer.sizes(rows, positions, count * wide))
+    if count * wide > channels:
+        value = writer.add("Slice", value, *(writer.sizes(n) for n in (0, channels, 2)))
+    return restore_shape(writer, layout, value, (rows, positions, channels))
+
+
+def _multiply(
+    writer: Writer, weight: QuantizedTensor, codes: Tensor, scales: Tensor, shape: Sequence[int]
+) -> str:
+    """``codes`` minus zero points, times ``scales``, both of which broadcast from ``shape``; the result's name."""
+    value = writer.add("Cast", store_elements(writer, codes, weight.spec, "codes"), to=_FLOAT)
+    if weight.zeros is not None:
+        zeros = store_elements(
+            writer, weight.zeros.reshape(tuple(shape)), weight.spec, "zero_points"
+        )
+        zeros = writer.add("Cast", zeros, to=_FLOAT)
+        value = writer.add("Sub", value, _for_rows(writer, weight, zeros))
+    factors = store_scales(writer, scales, weight.spec)
+    return writer.add("Mul", value, _for_rows(writer, weight, factors))
+
+
+def _for_rows(writer: Writer, weight: QuantizedTensor, table: str) -> str:
+    """``table`` with a row for each row of the weight, where one serves all rows of its blocks."""
+    spec, rows = weight.spec, weight.layout.rows
+    tall = 1 if spec.block_shape is None else spec.block_shape[0]
+    if tall == 1:
+        return table
+    of_rows = writer.table(np.arange(rows, dtype=np.int32) // tall)
+    return writer.add("Gather", table, of_rows, axis=0)
+
+
+def encode_packed_weight(writer: Writer, weight: QuantizedTensor) -> str:
+    """Append an integer weight in blocks as MatMulNBits reads it; return the name of what stands for it.
+
+    That is an operator of this module's, which :func:`mpsearch.export.onnxruntime.rewrite.rewrite_layers` puts into the
+    product that reads it.
+    """
+    spec = weight.spec
+    assert spec.block_shape is not None  # of a scheme that MatMulNBits takes
+    assert weight.scales is not None
+    bits, wide, half = spec.element.bits, spec.block_shape[1], 2 ** (spec.element.bits - 1)
+    rows, _, channels = weight.codes.shape
+    count = ceil(channels / wide)
+    codes = pad(weight.codes[:, 0], (0, count * wide - channels)).reshape(rows, count, wide)
+    inputs = [
+        writer.constant(_pack((codes + half).to(torch.uint8), bits), "codes"),
+        store_scales(writer, weight.scales.reshape(rows, count), spec),
+    ]
+    if weight.zeros is not None:
+        zeros = (weight.zeros.reshape(rows, count) + half).to(torch.uint8)
+        inputs.append(
+            writer.constant(_pack(pad(zeros, (0, -count % (8 // bits))), bits), "zero_points")
+        )
+    sizes: dict[str, Any] = {"K": channels, "N": rows, "bits": bits, "block_size": wide}
+    return writer.add(PACKED, *inputs, domain=PACKED_DOMAIN, **sizes)
+
+
+def _pack(codes: Tensor, bits: int) -> NDArray[np.uint8]:
+    """uint8 codes, two of 4 bits in a byte, the first in its lower half."""
+    found = codes.cpu().numpy()
+    packed = found if bits == 8 else found[..., 0::2] | (found[..., 1::2] << 4)
+    return packed.astype(np.uint8)

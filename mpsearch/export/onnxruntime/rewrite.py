@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from mpsearch.cost.executed.onnxruntime import Executed
+from mpsearch.export.onnxruntime.operands import PACKED
 from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.read import walk_nodes
 
 _INT32_LIMIT = 2**31 - 1
+_MICROSOFT = "com.microsoft"
+_FP32_ACCURACY = 1
 
 
 def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence[Executed]) -> None:
@@ -42,6 +45,7 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    _multiply_packed(model, made)
     nodes: list[onnx.NodeProto] = []
     after: dict[str, list[onnx.NodeProto]] = {}
     held: set[str] = set()
@@ -75,6 +79,30 @@ def rewrite_layers(model: onnx.ModelProto, graph: ModelGraph, executed: Sequence
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _multiply_packed(model: onnx.ModelProto, made: Mapping[str, onnx.NodeProto]) -> None:
+    """Make products with weights in blocks of integers MatMulNBits, in place.
+
+    Its accuracy level is fp32's: by default activations would be rounded to int8.
+    """
+    packed = {name: node for name, node in made.items() if node.op_type == PACKED}
+    if not packed:
+        return
+    for node in walk_nodes(model.graph):
+        weight = packed.get(node.input[1]) if len(node.input) > 1 else None
+        if weight is None:
+            continue
+        x, bias = node.input[0], list(node.input[2:3])
+        del node.input[:], node.attribute[:]
+        node.input.extend([x, *weight.input, *[""] * (4 - len(weight.input)), *bias])
+        node.op_type, node.domain = "MatMulNBits", _MICROSOFT
+        node.attribute.extend(weight.attribute)
+        node.attribute.append(helper.make_attribute("accuracy_level", _FP32_ACCURACY))
+    for node in packed.values():
+        model.graph.node.remove(node)
+    if _MICROSOFT not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
 
 
 def _hold(
