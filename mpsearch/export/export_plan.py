@@ -86,6 +86,14 @@ def export_plan(
     return [folder / path.relative_to(made) for path in written] + own
 
 
+def written_by(path: Path) -> str:
+    """Return the name of the exporter that wrote the export's file at ``path``; "" where its folder does not say."""
+    try:
+        return str(json.loads((path.parent / MARK).read_text())["exporter"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def check_replaceable(folder: Path) -> None:
     """Check that ``folder`` is absent, empty or an earlier export.
 

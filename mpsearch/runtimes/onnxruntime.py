@@ -1,5 +1,6 @@
-"""onnxruntime on a CPU, with the settings under which it computes what the model says."""
+"""onnxruntime on a CPU, with the settings under which it computes what the model says; and with its own defaults."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import onnx
 import onnxruntime
 
 from mpsearch.errors import PlanError
+from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.runtimes.file_rounding import read_rounding
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Array, Session, expose, load_model, run_error
@@ -42,6 +44,14 @@ class OnnxruntimeSession:
             raise run_error("onnxruntime", error) from None
         return dict(zip(outputs, found, strict=True))
 
+    def deploy(self) -> "DeployedOnnxruntime":
+        """Return the model with onnxruntime's default optimisations.
+
+        Raises:
+            PlanError: onnxruntime refuses it so.
+        """
+        return _deploy(self.model)
+
 
 def open_session(path: Path) -> Session:
     """Open an export in onnxruntime on the processor.
@@ -53,16 +63,57 @@ def open_session(path: Path) -> Session:
     return OnnxruntimeSession(model, read_rounding(model))
 
 
+@dataclass(frozen=True, slots=True)
+class DeployedOnnxruntime:
+    """An exported model in onnxruntime with its default optimisations.
+
+    Attributes:
+        session: Of onnxruntime.
+        kernels: (kernel, name) of each node of the optimised model.
+    """
+
+    session: Any
+    kernels: tuple[tuple[str, str], ...]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the model's outputs.
+
+        Raises:
+            PlanError: onnxruntime fails while it runs.
+        """
+        names = [output.name for output in self.session.get_outputs()]
+        try:
+            found = self.session.run(names, dict(inputs))
+        except Exception as error:  # onnxruntime's own types derive from Exception only
+            raise run_error("onnxruntime", error) from None
+        return dict(zip(names, found, strict=True))
+
+
+def _deploy(model: onnx.ModelProto) -> DeployedOnnxruntime:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(path)
+        session = _create(model, options, " with default optimisations")
+        optimised = onnx.load(path, load_external_data=False)
+    kernels = tuple((node.op_type, node.name) for node in walk_nodes(optimised.graph))
+    return DeployedOnnxruntime(session, kernels)
+
+
 def _open(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry(*_EXACT_INT4)
-    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.graph_optimization_level = level
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _create(model, options)
+
+
+def _create(model: onnx.ModelProto, options: Any, how: str = "") -> Any:
     try:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's own types derive from Exception only
         reason = str(error).strip().splitlines()[0]
-        raise PlanError(f"onnxruntime cannot run the exported model: {reason}") from None
+        raise PlanError(f"onnxruntime cannot run the exported model{how}: {reason}") from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import onnx
 from numpy.typing import NDArray
@@ -36,6 +36,38 @@ class Session(Protocol):
 
         Raises:
             PlanError: The runtime refuses the model, or fails while it runs.
+        """
+        ...
+
+
+class Deployed(Protocol):
+    """An exported model as its runtime runs it when nothing is said.
+
+    Attributes:
+        kernels: (kernel, name) of each node of the optimised model.
+    """
+
+    @property
+    def kernels(self) -> Sequence[tuple[str, str]]: ...  # noqa: D102
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the model's own outputs.
+
+        Raises:
+            PlanError: The runtime fails while it runs.
+        """
+        ...
+
+
+@runtime_checkable
+class Deployable(Protocol):
+    """A session whose runtime optimises more than a proof allows."""
+
+    def deploy(self) -> Deployed:
+        """Return the model with the runtime's own defaults.
+
+        Raises:
+            PlanError: The runtime refuses it so.
         """
         ...
 

@@ -1,5 +1,6 @@
 """What a verification found, for people and for programs."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,6 +70,46 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class DeployedCheck:
+    """The export as its runtime runs it by default, where a proof needs other settings.
+
+    Attributes:
+        kernels: Layer to the kernel that multiplies it, of those that could be told.
+        promoted: Layers that integers multiply although their scheme says nothing of it.
+        whole: The check of the outputs so; None where the runtime refused, or can prove nothing of them.
+        refused: Why the runtime does not run it so; "" where it does.
+        is_meant: The export was written for this runtime: it must agree. Of another this is told only.
+    """
+
+    kernels: Mapping[str, str]
+    promoted: tuple[str, ...]
+    whole: WholeCheck | None
+    refused: str
+    is_meant: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the result is the same, and every layer runs as the plan says."""
+        same = self.whole is None or self.whole.ok
+        return not self.refused and not self.promoted and same
+
+    @property
+    def ok(self) -> bool:
+        """Whether it agrees where it must."""
+        return self.agrees or not self.is_meant
+
+    def __str__(self) -> str:
+        """Return one line."""
+        if self.refused:
+            return self.refused
+        counts = Counter(self.kernels.values()).most_common()
+        told = ", ".join(f"{n} {kernel}" for kernel, n in counts)
+        same = "" if self.whole is None else f"{self.whole.measure} {self.whole.runtime:.3g}; "
+        promoted = f"promoted to integers: {', '.join(self.promoted)}" if self.promoted else ""
+        return f"{same}{told}; {promoted or 'nothing promoted'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """An exported plan in one real runtime, compared with the simulation.
 
@@ -82,6 +123,7 @@ class Verification:
         unproven: Layer, or "outputs", to why it could not be compared.
         note: How the runtime was run.
         measured: What the exported model loses in the runtime, and with labels what it scores.
+        deployed: The same export with the runtime's own defaults, where they are others.
     """
 
     model: str
@@ -93,11 +135,13 @@ class Verification:
     unproven: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     measured: tuple[Measured, ...] = ()
+    deployed: DeployedCheck | None = None
 
     @property
     def ok(self) -> bool:
         """Whether everything that was compared agrees."""
-        return (self.whole is None or self.whole.ok) and all(check.ok for check in self.layers)
+        checks = (*self.layers, self.whole, self.deployed)
+        return all(check is None or check.ok for check in checks)
 
     @property
     def worst(self) -> LayerCheck | None:
@@ -127,6 +171,8 @@ class Verification:
                 f"{alone}the outputs differ by a {self.whole.measure} of {self.whole.runtime:.2g}, "
                 f"where {self.whole.limit:.2g} is allowed"
             )
+        if self.deployed is not None and not self.deployed.ok:
+            return f"with default optimisations it is another model: {self.deployed}"
         return ""
 
     @property
@@ -141,7 +187,11 @@ class Verification:
                 f"Search again with {names}, or compare with --runtime reference: what agrees there is a "
                 f"matter of {self.runtime}, not of the export.",
             )
-        assert self.whole is not None  # else all agrees
+        if self.whole is None or self.whole.ok:
+            return (
+                f"It matters: {self.runtime} is run so by default. Turn its graph optimisations off, or export again "
+                "with another scheme for what is named.",
+            )
         plan = self.whole.simulation
         share = (
             f"it is {self.whole.runtime / plan:.0%} of what the plan itself changes ({plan:.2g})"
@@ -191,6 +241,10 @@ class Verification:
         lines += [f"  unproven {layer}: {why}" for layer, why in self.unproven.items()]
         if self.note:
             lines.append(f"  note     {self.note}")
+        if self.deployed is not None:
+            lines.append(f"  default  {self.deployed}")
+            if not self.deployed.agrees and not self.deployed.is_meant:
+                lines.append(f"           export with --target {self.runtime} to run it so")
         if not self.ok:
             lines += [
                 f"  what     {self.difference}",

@@ -5,7 +5,7 @@ are compared, where errors may add up.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpsearch.data.batches import Batches
 from mpsearch.errors import PlanError
+from mpsearch.export.export_plan import written_by
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.model import Layer, ModelGraph, Node
 from mpsearch.graph.onnx_file.read import walk_nodes
@@ -31,6 +32,7 @@ from mpsearch.runtimes.session import load_model
 from mpsearch.schemes import Scheme
 from mpsearch.simulate.probe import quantized_weight, replay, run_outputs, simulated_weight
 from mpsearch.verify.compare import check_shapes, relative_errors, squared_difference
+from mpsearch.verify.deployed import check_deployed
 from mpsearch.verify.opened import Opened, open_export
 from mpsearch.verify.oracle import (
     call_documented,
@@ -39,7 +41,7 @@ from mpsearch.verify.oracle import (
     settle_ties,
     widen,
 )
-from mpsearch.verify.verification import LayerCheck, Verification
+from mpsearch.verify.verification import LayerCheck, Verification, WholeCheck
 from mpsearch.verify.verify_checkpoint import find_folder, verify_checkpoint
 from mpsearch.verify.whole import BatchOutputs, check_whole, measure_outputs
 
@@ -134,7 +136,8 @@ def verify_opened(
             f"{runtime} proves nothing here; take onnxruntime or openvino"
         )
     nodes = {node.name: node for node in graph.nodes}
-    readers = _layer_nodes(load_model(opened.path), plan, opened.path.name)
+    exported = load_model(opened.path)
+    readers = _layer_nodes(exported, plan, opened.path.name)
     layers = [
         _Compared(i, nodes[layer.name], tuple(readers[layer.name].input), layer, schemes[i])
         for i, layer in enumerate(graph.layers)
@@ -177,6 +180,17 @@ def verify_opened(
     errors = relative_errors(squares).tolist()
     tolerance = _NATIVE_TOLERANCE if native else TOLERANCE
     least = least_divergence(graph)
+
+    def compare(found: Sequence[Mapping[str, Tensor]]) -> WholeCheck | None:
+        if departures:
+            return None
+        sides = [replace(o, runtime=own) for o, own in zip(outputs, found, strict=True)]
+        return check_whole(graph, heads, kind, form.outputs, sides, least)
+
+    is_meant = written_by(opened.path) == runtime
+    deployed = check_deployed(
+        session, exported, graph, schemes, chosen.iterate(), compare, is_meant=is_meant
+    )
     return Verification(
         graph.name,
         runtime,
@@ -186,10 +200,11 @@ def verify_opened(
             LayerCheck(compared.layer.name, compared.scheme.name, error, error <= tolerance)
             for compared, error in zip(layers, errors, strict=True)
         ),
-        None if departures else check_whole(graph, heads, kind, form.outputs, outputs, least),
+        compare([o.runtime for o in outputs]),
         unproven,
         opened.note,
         () if departures else measure_outputs(graph, chosen, form.outputs, outputs),
+        deployed,
     )
 
 

@@ -29,6 +29,7 @@ from mpsearch.export.onnxruntime.operands import (
     encode_unsigned_activation,
     encode_unsigned_weight,
 )
+from mpsearch.export.onnxruntime.overrides import write_overrides
 from mpsearch.export.onnxruntime.rewrite import rewrite_layers
 from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
@@ -40,12 +41,13 @@ from mpsearch.schemes import Spec
 
 
 def export(plan: Plan, graph: ModelGraph, weights: Weights, folder: Path) -> list[Path]:
-    """Write ``model.onnx`` into ``folder`` and return the files written.
+    """Write ``model.onnx`` and ``tensor_quant_overrides.json`` into ``folder`` and return the files written.
 
     Raises:
         PlanError: The plan does not fit, or onnxruntime cannot run one of its schemes.
     """
-    return write_model(build_onnxruntime(plan, graph, weights), folder)
+    files = write_model(build_onnxruntime(plan, graph, weights), folder)
+    return files + write_overrides(plan, graph, weights, folder)
 
 
 def build_onnxruntime(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.ModelProto:

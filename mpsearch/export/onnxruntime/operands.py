@@ -27,7 +27,7 @@ PACKED, PACKED_DOMAIN = "PackedWeight", "mpsearch"
 """Operator that stands for a weight until it is part of a MatMulNBits."""
 
 _FLOAT = int(TensorProto.FLOAT)
-_MIDDLE = 128
+MIDDLE = 128
 """The unsigned code of 0 where there are negative numbers."""
 
 
@@ -41,7 +41,7 @@ def encode_unsigned_activation(writer: Writer, value: str, found: Range, is_posi
         is_positive: It holds no negative number: code 0 is then 0, and a Relu before is part of the rounding.
     """
     scale = writer.constant(np.float32(found.scale or 1.0), "scale")
-    zero = writer.constant(np.uint8(0 if is_positive else _MIDDLE), "zero_point")
+    zero = writer.constant(np.uint8(0 if is_positive else MIDDLE), "zero_point")
     codes = writer.add("QuantizeLinear", value, scale, zero)
     return writer.add("DequantizeLinear", codes, scale, zero)
 
@@ -78,11 +78,11 @@ def encode_unsigned_weight(writer: Writer, weight: QuantizedTensor) -> str:
     codes = weight.layout.from_rows(weight.codes).cpu().numpy()
     is_one = weight.spec.granularity == "tensor"
     scales = weight.scales.reshape(() if is_one else (-1,)).cpu().numpy()
-    stored = writer.constant((codes + _MIDDLE).astype(np.uint8), "codes")
+    stored = writer.constant((codes + MIDDLE).astype(np.uint8), "codes")
     inputs = [
         stored,
         writer.constant(scales, "scales"),
-        writer.constant(np.full(scales.shape, _MIDDLE, np.uint8), "zero_points"),
+        writer.constant(np.full(scales.shape, MIDDLE, np.uint8), "zero_points"),
     ]
     attributes: dict[str, Any] = {} if is_one else {"axis": weight.layout.row_axis}
     return writer.add("DequantizeLinear", *inputs, **attributes)
