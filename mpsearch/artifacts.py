@@ -96,7 +96,7 @@ def read_artifact(path: Path, schema: str, kind: type[C], *, version: int = 1) -
     if found != (f"mpsearch.{schema}", version):
         raise ArtifactError(
             f"{path.name}: schema mpsearch.{schema} version {version} is needed, "
-            f"got {found[0]} version {found[1]}"
+            f"got {_short(found[0])} version {_short(found[1])}"
         )
     try:
         digest = digest_json(envelope["content"])
@@ -110,6 +110,11 @@ def read_artifact(path: Path, schema: str, kind: type[C], *, version: int = 1) -
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "content"
         raise ArtifactError(f"{path.name}: {where}: {first['msg']}") from None
+
+
+def _short(value: object) -> str:
+    """``value`` as one line of a message, whatever it is."""
+    return " ".join(str(value).split())[:80]
 
 
 def read_envelope(path: Path) -> dict[str, Any]:

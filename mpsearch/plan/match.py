@@ -41,7 +41,7 @@ def plan_schemes(plan: Plan, graph: ModelGraph) -> tuple[Scheme, ...]:
             )
         if decision.site.weights and decision.site.weights != site_of(layer).weights:
             raise PlanError(
-                f"{layer.name!r} must multiply with {', '.join(decision.site.weights)} as the plan says, "
+                f"{layer.name!r} must multiply with {', '.join(map(repr, decision.site.weights))} as the plan says, "
                 f"got {', '.join(site_of(layer).weights) or 'no weight'}"
             )
         found.append(plan.schemes[decision.scheme])

@@ -8,7 +8,7 @@ import numpy as np
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from mpsearch.errors import PlanError
+from mpsearch.errors import MpsearchError, PlanError
 from mpsearch.runtimes.file_rounding import read_rounding, widen_products
 from mpsearch.runtimes.rounding import EXACT, Rounding
 from mpsearch.runtimes.session import Array, Session, load_model, run_error
@@ -56,7 +56,7 @@ def open_session(path: Path) -> Session:
 
     Raises:
         ModelError: It cannot be read.
-        PlanError: It holds an operator that is not of the standard.
+        PlanError: It holds an operator that is not of the standard, or a node that is not well-formed.
     """
     model = load_model(path)
     rounding = read_rounding(model)
@@ -69,3 +69,7 @@ def open_session(path: Path) -> Session:
             f"{path.name} must hold standard operators alone to run in onnx.reference: {reason}; "
             "take the runtime onnxruntime or openvino"
         ) from None
+    except MpsearchError:
+        raise
+    except Exception as error:  # whatever its operators raise of nodes that are none of theirs
+        raise run_error("reference", error) from None

@@ -135,7 +135,7 @@ def test_layers_that_no_decision_names_run_in_the_base() -> None:
     [
         ({"structure_digest": "c" * 64}, "must be used with the model that it was made for"),
         ({"decisions": (Decision(Site("fc9"), "fp16"),)}, "'fc9', which is no layer of net.onnx"),
-        ({"decisions": (Decision(Site("fc1", ("w9",)), "fp16"),)}, "must multiply with w9"),
+        ({"decisions": (Decision(Site("fc1", ("w9",)), "fp16"),)}, "must multiply with 'w9'"),
         ({"decisions": (Decision(Site("fc1"), "nvfp4"),)}, "must share one scheme"),
         ({"decisions": (Decision(Site("fc1"), "fp16", "kv_cache"),)}, "kind gemm"),
     ],
