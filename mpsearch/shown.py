@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterable, Sequence
+from unicodedata import category
 
 _MOST_ROWS = 12
 _MOST_LETTERS = 240
@@ -11,7 +12,12 @@ def visible(text: str) -> str:
     """Return ``text`` with what steers a terminal or turns the direction of writing made visible."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    """Whether a character is none to read: controls but the end of a line, marks of direction, halves of pairs."""
+    return character != "\n" and category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def shorten(text: str, limit: int = 0) -> str:

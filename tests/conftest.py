@@ -16,4 +16,8 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
-pytest_plugins = ("tests.support.command_line", "tests.support.made_run")
+pytest_plugins = (
+    "tests.support.browser",
+    "tests.support.command_line",
+    "tests.support.made_run",
+)

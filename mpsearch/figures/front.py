@@ -4,7 +4,7 @@ Predicted and measured values never share a trace, a marker or a word.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,6 +14,7 @@ from mpsearch.figures.shown.front import Mark, ShownFront, show_front
 from mpsearch.figures.shown.scale import Scale, padded
 from mpsearch.figures.shown.trust import show_trust
 from mpsearch.figures.theme import (
+    CHOSEN,
     COMPARED,
     GREY,
     MEASURED,
@@ -28,6 +29,7 @@ from mpsearch.stats.digits import with_error
 from mpsearch.stats.estimates import Estimate
 
 _HEIGHT = 520
+_MOST_CHANGES = 4  # of a hover text
 _WIDE, _NARROW = (860.0, 390.0), (250.0, 330.0)  # pixels inside the axes, where labels are placed
 
 
@@ -38,6 +40,8 @@ def plot_front(
     chosen: Point | None = None,
     unit: str = "",
     objectives: tuple[str, str] | None = None,
+    colour: str = "",
+    key: Callable[[tuple[int, ...]], str] | None = None,
 ) -> go.Figure:
     """Draw a front: its predicted line, its measured points with standard errors, plans to compare.
 
@@ -47,6 +51,8 @@ def plot_front(
         chosen: The point to star.
         unit: Unit of ``loss``, for the axis.
         objectives: (horizontal, vertical); by default the first cost of the front, and ``loss``.
+        colour: A third objective that colours points; "" is none.
+        key: Assignment to what events of a page call it; None gives points no names.
     """
     shown = show_front(front, rows=rows, chosen=chosen, unit=unit, objectives=objectives)
     place, y = shown.scale.place, label(shown.y)
@@ -57,8 +63,9 @@ def plot_front(
             mode="lines+markers" if len(shown.predicted) <= 80 else "lines",
             name=f"predicted {y}",
             line={"color": PREDICTED, "width": 1.5, "dash": "dot"},
-            marker={"size": 4, "color": PREDICTED},
-            hovertext=[_hover("predicted", mark, front) for mark in shown.predicted],
+            marker={"size": 4, "color": PREDICTED} | _by_value(shown.predicted, colour),
+            hovertext=_hovers("predicted", shown.predicted, front),
+            customdata=_keys(shown.predicted, key),
         )
     if shown.shifts:
         figure.add_scatter(
@@ -75,8 +82,10 @@ def plot_front(
             **_places(shown.measured, shown, errors="rgba(209,73,91,.5)"),
             mode="markers",
             name=f"measured {y} ± standard error",
-            marker={"size": 9, "color": MEASURED, "line": {"width": 1, "color": "#ffffff"}},
-            hovertext=[_hover("measured", mark, front) for mark in shown.measured],
+            marker={"size": 9, "color": MEASURED, "line": {"width": 1, "color": "#ffffff"}}
+            | _by_value(shown.measured, colour),
+            hovertext=_hovers("measured", shown.measured, front),
+            customdata=_keys(shown.measured, key),
         )
     for word, symbol in (("measured", "diamond"), ("predicted", "diamond-open")):
         some = [mark for mark in shown.rows if mark.word == word]
@@ -87,6 +96,7 @@ def plot_front(
                 name=f"plans to compare ({word})",
                 marker={"symbol": symbol, "size": 11, "color": COMPARED},
                 hovertext=[_hover(f"{mark.label}, {word}", mark, front) for mark in some],
+                customdata=_keys(some, key),
             )
     if shown.chosen is not None:
         figure.add_scatter(
@@ -96,10 +106,11 @@ def plot_front(
             marker={
                 "symbol": "star",
                 "size": 19,
-                "color": "#f2b705",
+                "color": CHOSEN,
                 "line": {"width": 1.5, "color": "#5b4300"},
             },
             hovertext=[_hover(f"chosen, {shown.chosen.word}", shown.chosen, front)],
+            customdata=_keys([shown.chosen], key),
         )
     low, high = shown.y_range
     figure.update_layout(
@@ -117,6 +128,7 @@ def plot_front(
         | _ticks(shown.scale, low, high),
         hovermode="closest",
         annotations=_labels(shown, _WIDE, 26),
+        coloraxis={"colorbar": _colour_bar(colour)} if colour else None,
         meta={"narrow": {"annotations": _labels(shown, _NARROW, 14), "height": 620}},
     )
     return figure
@@ -238,6 +250,51 @@ def _labels(shown: ShownFront, size: tuple[float, float], limit: int) -> list[di
         for mark, text, offset in zip(shown.rows, texts, offsets, strict=True)
         if offset is not None
     ]
+
+
+def _hovers(word: str, marks: Sequence[Mark], front: Front) -> list[str]:
+    """Hover texts of points along the front; each says which layers differ from the one before."""
+    before = [None, *marks[:-1]]
+    return [
+        _hover(word, mark, front) + (_difference(other, mark, front) if other is not None else "")
+        for other, mark in zip(before, marks, strict=True)
+    ]
+
+
+def _difference(before: Mark, mark: Mark, front: Front) -> str:
+    """Which groups a point decides otherwise than the one before it."""
+    pairs = zip(front.groups, before.assignment, mark.assignment, strict=True)
+    changed = [
+        f"{label(name, 30)}: {label(front.schemes[a])} → {label(front.schemes[b])}"
+        for name, a, b in pairs
+        if a != b
+    ]
+    rest = f"<br>and {len(changed) - _MOST_CHANGES} more" if len(changed) > _MOST_CHANGES else ""
+    if not changed:
+        return ""
+    return (
+        "<br><br>differs from the one before in<br>" + "<br>".join(changed[:_MOST_CHANGES]) + rest
+    )
+
+
+def _keys(marks: Sequence[Mark], key: Callable[[tuple[int, ...]], str] | None) -> list[str] | None:
+    return None if key is None else [key(mark.assignment) for mark in marks]
+
+
+def _by_value(marks: Sequence[Mark], name: str) -> dict[str, Any]:
+    """What colours markers by an objective, if all have it."""
+    if not name or not all(name in mark.values for mark in marks):
+        return {}
+    return {
+        "color": [mark.values[name].mean for mark in marks],
+        "coloraxis": "coloraxis",
+        "size": 9,
+    }
+
+
+def _colour_bar(name: str) -> dict[str, Any]:
+    title = {"text": objective_title(name), "side": "right"}
+    return {"title": title, "thickness": 12, "outlinewidth": 0}
 
 
 def _hover(word: str, mark: Mark, front: Front) -> str:

@@ -16,6 +16,7 @@ GREY = "#7d8590"  # reads on white and on black
 MEASURED = "#d1495b"
 PREDICTED = "#7d8590"
 COMPARED = "#0072b2"
+CHOSEN = "#f2b705"
 
 _FIXED = {
     "fp32": "#4d535b",
@@ -40,7 +41,7 @@ _FIXED = {
     "fp8_2of4": "#5aa9d6",
     "nvfp4_2of4": "#cc79a7",
 }
-_SPARE = ("#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#8f5a2b", "#b8a1e3", "#6b8e23")
+SPARE = ("#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#8f5a2b", "#b8a1e3", "#6b8e23")
 
 SANS = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
@@ -52,7 +53,7 @@ def scheme_colours(schemes: Sequence[str]) -> dict[str, str]:
     for name in schemes:
         wanted = _FIXED.get(name)
         if wanted is None or wanted in colours.values():
-            free = [c for c in _SPARE if c not in colours.values()]
+            free = [c for c in SPARE if c not in colours.values()]
             free = [c for c in free if c not in {_FIXED.get(s) for s in schemes}] or free
             wanted = free[0] if free else GREY
         colours[name] = wanted
@@ -114,6 +115,8 @@ def plain_objective_title(name: str, unit: str = "") -> str:
         "latency_us": "latency (µs)",
         "weight_bytes": "weights (bytes)",
         "energy_uj": "energy (µJ)",
+        "effective_bits": "effective bits",
+        "memory_bytes": "memory (bytes)",
         "loss": f"loss ({unit})" if unit else "loss",
     }.get(stem, stem)
     return f"{words}, {detail}" if detail else words

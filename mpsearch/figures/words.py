@@ -8,6 +8,7 @@ from mpsearch.figures.comparison import compare
 from mpsearch.figures.content import Report
 from mpsearch.figures.shown.strips import show_plan
 from mpsearch.figures.theme import plain_objective_title
+from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.stats.digits import number, with_error
@@ -39,12 +40,22 @@ def say_plan(report: Report) -> str:
     """Return what the strips of the chosen plan show."""
     if report.chosen is None:
         return "No plan was chosen."
-    shown = show_plan(
-        report.graph, report.chosen.assignment, costs=report.costs, table=report.table
-    )
+    schemes, assignment = report.front.schemes, report.chosen.assignment
+    return say_shares(report.graph, schemes, assignment, report.costs, report.table)
+
+
+def say_shares(
+    graph: ModelGraph,
+    schemes: Sequence[str],
+    assignment: Sequence[int],
+    costs: Costs | None,
+    table: Table | None,
+) -> str:
+    """Return what share of layers, parameters, FLOPs, time and loss each scheme of a plan takes."""
+    shown = show_plan(graph, assignment, costs=costs, table=table)
     chosen = np.array(shown.schemes)
     parts = []
-    for s, name in enumerate(report.front.schemes):
+    for s, name in enumerate(schemes):
         shares = [
             f"{number(float(strip.shares[chosen == s].sum()), 2)} % of {strip.title}"
             for strip in shown.strips
@@ -82,14 +93,20 @@ def say_latency(costs: Costs, assignment: Sequence[int]) -> str:
 def say_trust(report: Report) -> str:
     """Return how well predictions rank what was measured."""
     if report.rank_correlation is None:
-        return "Too few points were measured to say how predictions rank them."
+        return f"Too few points were measured for a rank correlation. {say_pairs(report.front)}"
     rho, n = report.rank_correlation
-    both = [p for p in report.front.points if "loss" in p.predicted and "loss" in p.measured]
-    above = sum(p.measured["loss"].mean > p.predicted["loss"].mean for p in both)
     return (
-        f"Spearman correlation {number(rho, 2)} over {n} measured points; {above} of {len(both)} lose "
-        "more than predicted."
+        f"Spearman correlation {number(rho, 2)} over {n} measured points. {say_pairs(report.front)}"
     )
+
+
+def say_pairs(front: Front) -> str:
+    """Return how many measured points lose more than predicted."""
+    both = [p for p in front.points if "loss" in p.predicted and "loss" in p.measured]
+    if not both:
+        return "No point was measured: nothing is known of how predictions rank plans."
+    above = sum(p.measured["loss"].mean > p.predicted["loss"].mean for p in both)
+    return f"{above} of {len(both)} measured points lose more than predicted."
 
 
 def say_report(report: Report) -> dict[str, str]:

@@ -209,7 +209,7 @@ def report() -> Report:
     return _make()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_report() -> Callable[..., Report]:
     return _make
 

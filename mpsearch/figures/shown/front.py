@@ -10,6 +10,7 @@ from mpsearch.problem.front import Front, Point
 from mpsearch.stats.estimates import Estimate
 
 _MOST_POINTS = 400  # more cannot be told apart on a screen, and weigh in the file
+_MOST_MEASURED = 800
 _LETTER = 6.8  # pixels
 
 
@@ -113,7 +114,8 @@ def show_front(
         Mark(_all(p)[x].mean, p.predicted[y], "predicted", p.assignment, p.predicted)
         for p in _spread(predicted_line(points, x, y), _MOST_POINTS)
     ]
-    measured = [_mark(p, x, y) for p in points if y in p.measured]
+    known = [p for p in points if y in p.measured]
+    measured = [_mark(p, x, y) for p in _spread(known, _MOST_MEASURED)]
     shifts = [
         (_all(p)[x].mean, p.predicted[y].mean, p.measured[y].mean)
         for p in points

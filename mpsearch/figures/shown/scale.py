@@ -35,6 +35,15 @@ class Scale:
         size = abs(value) / self.threshold
         return math.copysign(size if size <= 1 else 1 + math.log10(size), value)
 
+    def value(self, place: float) -> float:
+        """Return the value that stands at coordinate ``place``."""
+        if self.kind == "linear":
+            return place
+        if self.kind == "log":
+            return float(10.0**place)
+        size = abs(place)
+        return math.copysign(self.threshold * (size if size <= 1 else 10.0 ** (size - 1)), place)
+
     def error(self, value: float, stderr: float) -> tuple[float, float]:
         """Return how far one standard error reaches below and above ``value``, in coordinates."""
         at = self.place(value)

@@ -1,0 +1,1 @@
+"""One file a view: its layout, and what it shows when something is chosen."""
