@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import mpsearch as mp
-from experiments.models.llama import CHARACTERS, read_text, train
+from experiments.models.llama import CHARACTERS, read_text, single_out, train
 from mpsearch.data.batches import Batches, make_batches
 from mpsearch.demo.demo import cache_folder, fetch_model
 from mpsearch.demo.text_lines import orientation_arrays
@@ -80,9 +80,11 @@ def minilm(folder: Path) -> Case:
     return Case(graph, mp.read_batches(folder / "calibration.npz"), held_out.take(400))
 
 
-def language(steps: int) -> Case:
+def language(steps: int, *, outliers: bool = False) -> Case:
     """Return a small Llama-like model trained here, and text that it was not trained on."""
     module, held_out = train(read_text(), steps=steps)
+    if outliers:
+        module = single_out(module)
     ids = torch.zeros(1, held_out.shape[1], dtype=torch.int64)
     graph = import_torch(module, {"ids": ids})
     parts = held_out[:32], held_out[32:96]
@@ -175,6 +177,9 @@ def main() -> None:
     parser.add_argument("plans", nargs="*", metavar="SCHEME", help="default: those of the docs")
     parser.add_argument("--folder", type=Path, help="of minilm")
     parser.add_argument("--steps", type=int, default=1500, help="of the language model's training")
+    parser.add_argument(
+        "--outliers", action="store_true", help="single out channels of the language model"
+    )
     parser.add_argument("--lines", type=int, default=_LINES[0][0], help="of orientation")
     parser.add_argument("--seed", type=int, default=0, help="of wide")
     parser.add_argument("-o", "--out", type=Path, help="JSON that rows are added to")
@@ -188,7 +193,8 @@ def main() -> None:
     elif options.model == "wide":
         case, key = wide(options.seed), f"{_FEW} samples, {_WIDTH} channels, seed {options.seed}"
     elif options.model == "language":
-        case = language(options.steps)
+        case = language(options.steps, outliers=options.outliers)
+        key = f"{key}, outliers" if options.outliers else key
     else:
         case = orientation(options.lines)
         if options.lines != _LINES[0][0]:

@@ -106,3 +106,27 @@ def train(text: NDArray[np.int64], *, steps: int, seed: int = 0) -> tuple[Llama,
     held = text[end:]
     count = len(held) // TOKENS
     return model.eval(), held[: count * TOKENS].reshape(count, TOKENS)
+
+
+@torch.no_grad()
+def single_out(model: Llama, *, channels: int = 3, factor: float = 30.0, seed: int = 0) -> Llama:
+    """Make some channels behind each norm ``factor`` times as large and what reads them as much smaller: outliers, as large models have.
+
+    What the model computes stays as it is.
+    """
+    rng = np.random.default_rng(seed)
+    norms = [
+        part
+        for block in model.blocks
+        if isinstance(block, _Block)
+        for part in (
+            (block.before_attention, (block.q, block.k, block.v)),
+            (block.before_mlp, (block.gate, block.up)),
+        )
+    ]
+    for norm, readers in (*norms, (model.norm, (model.head,))):
+        chosen = torch.from_numpy(rng.choice(_WIDTH, channels, replace=False))
+        norm.gain[chosen] *= factor
+        for reader in readers:
+            reader.weight[:, chosen] /= factor
+    return model
