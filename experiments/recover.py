@@ -47,6 +47,7 @@ _SCHEMES = {
 }  # fmt: skip
 _WIDTH, _FEW = 512, 16
 _LINES = ((250, 7001), (800, 7002))  # number and seed: to recover with, to score on
+_SCORED = 96  # lines that the table of a front is scored on
 _PLANS = {
     "5.5": ("fp16", "fp8", "nvfp4"),
     "4.9": ("fp16", "fp8", "nvfp4", "fp8_2of4", "nvfp4_2of4"),
@@ -66,7 +67,7 @@ class Case:
 
 def orientation(lines: int) -> Case:
     """Return the demo's model on lines drawn from seeds of their own, so many to recover with."""
-    graph = mp.import_onnx(fetch_model(cache_folder()))
+    graph = mp.import_onnx(fetch_model(cache_folder()), shapes={"x": (None, 3, 48, 192)})
     drawn = [orientation_arrays(n, seed=seed) for n, seed in ((lines, _LINES[0][1]), *_LINES[1:])]
     unseen = make_batches({"x": drawn[1]["x"]}, batch_size=100)
     labels = make_batches(dict(drawn[1]), batch_size=100)
@@ -127,12 +128,15 @@ def uniform(case: Case, name: str) -> tuple[Simulator, Ints]:
 def of_front(case: Case, bits: str) -> tuple[Simulator, Ints]:
     """Return a simulator and the plan of least predicted loss at so many effective bits."""
     simulator = _simulate(case, _PLANS[bits])
-    table = mp.score_sensitivity(simulator)
     costs = mp.estimate_costs(case.graph, simulator.space, mp.read_device("npu_200tops"))
+    few = simulator.on_data(case.calibration.take(_SCORED))
+    table = mp.score_sensitivity(few, metric="kl")
     front = mp.find_front(
         mp.build_problem(table, costs), method="exact", objectives=("weight_bytes", "loss")
     )
-    point = mp.choose_point(front, limits={"effective_bits": float(bits)})
+    plans = ((point, mp.make_plan(point, simulator, costs=costs)) for point in front.points)
+    fitting = [point for point, plan in plans if plan.coverage.effective_bits <= float(bits)]
+    point = min(fitting, key=lambda point: point.predicted["loss"].mean)
     return simulator, np.array(point.assignment)
 
 
