@@ -1,9 +1,11 @@
 """Bytes that tensors of an ONNX file take, read from the file alone."""
 
+import json
 from collections.abc import Iterator
 from math import ceil, prod
 from pathlib import Path
 
+import numpy as np
 import onnx
 from safetensors import safe_open
 
@@ -69,8 +71,9 @@ def stored_weights(model: onnx.ModelProto, sources: set[str]) -> int:
     found = sources & tensors.keys()
     for node in nodes:
         if any(p.key == "mpsearch.site" and p.value == node.name for p in node.metadata_props):
-            is_recurrent = node.op_type in ("LSTM", "GRU", "RNN")  # whose bias is a matrix
-            for name in node.input[1:3] if is_recurrent else node.input:
+            is_recurrent = node.op_type in ("LSTM", "GRU", "RNN")
+            has_bias = node.op_type in ("Conv", "ConvTranspose", "Gemm")
+            for name in node.input[1:3] if is_recurrent else node.input[: 2 if has_bias else None]:
                 is_vector = name in tensors and len(tensors[name].dims) < 2  # a bias
                 if name and not is_vector:
                     found |= behind(name) or set()
@@ -100,14 +103,21 @@ def weight_sources(graph: ModelGraph) -> set[str]:
     return {name for name, constant in entries.items() if constant.source in decided}
 
 
-def stored_bytes(folder: Path, sources: set[str]) -> int:
-    """Return the bytes of what an export in ``folder`` stores of decided weights."""
+def stored_bytes(folder: Path, sources: set[str]) -> int | None:
+    """Return the bytes of what an export in ``folder`` stores of decided weights; None where it holds none.
+
+    Of checkpoints and of encodings that are what is quantised: all else lies there, or stays, as it was.
+    """
     if (folder / "layout.json").exists():
         beside = onnx.load(folder / "graph.onnx").graph.initializer
         kept = sum(stored_size(tensor) for tensor in beside if tensor.name in sources)
         return npu_bytes(read_layout(folder / "layout.json")) + kept
     if (folder / "config.json").exists():
         return sum(map(checkpoint_bytes, folder.glob("model*.safetensors")))
+    if (folder / "fqn_to_config.json").exists():
+        return None
+    if (folder / "model.encodings").exists():
+        return encoded_bytes(folder)
     return stored_weights(onnx.load(folder / "model.onnx"), sources)
 
 
@@ -119,3 +129,15 @@ def checkpoint_bytes(path: Path) -> int:
             file.get_tensor(name) for name in names if ".weight" in name and "shape" not in name
         ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def encoded_bytes(folder: Path) -> int:
+    """Return the bytes of codes and scales that encodings say of initialisers: fp16 scales of groups, fp32 ones of all else."""
+    entries = json.loads((folder / "model.encodings").read_text())["encodings"]
+    sizes = {t.name: prod(t.dims) for t in onnx.load(folder / "model.onnx").graph.initializer}
+    bits = 0
+    for entry in entries:
+        if entry["name"] in sizes:
+            scales = np.size(entry["y_scale"]) * (16 if "block_size" in entry else 32)
+            bits += sizes[entry["name"]] * int(entry["output_dtype"].removeprefix("int")) + scales
+    return bits // 8

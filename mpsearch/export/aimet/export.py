@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from mpsearch.errors import PlanError
 from mpsearch.export.onnx.write_model import write_model
 from mpsearch.export.planned import PlannedWeights
-from mpsearch.graph.model import Layer, ModelGraph
+from mpsearch.graph.model import Layer, ModelGraph, Operand
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.graph.onnx_file.write import to_onnx
 from mpsearch.numerics.quantized import QuantizedTensor
@@ -26,6 +26,7 @@ from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
 from mpsearch.schemes import Scheme, Spec
 from mpsearch.simulate.changes import output_channel_axis
+from mpsearch.space.stored import weight_key
 
 VERSION = "2.0.0"
 
@@ -62,18 +63,24 @@ def export(plan: Plan, graph: ModelGraph, weights: PlannedWeights, folder: Path)
         encodings[name] = encode_activation(spec, found)
         yield helper.make_node("Identity", [value], [name], name)
 
+    def write_weight(weight: QuantizedTensor, operand: Operand, name: str) -> str:
+        own = graph.constants[operand.value].dtype  # 16 bits leave int8 codes as they are
+        values = weight.dequantize().cpu().numpy().astype(own)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+        if not weight.spec.is_cast:
+            encodings[name] = encode_weight(weight)
+        return name
+
     def encoded(node: onnx.NodeProto, index: int, scheme: Scheme) -> Iterator[onnx.NodeProto]:
         layer = graph.layers[index]
         for number, gemm in enumerate(layer.gemms):
             for operand, is_weight in ((gemm.left, False), (gemm.right, gemm.has_weight)):
                 if is_weight and not (scheme.weight.is_cast and scheme.sparsity is None):
-                    weight = weights(index, number, scheme)
-                    name = fresh(f"mpsearch/{layer.name}/{operand.value}")
-                    values = weight.dequantize().cpu().numpy()
-                    model.graph.initializer.append(numpy_helper.from_array(values, name))
-                    if not scheme.weight.is_cast:
-                        encodings[name] = encode_weight(weight)
-                    node.input[operand.input_index] = name
+                    key = weight_key(operand, scheme, weights.owners.get((index, number), -1))
+                    if key not in made:
+                        name = fresh(f"mpsearch/{layer.name}/{operand.value}")
+                        made[key] = write_weight(weights(index, number, scheme), operand, name)
+                    node.input[operand.input_index] = made[key]
                 elif not is_weight and not scheme.activation.is_cast:
                     yield from read(layer, operand.value, scheme.activation)
                     node.input[operand.input_index] = made[operand.value, scheme.activation]
