@@ -5,9 +5,11 @@ its codes times scales in bf16, in bf16; activations are rounded in each run, th
 documented rounding (:mod:`mpsearch.runtimes.rounding`).
 """
 
+import io
 import json
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +68,7 @@ class TransformersSession:
         fed = {n: x.bfloat16() if x.is_floating_point() else x for n, x in fed.items()}
         try:
             # compressed-tensors compiles its rounding on a processor, which takes longer than all else here
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            with _quietly(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 result = self.model(**fed)
         except Exception as error:  # whatever a model's code raises
             raise run_error("transformers", error) from None
@@ -107,8 +109,7 @@ def open_session(folder: Path) -> CheckpointSession:
             f"config.json must name a model class of transformers as its architecture, got {architecture!r}"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():
             model: Any = kind.from_pretrained(
                 folder,
                 dtype=torch.bfloat16,
@@ -121,6 +122,14 @@ def open_session(folder: Path) -> CheckpointSession:
         reason = lines[0] if lines else type(error).__name__
         raise ModelError(f"{folder.name}: transformers cannot load it: {reason}") from error
     return TransformersSession(model.eval())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hold back the progress bars and warnings of two packages; errors are raised all the same."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _is_model(kind: object, of: type) -> bool:

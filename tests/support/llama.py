@@ -1,6 +1,7 @@
 """A small Llama of Hugging Face, built on the spot: as module, as graph, as folder, and plans for it."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -47,9 +48,9 @@ class Llama:
 
     Attributes:
         module: The ``LlamaForCausalLM``.
-        graph: As ``import_torch`` has it.
+        graph: As ``import_torch`` has it, or ``import_onnx``.
         batches: Eight samples of token ids.
-        folder: What ``save_pretrained`` wrote.
+        folder: What ``save_pretrained`` wrote, ``ids.npz``, and of an untied one ``model.onnx``, which the graph is of.
     """
 
     module: Any
@@ -90,8 +91,30 @@ def make_llama(*, tied: bool = False, bias: bool = False) -> Llama:
     folder = tempfile.TemporaryDirectory()
     _KEPT.append(folder)
     module.save_pretrained(folder.name)
-    graph = mp.import_torch(module, {"input_ids": ids[:2]})
-    return Llama(module, graph, make_batches({"input_ids": ids.numpy()}), Path(folder.name))
+    path = Path(folder.name)
+    np.savez(path / "ids.npz", input_ids=ids.numpy())
+    if tied:
+        graph = mp.import_torch(module, {"input_ids": ids[:2]})
+    else:
+        graph = mp.import_onnx(_write_onnx(module, ids[:2], path / "model.onnx"))
+    return Llama(module, graph, make_batches({"input_ids": ids.numpy()}), path)
+
+
+def _write_onnx(module: Any, ids: torch.Tensor, path: Path) -> Path:
+    """Write the module as users of the command line do; ``optimize`` would rename its weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            kwargs={"input_ids": ids},
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            dynamic_shapes={"input_ids": {0: torch.export.Dim.AUTO}},
+        )
+    assert program is not None
+    program.save(path, external_data=False)
+    return path
 
 
 @cache

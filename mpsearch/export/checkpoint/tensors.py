@@ -70,7 +70,8 @@ class Named:
         names = [module for module in self.modules.values() if module not in quantized]
         for name in _names(self):
             owner, _, kind = name.rpartition(".")
-            if kind == "weight" and owner not in quantized and len(_shape(self, name)) == 2:
+            is_plain = kind == "weight" and owner not in quantized
+            if is_plain and len(_shape(self, name)) == 2:
                 names.append(owner)
         return tuple(dict.fromkeys(names))
 
@@ -146,7 +147,7 @@ def plain_tensors(named: Named) -> Iterator[tuple[str, Tensor]]:
     for name in names:
         if name in quantized:
             continue
-        if name in layers and _is_changed(named, layers[name]):
+        if name in layers and (_is_changed(named, layers[name]) or not _is_own(named, name)):
             tensor = named.stored(layers[name]).codes.flatten(1)
         elif name in changed:
             tensor = to_tensor(named.graph.constants[changed[name]])
@@ -166,8 +167,9 @@ def _names(named: Named) -> Iterator[str]:
     if named.source.files:
         yield from named.source.files
     else:
-        originals = (name for name in _originals(named.graph) if "." in name)
-        yield from (name for name in originals if not name.endswith(_COMPUTED))
+        own = [n for n in _originals(named.graph) if "." in n and not n.endswith(_COMPUTED)]
+        weights = (f"{module}.weight" for module in named.modules.values())
+        yield from dict.fromkeys((*own, *weights))
 
 
 def _originals(graph: ModelGraph) -> Mapping[str, object]:
@@ -175,9 +177,16 @@ def _originals(graph: ModelGraph) -> Mapping[str, object]:
     return known.originals if isinstance(known, Constants) else known
 
 
+def _is_own(named: Named, name: str) -> bool:
+    """Whether a tensor has its name in the user's files or graph; exporters to ONNX may rename weights."""
+    return name in (named.source.files or _originals(named.graph))
+
+
 def _shape(named: Named, name: str) -> tuple[int, ...]:
     if named.source.files:
         return named.source.shape(name)
+    if not _is_own(named, name):
+        return (0, 0)  # a layer's weight, whatever its sizes
     known = named.graph.constants
     return known.originals[name].shape if isinstance(known, Constants) else known[name].shape
 

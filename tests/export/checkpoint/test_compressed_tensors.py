@@ -14,7 +14,11 @@ import mpsearch as mp
 from mpsearch.errors import PlanError
 from mpsearch.export.checkpoint.fused import fused_layers
 from mpsearch.export.checkpoint.write import write_tensors
-from mpsearch.plan.files import read_plan
+from mpsearch.plan.files import read_plan, write_plan
+from mpsearch.plan.match import plan_schemes
+from mpsearch.space.storage import stored_weight_bits
+from mpsearch.space.targets import read_target
+from tests.support.command_line import Mpsearch
 from tests.support.llama import (
     MIXED,
     layer_of,
@@ -120,6 +124,32 @@ def test_fused_layers_have_one_global_scale_the_reciprocal_of_the_largest(export
         scales = {float(tensors[f"{m}.weight_global_scale"]) for m in modules}
         assert len(scales) == 1
         assert scales.pop() == pytest.approx(2688 / max(amax), rel=1e-6)
+
+
+def test_the_command_line_exports_for_vllm_and_verifies_in_transformers(
+    tmp_path: Path, mpsearch: Mpsearch
+) -> None:
+    made, out = make_llama(), tmp_path / "out"
+    picks = {name: scheme for name, scheme in MIXED.items() if name != "lm_head"}  # vLLM keeps it
+    write_plan(plan_llama(picks), tmp_path / "plan.json")
+    model, config = made.folder / "model.onnx", ("--config", made.folder)
+    more = ("--model", model, "--target", "vllm", *config, "-o", out)
+    assert mpsearch("export", tmp_path / "plan.json", *more).code == 0
+    more = ("--model", model, "--data", made.folder / "ids.npz", "--runtime", "transformers")
+    found = mpsearch("verify", out, *more)
+    assert found.code == 0
+    assert "15 of 19 within 0.001" in found.out
+
+
+def test_what_is_stored_is_what_the_target_counts(exported: Path) -> None:
+    made, tensors = make_llama(), load_file(exported / "model.safetensors")
+    plan, storage = plan_llama(), read_target("vllm").storage
+    schemes = plan_schemes(plan, made.graph)
+    for layer, scheme in zip(made.graph.layers, schemes, strict=True):
+        if layer.has_weight:
+            told = stored_weight_bits(storage, scheme, layer.n, 1, layer.k) // 8
+            parts = [x.nbytes for n, x in tensors.items() if n.startswith(f"{layer.fqn}.weight")]
+            assert sum(parts) == pytest.approx(told, abs=16), layer.fqn  # the shape of a packed one
 
 
 def test_a_checkpoint_with_the_scale_upside_down_is_found_out(
