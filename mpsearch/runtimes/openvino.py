@@ -20,12 +20,7 @@ from onnx.inliner import inline_local_functions
 from mpsearch.errors import PlanError
 from mpsearch.runtimes.rounding import Rounding
 from mpsearch.runtimes.session import Array, Session, bind_shapes, expose, load_model, run_error
-
-SETTINGS = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-    "LP_TRANSFORMS_MODE": "NO",
-}
+from mpsearch.runtimes.settings import OPENVINO
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +99,7 @@ def _compile(model: onnx.ModelProto) -> Any:
                 "bf16",
             ):  # as they are, where left out
                 shown.output(i).tensor().set_element_type(openvino.Type.f32)
-        return core.compile_model(shown.build(), "CPU", SETTINGS)
+        return core.compile_model(shown.build(), "CPU", OPENVINO)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("Exception from")), "")

@@ -9,8 +9,8 @@ from mpsearch.export.onnx.builder import Writer
 from mpsearch.export.onnx.encode_activation import Activation, encode_activation
 from mpsearch.numerics.quantize import quantize_activation
 from mpsearch.numerics.ranges import make_range
-from mpsearch.runtimes.openvino import SETTINGS
 from mpsearch.runtimes.rounding import round_through_half
+from mpsearch.runtimes.settings import OPENVINO
 from mpsearch.schemes import find_scheme
 from tests.export.onnx.test_encodings import build
 
@@ -26,7 +26,7 @@ def test_rounding_through_half_is_what_openvino_does(scheme: str) -> None:
     output = encode_activation(writer, Activation("x", 2, 1, 512), spec, found)
     model = inline_local_functions(build(writer, output, x, x.shape))
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", SETTINGS)
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", OPENVINO)
     got = compiled({"x": x})[compiled.outputs[0]]
     expected = round_through_half(torch.from_numpy(x), spec, found, reduction_axis=1)
     np.testing.assert_array_equal(got, expected.numpy())

@@ -61,9 +61,9 @@ def encode_activation(
     if spec.is_cast:
         return encode_cast(writer, activation.value, spec.format)
     if spec.granularity == "tensor" and spec.range == "static":
-        return _static(writer, activation.value, spec, _need(found, activation, spec))
+        return _static(writer, activation.value, spec, need_range(found, activation, spec))
     if spec.tensor_scale:
-        scale = _need(found, activation, spec).scale if spec.range == "static" else None
+        scale = need_range(found, activation, spec).scale if spec.range == "static" else None
         return _blocks(writer, activation, spec, scale)
     if spec.scale_format == "e8m0" and spec.block_shape is not None:
         return _blocks(writer, activation, spec, None)
@@ -103,7 +103,12 @@ def check_activation_spec(spec: Spec) -> None:
         )
 
 
-def _need(found: Range | None, activation: Activation, spec: Spec) -> Range:
+def need_range(found: Range | None, activation: Activation, spec: Spec) -> Range:
+    """Return ``found``.
+
+    Raises:
+        PlanError: There is none.
+    """
     if found is None:
         raise PlanError(f"a calibrated range is needed for {activation.value!r} in {spec.format}")
     return found
@@ -154,14 +159,14 @@ def _live(writer: Writer, activation: Activation, spec: Spec) -> str:
     if activation.groups == 1 and activation.channels <= wide:
         return _along(writer, value, axis, spec)
     count = ceil(activation.channels / wide)
-    view = _open_view(writer, activation, count * wide, split=True)
+    view = open_view(writer, activation, count * wide, split=True)
     blocks = (*[0] * axis, activation.groups * count, wide, -1)
     rounded = _along(
         writer, writer.add("Reshape", view.value, writer.sizes(*blocks)), axis + 1, spec
     )
     whole = (*[0] * axis, activation.groups, count * wide, -1)
     joined = writer.add("Reshape", rounded, writer.sizes(*whole))
-    return _close_view(writer, activation, view, joined)
+    return close_view(writer, activation, view, joined)
 
 
 def _along(writer: Writer, value: str, axis: int, spec: Spec) -> str:
@@ -188,7 +193,7 @@ def _blocks(writer: Writer, activation: Activation, spec: Spec, scale: float | N
     assert spec.block_shape is not None  # checked by the caller
     wide = spec.block_shape[1]
     size = ceil(activation.channels / wide) * wide
-    view = _open_view(writer, activation, size, split=False)
+    view = open_view(writer, activation, size, split=False)
     where: dict[str, Any] = {"axis": view.axis, "block_size": wide}
     if spec.tensor_scale:
         if scale is None:
@@ -202,17 +207,17 @@ def _blocks(writer: Writer, activation: Activation, spec: Spec, scale: float | N
         )
         scales = writer.add("DequantizeLinear", scales, tensor_scale)
         rounded = writer.add("DequantizeLinear", codes, scales, **where)
-        return _close_view(writer, activation, view, rounded)
+        return close_view(writer, activation, view, rounded)
     if spec.format not in MX_DYNAMIC:
         raise PlanError(f"ONNX must have a type for MX blocks of {spec.format}, but has none")
     writer.opset = max(writer.opset, 24)
     codes, scales = writer.call(MX_DYNAMIC[spec.format], view.value, outputs=2, **where)
     rounded = writer.add("DequantizeLinear", codes, scales, **where, output_dtype=_FLOAT)
-    return _close_view(writer, activation, view, rounded)
+    return close_view(writer, activation, view, rounded)
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
+class View:
     """A tensor with each group's channels padded with zeros.
 
     Attributes:
@@ -228,8 +233,8 @@ class _View:
     is_padded: bool
 
 
-def _open_view(writer: Writer, activation: Activation, size: int, *, split: bool) -> _View:
-    """Pad each group's channels to ``size``, which splits groups from channels where it must."""
+def open_view(writer: Writer, activation: Activation, size: int, *, split: bool) -> View:
+    """Append what pads each group's channels to ``size``, which splits groups from channels where it must."""
     channels, axis, value = activation.channels, activation.axis, activation.value
     is_padded = size != channels
     is_split = split or (is_padded and activation.groups > 1)
@@ -239,11 +244,11 @@ def _open_view(writer: Writer, activation: Activation, size: int, *, split: bool
     if is_padded:
         pads = writer.sizes(0, size - channels)
         value = writer.add("Pad", value, pads, "", writer.sizes(axis))
-    return _View(value, axis, is_split, is_padded)
+    return View(value, axis, is_split, is_padded)
 
 
-def _close_view(writer: Writer, activation: Activation, view: _View, value: str) -> str:
-    """Return the name of ``value``, shaped like the view, in the tensor's own shape."""
+def close_view(writer: Writer, activation: Activation, view: View, value: str) -> str:
+    """Append what brings ``value``, shaped like the view, into the tensor's own shape; return its name."""
     if view.is_padded:
         limits = (writer.sizes(n) for n in (0, activation.channels, view.axis))
         value = writer.add("Slice", value, *limits)
