@@ -38,7 +38,7 @@ class Storage:
     scales: tuple[tuple[str, str], ...] = ()
     zero_points: tuple[Granularity, ...] = ()
     decoded: tuple[Granularity | Literal["sparse"], ...] = ()
-    word_bits: int = 8
+    word_bits: int = 1
 
 
 CANONICAL = Storage()
