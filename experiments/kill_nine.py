@@ -1,0 +1,269 @@
+"""What is lost when a search is killed: ``python -m experiments.kill_nine --work WORK --out RESULT.json``.
+
+The demo's model with its own lines is searched again and again, each process ended by SIGKILL at a random moment, and begun
+anew in the same folder until it ends; then a new folder is begun, until so many were killed. Each finished front is compared, byte by
+byte, with that of a search that nobody killed; the database is checked after each kill; and each evaluation leaves a mark
+when it begins and when it is kept, so that what was measured twice can be told from what was in flight.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mpsearch.artifacts import write_text
+from mpsearch.demo.demo import BATCH, DEVICE, cache_folder, draw_data, fetch_model
+
+METRIC, MEASURE, REFINE = "calibrated", 8, 16
+
+
+def main() -> None:
+    """Kill, resume and compare; or, as a child, search."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--longest", type=float, default=30.0, help="Seconds to a kill, at most.")
+    parser.add_argument("--lines", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=0, help="0: the process measures by itself.")
+    parser.add_argument(
+        "--worker-kills", action="store_true", help="Kill one of the workers instead."
+    )
+    parser.add_argument(
+        "--tmpfs", type=int, default=0, metavar="KB", help="Fill a disk of this size."
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--child", type=Path)
+    args = parser.parse_args()
+    if args.child:
+        search(args)
+        return
+    args.work.mkdir(parents=True, exist_ok=True)
+    found = fill_disk(args) if args.tmpfs else kill(args)
+    found |= {"lines": args.lines, "workers": args.workers, "metric": METRIC}
+    if args.out:
+        write_text(args.out, json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def search(args: argparse.Namespace) -> None:
+    """Search in the folder ``args.child``, and mark each evaluation that begins and is kept."""
+    from mpsearch.jobs.prepare import prepare
+    from mpsearch.jobs.run import run_job
+    from mpsearch.runs.job import Job
+    from mpsearch.runs.sources import Sources
+    from mpsearch.runs.stored_losses import StoredLosses
+    from mpsearch.simulate.simulator import Simulator
+    from mpsearch.stats.estimates import Floats
+    from mpsearch.workers.crews import Wanted, make_means
+
+    marks = os.open(args.child.with_suffix(".marks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    measure, keep = Simulator._batch_losses, StoredLosses.put
+
+    def measured(self: Simulator, key: tuple[int, ...], schemes: tuple[int, ...], b: int) -> Floats:
+        if self._store.get(key, b) is None:
+            os.write(marks, f"begin {key} {b} {os.getpid()}\n".encode())
+        return measure(self, key, schemes, b)
+
+    def kept(
+        self: StoredLosses, assignment: tuple[int, ...], batch: int | None, losses: Floats
+    ) -> Floats:
+        found = keep(self, assignment, batch, losses)
+        if batch is not None:
+            os.write(marks, f"kept {assignment} {batch}\n".encode())
+        return found
+
+    setattr(Simulator, "_batch_losses", measured)  # noqa: B010  # instruments, for types to see
+    setattr(StoredLosses, "put", kept)  # noqa: B010
+    model = fetch_model(cache_folder())
+    calibration, _ = draw_data(args.work / "lines", seed=args.seed)
+    sources = Sources(model, calibration, None, DEVICE, "")
+    job = Job(
+        model=model.name,
+        data=calibration.name,
+        device=DEVICE,
+        batch=BATCH,
+        samples=args.lines,
+        metric=METRIC,
+        measure=MEASURE,
+        refine=REFINE,
+        threads=1,
+        seed=args.seed,
+    )
+    means = make_means(job, sources, args.child, Wanted(args.workers or None))
+    run_job(prepare(job, sources), args.child, means=means)
+
+
+def command(args: argparse.Namespace, run: Path) -> list[str]:
+    """Return what searches in ``run``."""
+    own = ["--work", str(args.work), "--child", str(run), "--lines", str(args.lines)]
+    own += ["--seed", str(args.seed), "--workers", str(args.workers)]
+    return [sys.executable, "-m", "experiments.kill_nine", *own]
+
+
+def kill(args: argparse.Namespace) -> dict[str, Any]:
+    """Kill searches, or their workers, and say what was lost."""
+    rng = random.Random(args.seed)
+    expected, seconds = reference(args)
+    kills, fronts, same, damaged = 0, 0, 0, 0
+    repeated, in_flight, evaluations = 0, 0, 0
+    while kills < args.kills:
+        run = args.work / f"run{fronts}"
+        remove(run)
+        done = False
+        while not done:
+            spared = kills >= args.kills
+            wait_s = None if spared else rng.uniform(0, args.longest)
+            done, killed = begin(args, run, wait_s)
+            kills += killed
+            damaged += not is_whole(run)
+        fronts += 1
+        same += (run / "front.json").read_bytes() == expected
+        twice, flying, total = repetitions(run)
+        repeated, in_flight, evaluations = repeated + twice, in_flight + flying, evaluations + total
+        print(f"{kills} kills, {fronts} fronts, {same} the same", file=sys.stderr, flush=True)
+    return {
+        "kills": kills,
+        "seconds_to_a_kill": args.longest,
+        "fronts_finished": fronts,
+        "fronts_the_same_bytes": same,
+        "databases_damaged": damaged,
+        "evaluations_of_one_batch": evaluations,
+        "repeated_that_were_in_flight": in_flight,
+        "repeated_that_were_kept": repeated,
+        "seconds_uninterrupted": round(seconds, 1),
+        "killed": "a worker" if args.worker_kills else "the whole process",
+    }
+
+
+def reference(args: argparse.Namespace) -> tuple[bytes, float]:
+    """Return the front of a search that nobody kills and nobody helps, and how long it takes."""
+    run = args.work / "reference"
+    remove(run)
+    alone = argparse.Namespace(**{**vars(args), "workers": 0})
+    started = time.monotonic()
+    subprocess.run(command(alone, run), check=True)
+    return (run / "front.json").read_bytes(), time.monotonic() - started
+
+
+def begin(args: argparse.Namespace, run: Path, wait_s: float | None) -> tuple[bool, int]:
+    """Search until the end or for so long; return whether it ended, and how many were killed."""
+    with subprocess.Popen(command(args, run), start_new_session=True) as process:
+        try:
+            code = process.wait(timeout=wait_s)
+        except subprocess.TimeoutExpired:
+            if args.worker_kills:
+                killed = kill_worker(process.pid)
+                if process.wait() != 0:
+                    raise SystemExit("a search ended that lost a worker") from None
+                return True, killed
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False, 1
+        if code != 0:
+            raise SystemExit(f"a search failed with exit code {code}")
+        return True, 0
+
+
+def kill_worker(pid: int) -> int:
+    """Kill one worker of the search; return how many were."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if not children:
+        return 0
+    os.kill(int(random.choice(children)), signal.SIGKILL)
+    return 1
+
+
+def is_whole(run: Path) -> bool:
+    """Return whether the database passes its integrity check, as it lies there."""
+    path = run / "evaluations.sqlite"
+    if not path.is_file():
+        return True
+    copy = run.with_suffix(".copy")
+    for ending in ("", "-wal", "-shm"):
+        source = path.with_name(path.name + ending)
+        if source.is_file():
+            shutil.copy(source, copy.with_name(copy.name + ending))
+    connection = sqlite3.connect(copy)
+    found = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    connection.close()
+    for ending in ("", "-wal", "-shm"):
+        copy.with_name(copy.name + ending).unlink(missing_ok=True)
+    return bool(found == "ok")
+
+
+def repetitions(run: Path) -> tuple[int, int, int]:
+    """Return how many evaluations were begun again although they were kept, or were in flight, and how many there are."""
+    kept: set[str] = set()
+    begun: Counter[str] = Counter()
+    repeated = flying = 0
+    for line in run.with_suffix(".marks").read_text().splitlines():
+        word, _, rest = line.partition(" ")
+        key = rest.rpartition(" ")[0] if word == "begin" else rest
+        if word == "kept":
+            kept.add(key)
+            continue
+        repeated += key in kept
+        flying += key not in kept and begun[key] > 0
+        begun[key] += 1
+    return repeated, flying, len(begun)
+
+
+def fill_disk(args: argparse.Namespace) -> dict[str, Any]:
+    """Search on a small disk that fills up, then make room and go on."""
+    expected, _ = reference(args)
+    place = args.work / "small"
+    place.mkdir(exist_ok=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={args.tmpfs}k", "tmpfs", str(place)], check=True
+    )
+    try:
+        ballast = place / "ballast"
+        free = shutil.disk_usage(place).free
+        ballast.write_bytes(b"x" * int(free * 0.9))
+        lines, stops = [], 0
+        while True:
+            done = subprocess.run(
+                command(args, place / "run"), capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:
+                break
+            stops += 1
+            lines.append(done.stderr.strip().splitlines()[-1])
+            whole = is_whole(place / "run")
+            with ballast.open("r+b") as file:
+                file.truncate(max(0, ballast.stat().st_size - free // 12))
+            if not whole or stops > 30:
+                raise SystemExit(f"damaged, or no end: {lines[-1]}")
+        same = (place / "run" / "front.json").read_bytes() == expected
+        twice, flying, total = repetitions(place / "run")
+    finally:
+        subprocess.run(["umount", str(place)], check=False)
+    return {
+        "disk_kb": args.tmpfs,
+        "stops": stops,
+        "said": sorted(set(lines)),
+        "front_the_same_bytes": same,
+        "evaluations_of_one_batch": total,
+        "repeated_that_were_in_flight": flying,
+        "repeated_that_were_kept": twice,
+    }
+
+
+def remove(run: Path) -> None:
+    """Remove a run and its marks."""
+    shutil.rmtree(run, ignore_errors=True)
+    run.with_suffix(".marks").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
