@@ -18,6 +18,7 @@ from mpsearch.search.measured.archive import Archive, Exhausted
 from mpsearch.search.measured.begin import begin
 from mpsearch.search.measured.evolution import renew
 from mpsearch.search.measured.predicted_start import predicted_plans
+from mpsearch.search.measured.studies import open_study
 from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
@@ -33,38 +34,48 @@ def search(
     sampler: Literal["tpe", "nsgaii", "gp"] = "tpe",
     storage: str | None = None,
     study: str = "mpsearch",
+    searcher: int = 0,
 ) -> Front:
     """Return the front of all that an Optuna study (Akiba et al. 2019) evaluated.
 
-    A sampled plan that misses a constraint, or is known, is dropped from the study; its repaired or
-    changed form enters instead, so that the sampler learns from feasible plans only.
+    A sampled plan that misses a constraint, or is known, is repaired or changed before it is measured: the sampler works on a study
+    of its own in memory, and the study in the storage holds what was measured and nothing else.
 
     Args:
         task: What to search. 200 evaluations if the budget is None.
         seeded: Begin with a tenth of the budget in plans of the predicted front.
         sampler: ``tpe``, ``nsgaii`` or ``gp``.
-        storage: ``sqlite:///study.db`` or ``postgresql://...``; None: memory only. A study that is
-            already there goes on: what it measured is kept and counts towards the budget.
+        storage: ``sqlite:///study.db``, ``postgresql://…``, or ``$NAME``, the environment variable that holds it; None: memory
+            only. A study that is already there goes on, several searchers at once: what any of them measured is kept and
+            counts towards the budget.
         study: Its name in the storage.
+        searcher: Number of this searcher among those that share the study: each draws other plans.
 
     Raises:
-        ProblemError: No such sampler, or the study in the storage is of another problem.
+        ProblemError: No such sampler, the storage does not answer, or the study in it is of another problem.
         InfeasibleError: No assignment meets the constraints.
     """
-    start = begin(replace(task, budget=task.budget or 200), stream=6)
+    seed = task.seed
+    if searcher:
+        seed = int(np.random.default_rng([task.seed, 6, searcher]).integers(2**31))
+    start = begin(replace(task, budget=task.budget or 200, seed=seed), stream=6)
     archive, repairer = start.archive, start.repairer
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # samplers announce that parts are experimental
-            trials = _Trials(archive, _open(sampler, storage, study, len(archive.names), task.seed))
+            count = len(archive.names)
+            kept = None if storage is None else open_study(storage, study, count)
+            trials = _Trials(archive, _sampling(sampler, count, seed), kept)
             with suppress(Exhausted):
                 trials.adopt()
                 plans = predicted_plans(archive, max(1, archive.budget // 10) if seeded else 0)
-                for row in repairer.repair(plans, start.rng):
+                for row in _turned(repairer.repair(plans, start.rng), searcher):
+                    trials.adopt()
                     trials.add(row)
                 while True:
+                    trials.adopt()
                     row = repairer.repair(trials.ask()[None], start.rng)
                     trials.add(renew(start, row)[0])
     finally:
@@ -75,9 +86,13 @@ def search(
 SEARCHER = Searcher(search)
 
 
-def _open(
-    sampler: str, storage: str | None, name: str, n_objectives: int, seed: int
-) -> optuna.Study:
+def _turned(rows: Ints, searcher: int) -> Ints:
+    """``rows``, begun elsewhere by each searcher, so that several do not measure the same at once."""
+    return np.roll(rows, -searcher * max(1, len(rows) // 4), axis=0) if len(rows) else rows
+
+
+def _sampling(sampler: str, n_objectives: int, seed: int) -> optuna.Study:
+    """The study in memory that the sampler works on."""
     makers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: TPESampler(seed=seed, constraints_func=_constraints),
         "nsgaii": lambda: NSGAIISampler(seed=seed, constraints_func=_constraints),
@@ -87,19 +102,7 @@ def _open(
     }
     if sampler not in makers:
         raise ProblemError(f"the sampler must be one of {', '.join(SAMPLERS)}; got {sampler!r}")
-    opened = optuna.create_study(
-        storage=storage,
-        sampler=makers[sampler](),
-        study_name=name,
-        directions=["minimize"] * n_objectives,
-        load_if_exists=True,
-    )
-    if len(opened.directions) != n_objectives:
-        raise ProblemError(
-            f"study {name!r} has {len(opened.directions)} objectives, this search {n_objectives}; "
-            "name another study"
-        )
-    return opened
+    return optuna.create_study(sampler=makers[sampler](), directions=["minimize"] * n_objectives)
 
 
 def _constraints(trial: FrozenTrial) -> Sequence[float]:
@@ -109,9 +112,16 @@ def _constraints(trial: FrozenTrial) -> Sequence[float]:
 class _Trials:
     """An Optuna study in terms of assignments of variables."""
 
-    def __init__(self, archive: Archive, study: optuna.Study) -> None:
-        self._archive = archive
-        self._study = study
+    def __init__(self, archive: Archive, sampled: optuna.Study, kept: optuna.Study | None) -> None:
+        """Begin.
+
+        Args:
+            archive: Evaluates and keeps.
+            sampled: In memory: what the sampler learns from.
+            kept: In a storage: what was measured, by this searcher and others; None where there is none.
+        """
+        self._archive, self._sampled, self._kept = archive, sampled, kept
+        self._seen: set[int] = set()
         problem, reduced = archive.problem, archive.reduced
         heads = reduced.contract(np.arange(problem.n_groups)[None])[0]
         self._names = [problem.groups[g] for g in heads]
@@ -122,9 +132,9 @@ class _Trials:
 
     def ask(self) -> Ints:
         """Return a sampled assignment [V]; its trial is closed, :meth:`add` enters what was measured."""
-        trial = self._study.ask(dict(self._space))
+        trial = self._sampled.ask(dict(self._space))
         row = self._row(trial.params)
-        self._study.tell(trial, state=TrialState.FAIL)
+        self._sampled.tell(trial, state=TrialState.FAIL)
         return row
 
     def add(self, row: Ints) -> None:
@@ -132,34 +142,41 @@ class _Trials:
         fresh = not self._archive.known(row[None]).any()
         values = self._archive.evaluate(row[None])[0]
         if fresh:
-            self._study.add_trial(self._trial(row, values))
+            trial = self._trial(row, values)
+            self._sampled.add_trial(trial)
+            if self._kept is not None:
+                self._kept.add_trial(trial)
 
     def adopt(self) -> None:
-        """Take over what the study measured before."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        """Take over what the study in the storage holds and this searcher does not know."""
+        if self._kept is None:
+            return
+        name = self._kept.study_name
+        for trial in self._kept.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.number in self._seen:
+                continue
+            self._seen.add(trial.number)
             if set(trial.params) != set(self._names):
-                raise ProblemError(
-                    f"study {self._study.study_name!r} is of other groups; name another study"
-                )
+                raise ProblemError(f"study {name!r} is of other groups; name another study")
             row = self._row(trial.params)
             loss = None
             if self._archive.measures:
                 mean = trial.user_attrs.get("loss")
                 if mean is None:
                     raise ProblemError(
-                        f"study {self._study.study_name!r} holds predictions; name another for measurements"
+                        f"study {name!r} holds predictions; name another for measurements"
                     )
                 loss = Estimate(float(mean), float(trial.user_attrs.get(_STDERR, 0.0)))
-            self._archive.adopt(row, loss)
+            if not self._archive.known(row[None]).any():
+                self._archive.adopt(row, loss)
+                self._sampled.add_trial(self._trial(row, np.array(trial.values)))
 
     def _row(self, params: dict[str, object]) -> Ints:
         schemes = self._archive.problem.schemes
         try:
             return np.array([schemes.index(str(params[name])) for name in self._names], np.int64)
         except ValueError:
-            raise ProblemError(
-                f"study {self._study.study_name!r} is of other schemes; name another study"
-            ) from None
+            raise ProblemError("the study is of other schemes; name another study") from None
 
     def _trial(self, row: Ints, values: Floats) -> FrozenTrial:
         attributes: dict[str, float] = {
