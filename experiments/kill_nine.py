@@ -16,18 +16,28 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from mpsearch.artifacts import write_text
 from mpsearch.demo.demo import BATCH, DEVICE, cache_folder, draw_data, fetch_model
+from mpsearch.errors import MpsearchError
+from mpsearch.jobs.prepare import prepare
+from mpsearch.jobs.run import run_job
+from mpsearch.runs.job import Job
+from mpsearch.runs.sources import Sources
+from mpsearch.runs.stored_losses import StoredLosses
+from mpsearch.simulate.simulator import Simulator
+from mpsearch.stats.estimates import Floats
+from mpsearch.workers.crews import Wanted, make_means
 
 METRIC, MEASURE, REFINE = "calibrated", 8, 16
 
 
 def main() -> None:
-    """Kill, resume and compare; or, as a child, search."""
+    """Kill, resume and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
@@ -42,12 +52,9 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--child", type=Path)
     args = parser.parse_args()
-    if args.child:
-        search(args)
-        return
     args.work.mkdir(parents=True, exist_ok=True)
+    draw_data(args.work / "lines", seed=args.seed)
     found = fill_disk(args) if args.tmpfs else kill(args)
     found |= {"lines": args.lines, "workers": args.workers, "metric": METRIC}
     if args.out:
@@ -57,15 +64,6 @@ def main() -> None:
 
 def search(args: argparse.Namespace) -> None:
     """Search in the folder ``args.child``, and mark each evaluation that begins and is kept."""
-    from mpsearch.jobs.prepare import prepare
-    from mpsearch.jobs.run import run_job
-    from mpsearch.runs.job import Job
-    from mpsearch.runs.sources import Sources
-    from mpsearch.runs.stored_losses import StoredLosses
-    from mpsearch.simulate.simulator import Simulator
-    from mpsearch.stats.estimates import Floats
-    from mpsearch.workers.crews import Wanted, make_means
-
     marks = os.open(args.child.with_suffix(".marks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     measure, keep = Simulator._batch_losses, StoredLosses.put
 
@@ -85,7 +83,7 @@ def search(args: argparse.Namespace) -> None:
     setattr(Simulator, "_batch_losses", measured)  # noqa: B010  # instruments, for types to see
     setattr(StoredLosses, "put", kept)  # noqa: B010
     model = fetch_model(cache_folder())
-    calibration, _ = draw_data(args.work / "lines", seed=args.seed)
+    calibration = args.work / "lines" / "calibration.npz"
     sources = Sources(model, calibration, None, DEVICE, "")
     job = Job(
         model=model.name,
@@ -103,11 +101,33 @@ def search(args: argparse.Namespace) -> None:
     run_job(prepare(job, sources), args.child, means=means)
 
 
-def command(args: argparse.Namespace, run: Path) -> list[str]:
-    """Return what searches in ``run``."""
-    own = ["--work", str(args.work), "--child", str(run), "--lines", str(args.lines)]
-    own += ["--seed", str(args.seed), "--workers", str(args.workers)]
-    return [sys.executable, "-m", "experiments.kill_nine", *own]
+def start(args: argparse.Namespace, run: Path) -> int:
+    """Begin a search in ``run`` in a process of its own, packages imported already; return its number."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    code = 1
+    try:
+        search(argparse.Namespace(**{**vars(args), "child": run}))
+        code = 0
+    except MpsearchError as error:
+        (args.work / "small.said").write_text(" ".join(str(error).split()))
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
+def wait(pid: int, seconds: float | None) -> int | None:
+    """Return the exit code of a process, None if it is still there after so long."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        found, status = os.waitpid(pid, 0 if end is None else os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    return None
 
 
 def kill(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,27 +171,25 @@ def reference(args: argparse.Namespace) -> tuple[bytes, float]:
     remove(run)
     alone = argparse.Namespace(**{**vars(args), "workers": 0})
     started = time.monotonic()
-    subprocess.run(command(alone, run), check=True)
+    if wait(start(alone, run), None) != 0:
+        raise SystemExit("the search failed")
     return (run / "front.json").read_bytes(), time.monotonic() - started
 
 
 def begin(args: argparse.Namespace, run: Path, wait_s: float | None) -> tuple[bool, int]:
     """Search until the end or for so long; return whether it ended, and how many were killed."""
-    with subprocess.Popen(command(args, run), start_new_session=True) as process:
-        try:
-            code = process.wait(timeout=wait_s)
-        except subprocess.TimeoutExpired:
-            if args.worker_kills:
-                killed = kill_worker(process.pid)
-                if process.wait() != 0:
-                    raise SystemExit("a search ended that lost a worker") from None
-                return True, killed
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return False, 1
-        if code != 0:
-            raise SystemExit(f"a search failed with exit code {code}")
-        return True, 0
+    pid = start(args, run)
+    code, killed = wait(pid, wait_s), 0
+    if code is None and args.worker_kills:
+        killed = kill_worker(pid)
+        code = wait(pid, None)
+    if code is None:
+        os.killpg(pid, signal.SIGKILL)
+        wait(pid, None)
+        return False, 1
+    if code != 0:
+        raise SystemExit(f"a search failed with exit code {code}")
+    return True, killed
 
 
 def kill_worker(pid: int) -> int:
@@ -232,13 +250,10 @@ def fill_disk(args: argparse.Namespace) -> dict[str, Any]:
         ballast.write_bytes(b"x" * int(free * 0.9))
         lines, stops = [], 0
         while True:
-            done = subprocess.run(
-                command(args, place / "run"), capture_output=True, text=True, check=False
-            )
-            if done.returncode == 0:
+            if wait(start(args, place / "run"), None) == 0:
                 break
             stops += 1
-            lines.append(done.stderr.strip().splitlines()[-1])
+            lines.append((args.work / "small.said").read_text())
             whole = is_whole(place / "run")
             with ballast.open("r+b") as file:
                 file.truncate(max(0, ballast.stat().st_size - free // 12))
