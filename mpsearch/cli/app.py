@@ -7,6 +7,7 @@ import typer
 from mpsearch._version import __version__
 from mpsearch.cli.commands.batch.batch import batch
 from mpsearch.cli.commands.batch.status import status
+from mpsearch.cli.commands.batch.store import app as store_app
 from mpsearch.cli.commands.plan.drift import drift
 from mpsearch.cli.commands.plan.export import export
 from mpsearch.cli.commands.plan.plan import app as plan_app
@@ -66,6 +67,7 @@ add_job_command(app, "cost", cost, COST_KEYS)
 add_job_command(app, "search", search)
 app.command("batch", short_help=first_line(batch))(batch)
 app.command("status", short_help=first_line(status))(status)
+app.add_typer(store_app, name="store")
 app.add_typer(plan_app, name="plan")
 app.command("recover", short_help=first_line(recover))(recover)
 app.command("score", short_help=first_line(score))(score)

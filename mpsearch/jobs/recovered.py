@@ -16,6 +16,7 @@ from mpsearch.deadline import Deadline, deadline_in
 from mpsearch.errors import InfeasibleError, JobError, MpsearchError
 from mpsearch.jobs.calibrate import note_calibration
 from mpsearch.jobs.price import cost_limits
+from mpsearch.jobs.shared_calibration import keep_plan, take_plan
 from mpsearch.jobs.stage_inputs import Bench
 from mpsearch.jobs.stages import PLAIN_FRONT, job_rules
 from mpsearch.plan.changes import changes_of
@@ -73,11 +74,16 @@ class RecoveredPlans:
         key = tuple(int(s) for s in assignment)
         if key in self.plans:
             return
-        path = self._path(key)
+        path, store = self._path(key), self._bench.store
         known = self._read(path, key)
+        shared = digest_json(["recovered", self._bench.context, key, self._methods, self._seed])
+        if known is None and self._deadline is None and take_plan(store, shared, path):
+            known = self._read(path, key)
         if known is None:
             known = self._make(key)
             write_plan(known, path)
+            if self._deadline is None:  # which a plan may have been cut short by
+                keep_plan(store, shared, path)
         self.plans[key] = known
 
     def plan(self, assignment: Sequence[int]) -> Plan | None:
@@ -134,12 +140,16 @@ class RecoveredPlans:
         a, b = self._scoring.estimate(one), self._scoring.estimate(other)
         return Estimate(a.mean - b.mean, (a.stderr**2 + b.stderr**2) ** 0.5)
 
+    @property
+    def _seed(self) -> int:
+        return self._bench.prepared.job.seed
+
     def _make(self, key: Assignment) -> Plan:
         return measure_recovery(
             self._bare(key),
             self._recovering,
             methods=self._methods,
-            seed=self._bench.prepared.job.seed,
+            seed=self._seed,
             deadline=self._deadline,
         ).plan
 

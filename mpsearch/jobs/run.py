@@ -20,6 +20,7 @@ from mpsearch.jobs.price import cost_limits, price
 from mpsearch.jobs.recovered import RecoveredPlans, recovered_plans, recovered_stage
 from mpsearch.jobs.results import Chosen, cost_results, make_results, score_rows, write_plans
 from mpsearch.jobs.rivals import measure_uniforms
+from mpsearch.jobs.shared_calibration import share_ranges
 from mpsearch.jobs.stage_inputs import (
     Bench,
     Watch,
@@ -115,6 +116,7 @@ def _measure(prepared: Prepared, path: Path, costs: Costs, watch: Watch, means: 
         schemes = [repr(scheme) for scheme in prepared.space.schemes]
         about = describe_contexts(prepared, simulator)
         store.share(dict(zip(batches, anywhere, strict=True)), schemes, about)
+        share_ranges(store, anywhere, simulator)
         watch, ahead = heard(watch, lock), None
         if means.crew is not None:
             ahead = stack.enter_context(means.crew(simulator, watch("workers")))

@@ -95,6 +95,16 @@ class EvaluationStore:
         query = "SELECT value FROM settings WHERE name = ?"
         return str(self._execute(query, (name,)).fetchone()[0])
 
+    def note(self, name: str, value: str) -> None:
+        """Keep ``value`` as setting ``name``, in the place of what it was."""
+        self._execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+    def setting(self, name: str) -> str | None:
+        """Return setting ``name``, None where it was never settled."""
+        query = "SELECT value FROM settings WHERE name = ?"
+        row = self._execute(query, (name,)).fetchone()
+        return None if row is None else str(row[0])
+
     def items(self, context: str) -> Iterator[tuple[tuple[int, ...], Floats]]:
         """Yield every assignment of ``context`` with its [n] losses."""
         query = "SELECT assignment, losses FROM evaluations WHERE context = ? ORDER BY assignment"

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sqlite3
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mpsearch.errors import JobError
 from mpsearch.runs.evaluations import EvaluationStore
+from mpsearch.runs.store.exchange import export_parquet, import_into
 from mpsearch.runs.store.layered import LayeredStore
 from mpsearch.runs.store.shared import SharedStore, decode, encode, rounded
 
@@ -124,3 +126,45 @@ def test_a_server_that_does_not_answer_is_one_line_without_a_password() -> None:
 def test_a_url_of_another_kind_is_refused() -> None:
     with pytest.raises(JobError, match="a path or a postgresql:// URL, got one of 'mysql'"):
         SharedStore("mysql://here/there")
+
+
+def shared_by_a_run(folder: Path, contexts: dict[str, str]) -> Path:
+    """A run folder in which three assignments were measured, without a shared store."""
+    run = folder / "run"
+    run.mkdir()
+    with EvaluationStore(run / "evaluations.sqlite") as own:
+        store = LayeredStore(own)
+        store.share(contexts, ["scheme a", "scheme b"], {"file": "m.onnx"})
+        for s in (0, 1):
+            store.put("first batch", (s, 1 - s), np.array([0.5, s]))
+        store.put("whole", (0, 1), np.ones(4))
+    return run
+
+
+def test_what_runs_measured_goes_into_a_store_and_through_a_parquet_file(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    run = shared_by_a_run(tmp_path, {"first batch": "anywhere"})
+    with SharedStore(str(tmp_path / "one.sqlite")) as one:
+        assert import_into(one, run) == 2
+        assert import_into(one, run) == 0
+        assert export_parquet(one, tmp_path / "all.parquet") == 2
+    with SharedStore(str(tmp_path / "two.sqlite")) as two:
+        numbers = two.number_schemes(["other", "scheme b", "scheme a"])
+        assert import_into(two, tmp_path / "all.parquet") == 2
+        assert import_into(two, tmp_path / "one.sqlite") == 0
+        key = (numbers[1], numbers[2])  # scheme b, scheme a: as this store numbers them
+        np.testing.assert_array_equal(two.get("anywhere", key), [0.5, 1.0])
+        assert two.contexts()["anywhere"] == {"file": "m.onnx"}
+
+
+def test_what_is_no_source_of_losses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.parquet").write_text("words")
+    with SharedStore(str(tmp_path / "store.sqlite")) as store:
+        with pytest.raises(JobError, match="empty: must be a run folder that measured"):
+            import_into(store, tmp_path / "empty")
+        with pytest.raises(JobError, match="nowhere: must be a run folder, a store or"):
+            import_into(store, tmp_path / "nowhere")
+        if find_spec("pyarrow"):
+            with pytest.raises(JobError, match=r"words\.parquet: must be a Parquet file"):
+                import_into(store, tmp_path / "words.parquet")

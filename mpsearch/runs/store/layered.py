@@ -1,5 +1,6 @@
 """A run's own losses, in front of a store that others share."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ class LayeredStore:
             schemes: [S] definitions of the run's schemes.
             about: What these contexts stand for.
         """
+        said = {"contexts": dict(contexts), "schemes": list(schemes), "about": dict(about)}
+        self.run.note("shared", json.dumps(said))  # for whoever takes them over later
         with self._sharing() as shared:
             if shared is not None:
                 self._names, self._numbers = contexts, shared.number_schemes(schemes)
@@ -88,7 +91,7 @@ class LayeredStore:
         return self.run.count(context)
 
     def keep(self, digest: str, kind: str, content: bytes) -> None:
-        """Keep an artifact in the shared store, where there is one."""
+        """Keep an artifact, such as recovered weights, in the shared store, where there is one."""
         with self._sharing() as shared:
             if shared is not None:
                 shared.keep(digest, kind, content)
