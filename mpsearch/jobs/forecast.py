@@ -18,6 +18,7 @@ from mpsearch.runs.job import Job
 from mpsearch.runs.run_folder import check_run
 from mpsearch.sensitivity.score_sensitivity import full_budget
 from mpsearch.space.allowed import uniform
+from mpsearch.stats.estimates import Bools
 
 _FRONT_POINTS = 4096  # of a typical exact front: choosing on it by halving measures log2 of that
 
@@ -57,29 +58,56 @@ def forecast(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> For
         OutputExistsError: The folder is no run's.
         InfeasibleError: Its limits cannot be met.
     """
-    job, data = prepared.job, prepared.evaluation
+    job = prepared.job
     if prepared.batches is None:
         raise JobError("a dry run times an evaluation and needs calibration data; give --data")
     record = check_run(path, job, prepared.batches)
     costs = price(prepared)
     check_limits(costs, cost_limits(prepared, costs), confidence=job.confidence or None)
-    first = prepared.batches.take(record.calibrated or len(prepared.batches))
+    return count_evaluations(prepared, time_one(prepared, record.calibrated, watch))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """One evaluation of a model on its data, timed.
+
+    Attributes:
+        allowed: [G, S] what each group may take.
+        seconds: How long it took.
+    """
+
+    allowed: Bools
+    seconds: float
+
+
+def time_one(prepared: Prepared, calibrated: int = 0, watch: Watch = unwatched) -> Timed:
+    """Calibrate a job's model and time an evaluation of a uniform plan.
+
+    Args:
+        prepared: The job, with data.
+        calibrated: Samples to calibrate to; 0: all.
+        watch: Gives progress.
+    """
+    assert prepared.batches is not None  # the caller saw them
+    first = prepared.batches.take(calibrated or len(prepared.batches))
     simulator = calibrated_simulator(prepared, first, watch)
-    n_groups, n_schemes = simulator.allowed.shape
-    entries = int(simulator.allowed.sum()) - n_groups
+    narrow = [name for name in prepared.space.names if name != prepared.space.base]
+    chosen = narrow[0] if narrow else prepared.space.base
+    plan = uniform(prepared.space, prepared.graph, chosen, simulator.allowed)
+    started = time.perf_counter()
+    simulator.losses(plan)
+    return Timed(simulator.allowed, time.perf_counter() - started)
+
+
+def count_evaluations(prepared: Prepared, timed: Timed) -> Forecast:
+    """Return how many evaluations a job takes at most, and how long those are."""
+    job, data = prepared.job, prepared.evaluation
+    assert prepared.batches is not None  # it was timed on them
+    n_groups, n_schemes = timed.allowed.shape
+    entries = int(timed.allowed.sum()) - n_groups
     searching = job.measure if find("searchers", job.method).predicts else job.measurements or 100
     choosing = ceil(log2(_FRONT_POINTS)) if job.limits.given() else job.refine
     evaluations = _scoring(job, entries, n_schemes) + searching + choosing + n_schemes
-    narrow = [name for name in prepared.space.names if name != prepared.space.base]
-    plan = uniform(
-        prepared.space,
-        prepared.graph,
-        narrow[0] if narrow else prepared.space.base,
-        simulator.allowed,
-    )
-    started = time.perf_counter()
-    simulator.losses(plan)
-    each = time.perf_counter() - started
     tests = QUALITY_TESTS if job.quality else 0
     held_out = n_schemes + 3 + tests if data is not None else 0
     ratio = len(data) / len(prepared.batches) if data is not None else 0.0
@@ -87,8 +115,8 @@ def forecast(prepared: Prepared, path: Path, *, watch: Watch = unwatched) -> For
         evaluations,
         held_out,
         len(prepared.batches),
-        each,
-        each * (evaluations + held_out * ratio),
+        timed.seconds,
+        timed.seconds * (evaluations + held_out * ratio),
     )
 
 

@@ -1,6 +1,7 @@
 """Many jobs by one command: what fails hinders no other, what is finished is not run again."""
 
 import csv
+import re
 import sqlite3
 from pathlib import Path
 
@@ -133,3 +134,23 @@ def test_status_says_how_far_each_run_is(first: Result, mpsearch: Mpsearch, jobs
     bad = mpsearch("status", jobs / "nothing")
     assert bad.code == 1
     assert "must be a run folder" in bad.err
+
+
+def test_check_says_how_many_runs_a_sweep_is_and_how_long(mpsearch: Mpsearch, jobs: Path) -> None:
+    found = mpsearch("check", jobs / "good.toml", "--json").json
+    assert found["kind"] == "sweep"
+    assert re.search(
+        r"2 runs, 0 of them finished .* \d\d evaluations at most, about \d+ s", found["about"]
+    )
+    bad = mpsearch("check", jobs / "bad.toml")
+    assert bad.code == 1
+    assert "sweep.sead: no such key" in bad.err
+
+
+def test_code_that_a_sweep_names_is_not_run_by_a_check(mpsearch: Mpsearch, jobs: Path) -> None:
+    (jobs / "code.toml").write_text(
+        HEAD + 'device = "npu_200tops"\n[sweep]\nloss = ["quality:os:getpid"]\n'
+    )
+    found = mpsearch("check", jobs / "code.toml")
+    assert found.code == 1
+    assert "names code to be run" in found.err

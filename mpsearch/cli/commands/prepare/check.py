@@ -78,6 +78,8 @@ def _toml(path: Path) -> tuple[str, str]:
 
         device = read_device(path)
         return "device file", f"{device.title}, {device.bandwidth_gb_s:g} GB/s"
+    if "sweep" in keys:
+        return _sweep(path)
     if "model" in keys:
         from mpsearch.jobs.prepare import check_names
         from mpsearch.runs.job_file import read_job
@@ -106,6 +108,30 @@ def _toml(path: Path) -> tuple[str, str]:
     raise JobError(
         f"{path.name}: must hold `model` (a job), `schemes` (a space or target) or `peak_tflops` "
         f"(a device); got keys {', '.join(keys) or 'none'}"
+    )
+
+
+def _sweep(path: Path) -> tuple[str, str]:
+    """Check every run of a sweep, and time each of its models once."""
+    from mpsearch.errors import JobError
+    from mpsearch.jobs.batches.forecast_batch import forecast_batch
+    from mpsearch.jobs.batches.planned import plan_batch
+    from mpsearch.jobs.prepare import check_names
+
+    batch = plan_batch(
+        [path], Path("runs"), trust_code=True
+    )  # a forecast calls no function of a file
+    for run in batch.runs:
+        check_names(run.job)
+    found = forecast_batch(batch)
+    if found.failed:
+        first = found.failed[0]
+        more = f" (and {len(found.failed) - 1} more)" if len(found.failed) > 1 else ""
+        raise JobError(f"{path.name}: run {first.name} cannot start: {first.said}{more}")
+    return (
+        "sweep",
+        f"{found.runs} runs, {found.finished} of them finished in runs/; the others take {found.evaluations} evaluations "
+        f"at most, about {found.seconds:.0f} s one after the other; what they share is measured once",
     )
 
 
