@@ -118,9 +118,7 @@ def _sweep(path: Path) -> tuple[str, str]:
     from mpsearch.jobs.batches.planned import plan_batch
     from mpsearch.jobs.prepare import check_names
 
-    batch = plan_batch(
-        [path], Path("runs"), trust_code=True
-    )  # a forecast calls no function of a file
+    batch = plan_batch([path], Path("runs"))
     for run in batch.runs:
         check_names(run.job)
     found = forecast_batch(batch)
