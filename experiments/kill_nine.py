@@ -33,7 +33,7 @@ from mpsearch.simulate.simulator import Simulator
 from mpsearch.stats.estimates import Floats
 from mpsearch.workers.crews import Wanted, make_means
 
-METRIC, MEASURE, REFINE = "calibrated", 8, 16
+METRIC, MEASURE, REFINE = "perturbation", 8, 16
 
 
 def main() -> None:
@@ -146,6 +146,7 @@ def kill(args: argparse.Namespace) -> dict[str, Any]:
             done, killed = begin(args, run, wait_s)
             kills += killed
             damaged += not is_whole(run)
+            print(f"{kills} kills, {damaged} damaged", file=sys.stderr, flush=True)
         fronts += 1
         same += (run / "front.json").read_bytes() == expected
         twice, flying, total = repetitions(run)

@@ -11,7 +11,8 @@ from mpsearch.errors import JobError, MissingExtraError
 
 URLS = ("postgresql://", "postgres://")
 _WAIT_S = 60.0  # for another process that writes
-_CONNECT_S = 10
+_CONNECT_S = 8
+_CACHE_KB = 32_000  # of pages: keys come in no order
 
 
 class StoreTrouble(Exception):  # noqa: N818  # caught and said by the store alone
@@ -88,6 +89,7 @@ class _Sqlite:
         try:
             self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
             self.rows("PRAGMA journal_mode = WAL")
+            self.rows(f"PRAGMA cache_size = -{_CACHE_KB}")
             self.rows(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         except (sqlite3.Error, StoreTrouble) as error:
             raise JobError(f"store {path.name}: {_explain(str(error))}") from None
