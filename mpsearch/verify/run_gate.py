@@ -11,8 +11,9 @@ from mpsearch.artifacts import digest_file
 from mpsearch.data.batches import Batches
 from mpsearch.errors import NumericsError, PlanError
 from mpsearch.export.npu.export import stored_bytes
-from mpsearch.export.npu.layout import LAYOUT, read_layout
+from mpsearch.export.npu.layout import GRAPH, LAYOUT, read_layout
 from mpsearch.graph.model import ModelGraph
+from mpsearch.graph.onnx_file.constants import Constants
 from mpsearch.graph.onnx_file.read import walk_nodes
 from mpsearch.plan.plan import Plan
 from mpsearch.problem.tables import Progress
@@ -134,12 +135,10 @@ def check_size(
     """Compare the bytes that the export stores of decided weights with the plan's size."""
     known = plan.predicted.get("weight_bytes")
     told = known.mean if known else plan.coverage.effective_bits * plan.coverage.parameters / 8
-    is_packed = (folder / LAYOUT).is_file()
-    stored = (
-        stored_bytes(read_layout(folder / LAYOUT))
-        if is_packed
-        else stored_weights(model, plan, graph)
-    )
+    stored = stored_weights(model, graph)
+    if (folder / LAYOUT).is_file():
+        layout = read_layout(folder / LAYOUT)
+        stored = stored_bytes(layout) + stored_weights(folder / GRAPH, graph)
     on_disk = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     off = abs(stored - told) / max(told, 1.0)
     said = f"{stored} bytes of weights stored, {number(told, 6)} told; {on_disk} bytes on disk"
@@ -147,7 +146,7 @@ def check_size(
     return GateCheck("size", "pass" if verdict else "fail", off, limits.size_tolerance, said)
 
 
-def stored_weights(path: Path, plan: Plan, graph: ModelGraph) -> int:
+def stored_weights(path: Path, graph: ModelGraph) -> int:
     """Return the bytes that an ONNX export stores of what its plan decides.
 
     These are all initialisers that layers' weights are computed from, and of the user's own tensors whatever other
@@ -167,13 +166,21 @@ def stored_weights(path: Path, plan: Plan, graph: ModelGraph) -> int:
             tensors.update({tensor.name: tensor for tensor in attribute.g.initializer})
     by_name = {node.name: node for node in nodes}
     made_by = {name: node for node in nodes for name in node.output}
-    found = {name for d in plan.decisions for name in d.site.weights} & tensors.keys()
+    found = _decided_constants(graph) & tensors.keys()
     for layer in graph.layers:
         for gemm in layer.gemms:
             if gemm.has_weight and layer.name in by_name:
                 name = by_name[layer.name].input[gemm.right.input_index]
                 found |= _sources(name, tensors, made_by)
     return sum(ceil(_BITS.get(tensors[n].data_type, 8) * prod(tensors[n].dims) / 8) for n in found)
+
+
+def _decided_constants(graph: ModelGraph) -> set[str]:
+    """Names of constants that hold what some layer multiplies with, or a part of it."""
+    constants = graph.constants
+    entries = constants.entries if isinstance(constants, Constants) else {}
+    decided = {g.right.source for layer in graph.layers for g in layer.gemms if g.has_weight}
+    return {name for name, constant in entries.items() if constant.source in decided}
 
 
 def _sources(

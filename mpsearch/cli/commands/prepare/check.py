@@ -173,4 +173,14 @@ def _artifact(path: Path) -> tuple[str, str]:
     if schema == "run":
         record = read_record(path.parent)
         return "record of a run", ", ".join(record.stages)
+    if schema == "gate":
+        from mpsearch.verify.gate import read_gate
+
+        gate = read_gate(path)
+        return "gate", f"{gate.model} in {gate.runtime}: {gate.verdict or 'all checks passed'}"
+    if schema == "npu_layout":
+        from mpsearch.export.npu.layout import read_layout
+
+        layout = read_layout(path)
+        return "layout of an NPU export", f"{layout.model}: {len(layout.tensors)} packed tensors"
     raise ArtifactError(f"{path.name}: schema {schema!r} is not known to this version")
