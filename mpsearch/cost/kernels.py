@@ -168,7 +168,7 @@ def mask_schemes(
 def group_weights(graph: ModelGraph, space: SearchSpace, mask: Bools) -> tuple[Floats, Ints]:
     """Return [G, S] stored bytes and [G] parameters, as :func:`mpsearch.space.stored.total_weight_bytes` counts."""
     schemes, storage = space.schemes, space.storage
-    kept = find_kept(graph)
+    kept = find_kept(graph, space.base if storage.kept == "base" else "")
     owned = [_owned_weights(graph, group, kept) for group in graph.groups]
     stored = _owned_bytes(owned, schemes, storage)
     stored[~mask] = 0.0

@@ -75,7 +75,7 @@ def decide_plan(point: Point, simulator: Simulator, *, costs: Costs | None = Non
         schemes={name: schemes[name] for name in sorted(schemes)},
         decisions=decisions,
         ranges=_used_ranges(graph, chosen, simulator),
-        coverage=_coverage(graph, chosen, space.storage),
+        coverage=_coverage(graph, chosen, space.storage, space.base),
         predicted=dict(point.predicted),
         measured=dict(point.measured),
         unit=simulator.unit,
@@ -86,9 +86,12 @@ def decide_plan(point: Point, simulator: Simulator, *, costs: Costs | None = Non
     )
 
 
-def _coverage(graph: ModelGraph, chosen: Mapping[int, Scheme], storage: Storage) -> Covered:
+def _coverage(
+    graph: ModelGraph, chosen: Mapping[int, Scheme], storage: Storage, base: str
+) -> Covered:
     """What the decisions reach, and what an export of them stores."""
-    stored = total_weight_bytes(graph, chosen, find_kept(graph), storage)
+    kept = find_kept(graph, base if storage.kept == "base" else "")
+    stored = total_weight_bytes(graph, chosen, kept, storage)
     weights = count_parameters(graph, chosen)
     covered = graph.coverage
     return Covered(

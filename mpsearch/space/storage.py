@@ -26,6 +26,7 @@ class Storage:
         decoded: Granularities whose weights are stored as fp32 numbers, their codes multiplied with their scales;
             ``sparse`` adds pruned casts.
         word_bits: What codes of weight-only integers along one row of the reduction are padded to.
+        kept: What operators read of decided weights that are no layers: ``own``: in the model's type; ``base``: in the base's.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -39,6 +40,7 @@ class Storage:
     zero_points: tuple[Granularity, ...] = ()
     decoded: tuple[Granularity | Literal["sparse"], ...] = ()
     word_bits: int = 1
+    kept: Literal["own", "base"] = "own"
 
 
 CANONICAL = Storage()

@@ -8,9 +8,11 @@ type read the same tensor.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
+from mpsearch.formats import find_format
 from mpsearch.graph.layers.traversal import all_nodes, bodies
 from mpsearch.graph.model import Gemm, ModelGraph, Operand
 from mpsearch.graph.onnx_file.constants import Constants
@@ -27,10 +29,12 @@ class Kept:
     Attributes:
         sizes: Tensor of the user's file to what stays of it: value name to bytes.
         twins: Weight of a layer to what stays and is the same, or the same transposed.
+        format: Plain format that it is all stored in; "" as it is.
     """
 
     sizes: Mapping[str, Mapping[str, int]]
     twins: Mapping[str, str]
+    format: str = ""
 
 
 def weight_key(operand: Operand, scheme: Scheme, own: int) -> object:
@@ -59,7 +63,7 @@ def total_weight_bytes(
     for gemm, scheme in _stored(graph, chosen):
         value = gemm.right.value
         sources.add(gemm.right.source or value)
-        if not (keeps_type(graph, value, scheme) and value in kept.twins):
+        if not (value in kept.twins and _is_stored_like(graph, value, scheme, kept)):
             total += weight_bits(scheme, gemm, storage) // 8
     return total + sum(size for source in sources for size in kept.sizes.get(source, {}).values())
 
@@ -80,8 +84,13 @@ def count_parameters(graph: ModelGraph, layers: Iterable[int]) -> int:
     return total
 
 
-def find_kept(graph: ModelGraph) -> Kept:
-    """Return what stays of decided tensors: what operators read that are no layers, and what is an output."""
+def find_kept(graph: ModelGraph, format: str = "") -> Kept:
+    """Return what stays of decided tensors: what operators read that are no layers, and what is an output.
+
+    Args:
+        graph: The model.
+        format: Plain format that it is stored in; "" its own.
+    """
     decided: dict[str, str] = {}
     readers: set[tuple[str, int]] = set()
     for layer in graph.layers:
@@ -94,7 +103,8 @@ def find_kept(graph: ModelGraph) -> Kept:
     for name in _read_elsewhere(graph, readers):
         source = decided.get(name) or _source(graph, name)
         if source in sources:
-            sizes.setdefault(source, {})[name] = _nbytes(graph, name)
+            size = prod(_shape(graph, name)) * find_format(format).bits // 8 if format else 0
+            sizes.setdefault(source, {})[name] = size or _nbytes(graph, name)
     twins = {}
     for value, source in decided.items():
         beside = sizes.get(source, {})
@@ -102,7 +112,7 @@ def find_kept(graph: ModelGraph) -> Kept:
         twin = value if value in beside else next(turned, None)
         if twin is not None:
             twins[value] = twin
-    return Kept(sizes, twins)
+    return Kept(sizes, twins, format)
 
 
 def _is_transposed(graph: ModelGraph, name: str, value: str) -> bool:
@@ -117,6 +127,14 @@ def keeps_type(graph: ModelGraph, value: str, scheme: Scheme) -> bool:
     if scheme.sparsity is not None or not scheme.weight.is_cast:
         return False
     return value in graph.constants and _CASTS.get(_dtype(graph, value)) == scheme.weight.format
+
+
+def _is_stored_like(graph: ModelGraph, value: str, scheme: Scheme, kept: Kept) -> bool:
+    """Whether ``scheme`` stores a layer's weight as its twin among what stays is stored."""
+    if not kept.format:
+        return keeps_type(graph, value, scheme)
+    is_plain = scheme.weight.is_cast and scheme.sparsity is None
+    return is_plain and scheme.weight.format == kept.format
 
 
 def _stored(graph: ModelGraph, chosen: Mapping[int, Scheme]) -> Iterator[tuple[Gemm, Scheme]]:

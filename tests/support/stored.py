@@ -122,11 +122,15 @@ def stored_bytes(folder: Path, sources: set[str]) -> int | None:
 
 
 def checkpoint_bytes(path: Path) -> int:
-    """Return the bytes of the weights of modules in a safetensors file, and of their scales; no bias, shape or input."""
+    """Return the bytes of quantised weights of modules in a safetensors file, and of their scales; no bias, shape or input."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())  # no mapping
+        scales = [name for name in names if name.endswith(".weight_scale")]
+        quantised = {name.removesuffix("_scale") for name in scales}
         tensors = [
-            file.get_tensor(name) for name in names if ".weight" in name and "shape" not in name
+            file.get_tensor(name)
+            for name in names
+            if "shape" not in name and any(name.startswith(weight) for weight in quantised)
         ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

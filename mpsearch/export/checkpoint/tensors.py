@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpsearch.errors import PlanError
 from mpsearch.export.checkpoint.fused import check_fused
-from mpsearch.export.checkpoint.modules import module_of
+from mpsearch.export.checkpoint.modules import module_of, refuse_linear
 from mpsearch.export.checkpoint.source import Source, find_name
 from mpsearch.export.planned import PlannedWeights
 from mpsearch.graph.model import ModelGraph
@@ -168,8 +168,12 @@ def _names(named: Named) -> Iterator[str]:
         yield from named.source.files
     else:
         own = [n for n in _originals(named.graph) if "." in n and not n.endswith(_COMPUTED)]
-        weights = (f"{module}.weight" for module in named.modules.values())
-        yield from dict.fromkeys((*own, *weights))
+        matrices = (
+            f"{module}.weight"
+            for i, module in named.modules.items()
+            if not refuse_linear(named.graph, named.graph.layers[i])
+        )
+        yield from dict.fromkeys((*own, *matrices))
 
 
 def _originals(graph: ModelGraph) -> Mapping[str, object]:

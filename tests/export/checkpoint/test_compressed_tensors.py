@@ -16,7 +16,7 @@ from mpsearch.export.checkpoint.fused import fused_layers
 from mpsearch.export.checkpoint.write import write_tensors
 from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.match import plan_schemes
-from mpsearch.space.storage import stored_weight_bits
+from mpsearch.space.stored import find_kept, total_weight_bytes
 from mpsearch.space.targets import read_target
 from tests.support.command_line import Mpsearch
 from tests.support.llama import (
@@ -142,14 +142,32 @@ def test_the_command_line_exports_for_vllm_and_verifies_in_transformers(
 
 
 def test_what_is_stored_is_what_the_target_counts(exported: Path) -> None:
-    made, tensors = make_llama(), load_file(exported / "model.safetensors")
-    plan, storage = plan_llama(), read_target("vllm").storage
-    schemes = plan_schemes(plan, made.graph)
-    for layer, scheme in zip(made.graph.layers, schemes, strict=True):
-        if layer.has_weight:
-            told = stored_weight_bits(storage, scheme, layer.n, 1, layer.k) // 8
-            parts = [x.nbytes for n, x in tensors.items() if n.startswith(f"{layer.fqn}.weight")]
-            assert sum(parts) == pytest.approx(told, abs=16), layer.fqn  # the shape of a packed one
+    made, plan = make_llama(), plan_llama()
+    chosen = dict(enumerate(plan_schemes(plan, made.graph)))
+    told = total_weight_bytes(
+        made.graph, chosen, find_kept(made.graph, "bf16"), read_target("vllm").storage
+    )
+    tensors = load_file(exported / "model.safetensors")
+    found = [x.nbytes for name, x in tensors.items() if is_of_a_layer(name)]
+    assert sum(found) == pytest.approx(told, rel=1e-3)
+
+
+def is_of_a_layer(name: str) -> bool:
+    return ".weight" in name and ("_proj." in name or name.startswith("lm_head"))
+
+
+@pytest.mark.parametrize("head", ["bf16", "w4a16_g32"])
+def test_a_tied_table_is_counted_as_it_is_stored(head: str, tmp_path: Path) -> None:
+    made = make_llama(tied=True, bias=True)
+    plan = plan_llama({"mlp.down_proj": "fp8", "lm_head": head}, tied=True, bias=True)
+    out = tmp_path / "out"
+    mp.export_plan(plan, made.graph, out, target="compressed_tensors", config=made.folder)
+    tensors = load_file(out / "model.safetensors")
+    found = [x.nbytes for n, x in tensors.items() if is_of_a_layer(n) or "embed" in n]
+    storage, chosen = read_target("vllm").storage, dict(enumerate(plan_schemes(plan, made.graph)))
+    assert storage.kept == "base"
+    told = total_weight_bytes(made.graph, chosen, find_kept(made.graph, "bf16"), storage)
+    assert sum(found) == pytest.approx(told, rel=1e-3)
 
 
 def test_a_checkpoint_with_the_scale_upside_down_is_found_out(
