@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from mpsearch.data.batches import Batches
 from mpsearch.errors import DataError
-from mpsearch.losses.losses import worst_slice
+from mpsearch.losses.losses import loss_unit, worst_slice
+from mpsearch.losses.outputs import parse_loss
 from mpsearch.plan.plan import Plan
 from mpsearch.stats.digits import number, with_error
 from mpsearch.stats.estimates import Estimate, estimate_mean
@@ -39,7 +40,8 @@ def check_losses(
     judge = make_judge(opened.graph, chosen, axes, fp32, limits.loss)
     losses = judge.losses(outputs)
     found = estimate_mean(losses)
-    yield _check_loss(opened.plan, found, limits)
+    unit = loss_unit(parse_loss(limits.loss), judge.kind, judge.heads)
+    yield _check_loss(opened.plan, found, limits, unit)
     yield _check_accuracy(judge, chosen, fp32, outputs, limits)
     if chosen.slice is None:
         yield GateCheck("worst slice", "skipped", detail="the data hold no array 'slice'")
@@ -59,13 +61,18 @@ def largest_loss(plan: Plan, found: Estimate) -> float | None:
     return promised.mean + Z * (promised.stderr**2 + found.stderr**2) ** 0.5
 
 
-def _check_loss(plan: Plan, found: Estimate, limits: Limits) -> GateCheck:
+def _check_loss(plan: Plan, found: Estimate, limits: Limits, unit: str) -> GateCheck:
     upper = found.mean + Z * found.stderr
-    told = f"{with_error(found)}, at most {number(upper)} with 95 % confidence"
+    told = f"{with_error(found)} {unit}, at most {number(upper)} with 95 % confidence"
     if limits.max_loss is not None:
         verdict = upper <= limits.max_loss
         return GateCheck("loss", "pass" if verdict else "fail", upper, limits.max_loss, told)
-    limit = largest_loss(plan, found)
+    limit = largest_loss(plan, found) if plan.unit in ("", unit) else None
+    if limit is None and "loss" in plan.measured:
+        told += (
+            f"; the plan's loss is in {plan.unit}: give --loss as it was measured, or --max-loss"
+        )
+        return GateCheck("loss", "skipped", upper, None, told)
     if limit is None:
         told += "; the plan holds no measured loss to compare with: give --max-loss"
         return GateCheck("loss", "skipped", upper, None, told)

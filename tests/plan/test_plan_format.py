@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
+from onnx.numpy_helper import from_array
 
+from mpsearch.data.batches import make_batches
 from mpsearch.export.planned import planned_weights
 from mpsearch.graph.importer import import_onnx
 from mpsearch.plan.changes import changes_of
@@ -20,7 +23,7 @@ from mpsearch.simulate.simulator import Simulator
 from mpsearch.space.space import SearchSpace
 from tests.support import plan_reader
 from tests.support.changed_plans import changed_plan, every_kind, some_data
-from tests.support.graph_models import save
+from tests.support.graph_models import model, save
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMES = [
@@ -85,6 +88,32 @@ def test_it_rebuilds_weights_that_were_recovered_before_they_are_rounded(tmp_pat
     simulator = Simulator(import_onnx(path), space, some_data())
     chosen = tuple(int(ok) for ok in simulator.allowed[:, 1])
     assert check(make_plan(Point(chosen, {}), simulator), path, tmp_path) == 10
+
+
+def test_a_normalisation_is_folded_as_the_document_says(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((16, 8, 3, 3)).astype(np.float32)
+    statistics = {n: rng.uniform(0.5, 2, 16).astype(np.float32) for n in ("g", "b", "m", "v")}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], "conv"),
+        helper.make_node("BatchNormalization", ["h", *statistics], ["y"], "norm", epsilon=0.01),
+    ]
+    tensors = [from_array(a, n) for n, a in {"w": weight, **statistics}.items()]
+    path = save(model(nodes, {"x": ["n", 8, 4, 4]}, ["y"], tensors), tmp_path)
+    space = SearchSpace("s", tuple(map(find_scheme, ("fp16", "nvfp4"))))
+    batches = make_batches({"x": rng.standard_normal((4, 8, 4, 4)).astype(np.float32)})
+    simulator = Simulator(import_onnx(path), space, batches)
+    plan = make_plan(Point((1,), {}), simulator)
+    write_plan(plan, tmp_path / "plan.json")
+    scale = statistics["g"].astype(np.float64) / np.sqrt(statistics["v"] + np.float64(0.01))
+    folded = (weight * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
+    (tmp_path / "folded").mkdir()
+    stated = [from_array(folded, "w")]
+    other = save(model(nodes[:1], {"x": ["n", 8, 4, 4]}, ["h"], stated), tmp_path / "folded")
+    found = plan_reader.read_weights(other, tmp_path / "plan.json")["conv", "w"]
+    weights = planned_weights(simulator.graph)
+    expected = weights(0, 0, find_scheme("nvfp4")).dequantize().numpy()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_document_names_every_field_of_the_file() -> None:

@@ -181,6 +181,10 @@ def test_what_cannot_be_checked_is_skipped_and_says_why(sound: Case) -> None:
     skipped = {name: check.detail for name, check in found.items() if check.verdict == "skipped"}
     assert skipped.keys() == {"loss", "accuracy", "worst slice"}
     assert "give --max-loss" in skipped["loss"]
+    other = replace(sound.plan, unit="relative MSE")
+    check = judge(replace(sound, plan=other), data)["loss"]
+    assert check.verdict == "skipped"
+    assert "the plan's loss is in relative MSE" in check.detail
     assert "labels" in skipped["accuracy"]
     assert "slice" in skipped["worst slice"]
 

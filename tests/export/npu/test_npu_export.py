@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,6 +42,7 @@ SCHEMES = [
     *("fp16", "bf16", "fp8", "fp8_tensor", "fp8_block", "int8", "nvfp4", "mxfp4", "mxfp8", "fp4"),
     *("w4a16_g32", "fp8_2of4", "nvfp4_2of4", "nvfp4_4of8", "fp16_2of4"),
 ]
+RUNTIMES = ["reference"] + (["openvino"] if find_spec("openvino") else [])
 ZEROS = Scheme(
     "int3_zeros",
     Spec("int3", "group", block_shape=(1, 16), scale_format="fp16", symmetric=False),
@@ -165,10 +167,15 @@ def test_pattern_codes_say_the_same_in_fewer_bits(tmp_path: Path, name: str, bit
 def test_what_lies_on_disk_is_proven_layer_by_layer(tmp_path: Path, name: str) -> None:
     path, _, _, _, plan = changed_plan(tmp_path, name)
     pack(plan, path, tmp_path / "out", "patterns")
-    found = verify_plan(plan, path, tmp_path / "out", some_data())
-    assert found.ok, str(found)
-    assert len(found.layers) == 10
-    assert "not the NPU's own arithmetic" in found.note
+    for runtime in RUNTIMES:
+        found = verify_plan(plan, path, tmp_path / "out", some_data(), runtime=runtime)
+        assert found.ok, str(found)
+        assert len(found.layers) == 10
+        assert "not the NPU's own arithmetic" in found.note
+        assert [each.name for each in found.measured] == ["KL"]
+        assert found.measured[0].runtime.mean == pytest.approx(
+            found.measured[0].simulation.mean, rel=0.2
+        )
 
 
 def test_the_graph_is_valid_onnx_that_runs_on_the_weights_of_a_plain_reader(tmp_path: Path) -> None:
