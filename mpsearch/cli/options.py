@@ -46,6 +46,13 @@ TrustCode = Annotated[
         rich_help_panel="Choice of plans",
     ),
 ]
+Recalibrate = Annotated[
+    bool,
+    typer.Option(
+        "--recalibrate",
+        help="The model may have other weights: make ranges and weights anew from --data.",
+    ),
+]
 
 
 def parse_setting(text: str) -> tuple[str, str, bool | int | float | str]:

@@ -14,6 +14,7 @@ from mpsearch.plan.changes import changes_of
 from mpsearch.plan.files import weights_file, write_plan
 from mpsearch.plan.match import import_planned
 from mpsearch.plan.plan import Plan
+from mpsearch.plan.recalibrate import recalibrate_plan
 from mpsearch.plan.restore import rebuild_weights
 from mpsearch.registry import find
 from mpsearch.space.targets import find_target
@@ -30,6 +31,7 @@ def export_plan(
     target: str = "onnx",
     batches: Batches | None = None,
     config: str | Path | None = None,
+    recalibrate: bool = False,
 ) -> list[Path]:
     """Write what ``target`` takes into ``out_dir``, with a copy of the plan, and return the files.
 
@@ -41,10 +43,12 @@ def export_plan(
         model: The user's ONNX file, or the graph that ``import_torch`` made and the plan is for.
         out_dir: Folder to make.
         target: Name of a runtime (`mpsearch list targets`), whose rules the plan must keep, or of an exporter.
-        batches: The calibration data; only needed for a plan of an earlier version that recovers pruned weights
-            and does not bring them. The export's copy of the plan does.
+        batches: The calibration data; only needed to recalibrate, or for a plan of an earlier version that recovers pruned
+            weights and does not bring them. The export's copy of the plan does.
         config: Folder of the Hugging Face model (``config.json`` and its safetensors), or the ``config.json`` alone, for
             targets that write checkpoints. Without it their ``config.json`` says only how layers are quantised.
+        recalibrate: The model may have other weights of the same structure: the plan's decisions are kept, and its ranges
+            and weights made anew from ``batches``. The export's copy of the plan is the new one.
 
     Raises:
         PlanError: The plan is for another model, or the target cannot run one of its schemes, or takes no ``config``.
@@ -56,6 +60,8 @@ def export_plan(
     export = find("exporters", exporter)
     folder = Path(out_dir)
     check_replaceable(folder)
+    if recalibrate:
+        plan = _recalibrated(plan, model, batches)
     graph = import_planned(plan, model)
     check_takes(plan, graph, exporter, facts)
     plan = rebuild_weights(plan, graph, batches)
@@ -92,6 +98,12 @@ def written_by(path: Path) -> str:
         return str(json.loads((path.parent / MARK).read_text())["exporter"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def _recalibrated(plan: Plan, model: str | Path | ModelGraph, batches: Batches | None) -> Plan:
+    if batches is None:
+        raise PlanError("to recalibrate needs calibration data: give them with --data (batches=)")
+    return recalibrate_plan(plan, model, batches)
 
 
 def check_replaceable(folder: Path) -> None:

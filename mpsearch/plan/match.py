@@ -84,7 +84,8 @@ def check_weights(plan: Plan, graph: ModelGraph) -> None:
     if found != plan.weights_digest:
         raise PlanError(
             f"the plan must be used with the weights that it was made for ({plan.weights_digest[:12]}), "
-            f"got {graph.name} with others ({found[:12]})"
+            f"got {graph.name} with others ({found[:12]}); --recalibrate (recalibrate=True in Python) makes ranges and "
+            "weights anew from calibration data"
         )
 
 
@@ -99,9 +100,20 @@ def import_planned(plan: Plan, model: str | Path | ModelGraph) -> ModelGraph:
         ModelError: The file cannot be read.
         PlanError: It is another model, or has other weights.
     """
+    graph = import_structure(plan, model)
+    check_weights(plan, graph)
+    return graph
+
+
+def import_structure(plan: Plan, model: str | Path | ModelGraph) -> ModelGraph:
+    """Return a model of the structure that ``plan`` is for, whatever its weights; see :func:`import_planned`.
+
+    Raises:
+        ModelError: The file cannot be read.
+        PlanError: It is another model.
+    """
     if isinstance(model, ModelGraph):
         plan_schemes(plan, model)
-        check_weights(plan, model)
         return model
     try:
         graph = import_onnx(model, shapes=plan.shapes or None, batch_axes=plan.batch_axes or None)
@@ -109,5 +121,4 @@ def import_planned(plan: Plan, model: str | Path | ModelGraph) -> ModelGraph:
         plan_schemes(plan, import_onnx(model))  # another model is the likelier reason
         raise
     plan_schemes(plan, graph)
-    check_weights(plan, graph)
     return graph

@@ -12,6 +12,7 @@ from mpsearch.errors import DataError, check_argument
 from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.match import import_planned, plan_assignment
 from mpsearch.plan.plan import Plan
+from mpsearch.plan.recalibrate import recalibrate_plan
 from mpsearch.plan.restore import restore
 from mpsearch.simulate.loss_store import MemoryLosses
 from mpsearch.simulate.memory_budget import make_budget
@@ -42,7 +43,12 @@ class PlanScore:
 
 
 def score_plan(
-    plan: Plan, model: str | Path, batches: Batches, *, loss: str | None = None
+    plan: Plan,
+    model: str | Path,
+    batches: Batches,
+    *,
+    loss: str | None = None,
+    recalibrate: bool = False,
 ) -> Estimate:
     """Return the mean loss of ``plan`` on ``batches`` with its standard error.
 
@@ -51,6 +57,8 @@ def score_plan(
         model: The user's ONNX file.
         batches: Any data that fit the model; those that the plan was made with flatter it.
         loss: As :class:`mpsearch.simulate.simulator.Simulator` takes it.
+        recalibrate: The model may have other weights of the same structure: the plan's decisions are kept, and its ranges
+            and weights made anew from these data (see :func:`mpsearch.plan.recalibrate.recalibrate_plan`).
 
     Raises:
         ModelError: The model cannot be read.
@@ -58,15 +66,22 @@ def score_plan(
         DataError: The data do not fit the model, or the loss does not fit both.
         NumericsError: An output is not finite; the message names the first layer that is not.
     """
-    return measure_plan(plan, model, batches, loss=loss).loss
+    return measure_plan(plan, model, batches, loss=loss, recalibrate=recalibrate).loss
 
 
 def measure_plan(
-    plan: Plan, model: str | Path, batches: Batches, *, loss: str | None = None
+    plan: Plan,
+    model: str | Path,
+    batches: Batches,
+    *,
+    loss: str | None = None,
+    recalibrate: bool = False,
 ) -> PlanScore:
     """Return what :func:`score_plan` does, with what labels say of the plan and of the fp32 model."""
     check_argument("plan", plan, Plan, "as read_plan or make_plan returns it")
     check_argument("batches", batches, Batches, "as read_batches returns them")
+    if recalibrate:
+        plan = recalibrate_plan(plan, model, batches)
     graph = import_planned(plan, model)
     simulator = simulate_plan(plan, graph, batches, loss=loss)
     assignment = plan_assignment(plan, graph, simulator.space)

@@ -123,8 +123,8 @@ class Target(Content):
         description: What it is.
         version: The runtime and the version that the facts hold for.
         exporter: What writes a plan for it (`mpsearch list exporters`).
-        proven: Runtimes that prove an export here, on a machine without an accelerator.
-        unproven: What a proof would need, where there is none here.
+        proven: Runtimes that prove the exporter's files here, on a machine without an accelerator.
+        unproven: What a proof in the target itself would need, where there is none here.
         opset: The newest ONNX opset that it reads; None: it reads no ONNX, or knows no limit.
         sources: Where the facts were read.
         schemes: Names or patterns of built-in schemes that it takes; one that stores the same is taken too, whatever its
@@ -162,9 +162,13 @@ class Target(Content):
     @property
     def proof(self) -> str:
         """What proves an export here, or that nothing does and why."""
-        if self.proven:
-            return "proven in " + ", ".join(self.proven)
-        return f"unproven here: {self.unproven or 'no runtime of it is at hand'}"
+        said = f"its files are proven in {', '.join(self.proven)}" if self.proven else ""
+        if not said or self.unproven:
+            why = self.unproven or "no runtime of it is at hand"
+            said += (
+                f"; {self.name} itself is unproven here: {why}" if said else f"unproven here: {why}"
+            )
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,8 @@ def _all_rules(target: Target) -> tuple[TargetRule, ...]:
         reason = f"{target.name} takes layers in bodies of If, Loop and Scan only in {bases}"
         found.append(rule("body", reason, target.bases, inside=True))
     kept = (r.model_copy(update={"allow": r.allow or target.bases}) for r in target.keep)
-    last = rule("scheme", f"{target.name} takes only {takes}", (*target.bases, *target.schemes))
+    every = tuple(dict.fromkeys((*target.bases, *target.schemes)))
+    last = rule("scheme", f"{target.name} takes only {takes}", every)
     return (*found, *kept, *target.rules, last)
 
 

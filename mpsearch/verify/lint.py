@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpsearch.errors import MpsearchError, PlanError
-from mpsearch.graph.importer import import_onnx
+from mpsearch.errors import PlanError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.files import read_plan
-from mpsearch.plan.match import check_weights, plan_schemes
+from mpsearch.plan.match import check_weights, import_structure
 from mpsearch.plan.plan import Plan
 from mpsearch.registry import list_names
 from mpsearch.space.targets import Severity, find_target
@@ -126,23 +125,12 @@ def lint_plan(
 
 
 def _fitting_graph(plan: Plan, model: Path) -> tuple[ModelGraph | None, list[Finding]]:
-    """The model where the plan fits it; else None and the reason. Other weights are a finding, no reason."""
+    """The plan is for another model, or has been made for other weights of it."""
     try:
-        graph = import_onnx(model, shapes=plan.shapes or None, batch_axes=plan.batch_axes or None)
-        plan_schemes(plan, graph)
+        graph = import_structure(plan, model)
     except PlanError as error:
-        said = Finding(
-            "error", "other-model", str(error), "plan format", "give the plan's own model"
-        )
-        return None, [said]
-    except MpsearchError:
-        free = import_onnx(model)  # raises again where the file cannot be read
-        try:
-            plan_schemes(plan, free)
-        except PlanError as error:
-            todo = "give the plan's own model"
-            return None, [Finding("error", "other-model", str(error), "plan format", todo)]
-        raise
+        todo = "give the plan's own model"
+        return None, [Finding("error", "other-model", str(error), "plan format", todo)]
     try:
         check_weights(plan, graph)
     except PlanError as error:

@@ -70,6 +70,7 @@ def test_the_ten_targets_are_there_and_name_exporters_and_proofs_that_there_are(
         assert target.sources
         assert set(target.proven) <= set(list_names("runtimes"))
         assert bool(target.proven) or target.proof.startswith("unproven here: ")
+        assert ("unproven here" in target.proof) == bool(target.unproven)
         assert set(target.bases) <= {"fp32", "bf16", "fp16"}
 
 

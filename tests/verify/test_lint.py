@@ -216,7 +216,7 @@ def test_the_command_says_each_finding_and_fails_where_the_target_refuses(
     errors = [one["rule"] for one in taken.json["findings"] if one["severity"] == "error"]
     assert taken.code == (1 if errors else 0)
     assert set(errors) <= {"no-exporter"}
-    assert taken.json["proof"] == "proven in openvino"
+    assert taken.json["proof"] == "its files are proven in openvino"
     for one in taken.json["findings"]:
         assert one["source"]
     assert mpsearch("plan", "lint", tmp_path / "plan.json", "-t", "abacus").code == 1

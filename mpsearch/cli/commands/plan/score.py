@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mpsearch.cli.console import Json, command, print_json
+from mpsearch.cli.options import Recalibrate
 from mpsearch.cli.printing.tables import print_table
 
 
@@ -18,6 +19,7 @@ def score(
         str | None,
         typer.Option("--loss", help="kl, nll, mse, ctc, …; default: read from model and data."),
     ] = None,
+    recalibrate: Recalibrate = False,
     as_json: Json = False,
 ) -> None:
     """Run a plan on data that it need not have seen, with its own ranges and weights; say what it loses."""
@@ -26,7 +28,13 @@ def score(
     from mpsearch.plan.score import measure_plan
     from mpsearch.stats.digits import with_error
 
-    found = measure_plan(read_plan(plan), model, read_batches(data), loss=loss)
+    found = measure_plan(
+        read_plan(plan),
+        model,
+        read_batches(data),
+        loss=loss,
+        recalibrate=recalibrate,
+    )
     if as_json:
         from mpsearch.cli.printing.run import estimates_json
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mpsearch.cli.console import Json, command, print_json, progress_bars
+from mpsearch.cli.options import Recalibrate
 
 
 @command
@@ -50,18 +51,23 @@ def verify(
     extreme_factor: Annotated[
         float, typer.Option("--extreme-factor", help="Gate: huge inputs over the data's.")
     ] = 100.0,
+    recalibrate: Recalibrate = False,
     as_json: Json = False,
 ) -> None:
     """Run an export, each layer fed the runtime's own inputs; exit code 1 where it differs or a check of --gate fails."""
+    from mpsearch.data.batches import read_batches
     from mpsearch.errors import PlanError
     from mpsearch.jobs.calibrate import read_data
     from mpsearch.plan.files import read_plan
+    from mpsearch.plan.recalibrate import has_other_weights, recalibrate_plan
     from mpsearch.verify.verify_plan import verify_plan
 
     if not exported.is_dir():
         raise PlanError(f"{exported.name}: must be a folder that `mpsearch export` wrote")
     made = read_plan(plan if plan is not None else exported / "plan.json")
-    batches = read_data(data, made)
+    batches = read_batches(data) if recalibrate else read_data(data, made)
+    if recalibrate and has_other_weights(made, model):
+        made = recalibrate_plan(made, model, batches)
     if gate:
         from mpsearch.cli.printing.gate import print_gate
         from mpsearch.verify.gate import Limits
