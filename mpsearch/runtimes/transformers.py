@@ -100,6 +100,11 @@ def open_session(folder: Path) -> CheckpointSession:
         raise MissingExtraError(
             f"runtime 'transformers' needs the package {missing[0]!r}; install it with: pip install 'mpsearch[llm]'"
         )
+    if (folder / "hf_quant_config.json").exists():
+        raise ModelError(
+            f"{folder.name}: must be a compressed-tensors checkpoint, which transformers loads, but is one in ModelOpt's "
+            "format, which runs on a GPU alone"
+        )
     import transformers
 
     architecture = _architecture(folder)

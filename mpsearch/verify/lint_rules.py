@@ -343,7 +343,7 @@ def tensor_scales(linted: Linted) -> Iterator[Finding]:
                 f"{names} share one tensor scale there, but their largest weights are {min(largest):.3g} to "
                 f"{max(largest):.3g}: their blocks' scales are rounded anew"
             )
-            todo = "`mpsearch verify` the export; a warning in the runtime's log is expected"
+            todo = "`mpsearch verify` the export, whose copy of the plan has the shared scale"
             first = layers[0]
             yield Finding(
                 "note", "one-tensor-scale", says, rule.source, todo, graph.layers[first].name, schemes[first].name

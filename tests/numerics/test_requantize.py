@@ -7,7 +7,12 @@ from torch import Tensor
 from mpsearch.formats import find_format
 from mpsearch.numerics.quantize import quantize_weight
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.numerics.requantize import requantize, simulate_requantized, snap_scales
+from mpsearch.numerics.requantize import (
+    requantize,
+    rescale,
+    simulate_requantized,
+    snap_scales,
+)
 from mpsearch.schemes import SCHEMES, Spec
 
 SPECS = {
@@ -145,3 +150,26 @@ def test_scales_stay_in_their_format() -> None:
     snapped.sum().backward()
     assert moved.grad is not None
     assert bool((moved.grad == 1).all())
+
+
+@pytest.mark.parametrize("sparsity", [None, "2:4"])
+def test_at_its_own_scale_a_weight_is_stored_as_it_was(sparsity: str | None) -> None:
+    for name in ("nvfp4", "fp8 per tensor"):
+        w = randn(6, 32)
+        spec = SPECS.get(name, SCHEMES["fp8_tensor"].weight)
+        plain = quantize_weight(w, spec, reduction_axis=1, channel_axes=(0,), sparsity=sparsity)
+        assert plain.scales is not None
+        own = plain.tensor_scale if spec.tensor_scale else float(plain.scales)
+        assert rescale(w, plain, own).is_same(plain)
+
+
+def test_a_part_at_the_scale_of_the_whole_is_that_part_of_the_whole() -> None:
+    both = torch.cat([randn(4, 32), 3 * randn(4, 32, seed=1)])
+    for spec in (SPECS["nvfp4"], SCHEMES["fp8_tensor"].weight):
+        whole = quantize_weight(both, spec, reduction_axis=1, channel_axes=(0,))
+        part = quantize_weight(both[:4], spec, reduction_axis=1, channel_axes=(0,))
+        assert whole.scales is not None
+        shared = whole.tensor_scale if spec.tensor_scale else float(whole.scales)
+        found = rescale(both[:4], part, shared)
+        assert torch.equal(found.dequantize(), whole.dequantize()[:4])
+        assert not torch.equal(part.dequantize(), found.dequantize())

@@ -5,17 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mpsearch as mp
-from mpsearch.errors import PlanError
+from mpsearch.errors import ModelError, PlanError
 from mpsearch.export.checkpoint.fused import fused_layers
 from mpsearch.export.checkpoint.write import write_tensors
+from mpsearch.plan.changes import bring_changes
 from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.match import plan_schemes
+from mpsearch.program.tensors import to_tensor
+from mpsearch.simulate.changes import Changes
+from mpsearch.simulate.layer_weight import quantize_layer_weight
 from mpsearch.space.stored import find_kept, total_weight_bytes
 from mpsearch.space.targets import read_target
 from tests.support.command_line import Mpsearch
@@ -287,6 +292,62 @@ def test_weights_of_another_checkpoint_are_refused(tmp_path: Path) -> None:
                 target="compressed_tensors",
                 config=other,
             )
+
+
+def test_biases_and_gains_that_a_plan_changes_are_the_exported_ones(tmp_path: Path) -> None:
+    made = make_llama(tied=True, bias=True)
+    graph, plan = made.graph, plan_llama({"mlp.down_proj": "fp8"}, tied=True, bias=True)
+    name = "model.layers.0.self_attn.o_proj"
+    bias, gain = torch.linspace(-1, 1, 64), "model.norm.weight"
+    constants = {gain: np.asarray(graph.constants[gain]) * 2}
+    changes = Changes(biases={layer_of(graph, name): bias}, constants=constants)
+    own = bring_changes(plan, graph, changes)
+    out = tmp_path / "out"
+    mp.export_plan(own, graph, out, target="compressed_tensors", config=made.folder)
+    found = load_file(out / "model.safetensors")
+    before = dict(made.module.named_parameters())
+    assert torch.equal(found[gain], (before[gain] * 2).bfloat16())
+    assert torch.equal(found[f"{name}.bias"], (before[f"{name}.bias"] + bias).bfloat16())
+    assert mp.verify_plan(own, graph, out, made.batches, runtime="transformers").ok
+
+
+def test_a_bias_that_the_model_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    made = make_llama()
+    index = layer_of(made.graph, "model.layers.1.mlp.down_proj")
+    plan = bring_changes(plan_llama(), made.graph, Changes(biases={index: torch.ones(64)}))
+    with pytest.raises(
+        PlanError, match=r"adds 'model.layers.1.mlp.down_proj.bias'.*without `bias`"
+    ):
+        mp.export_plan(plan, made.graph, tmp_path / "out", target="compressed_tensors")
+
+
+def test_recovered_weights_of_fused_layers_keep_their_values_at_the_shared_scale(
+    tmp_path: Path,
+) -> None:
+    made = make_llama()
+    graph, plan = made.graph, plan_llama()
+    index = layer_of(graph, "model.layers.0.self_attn.k_proj")
+    value = to_tensor(graph.constants[graph.layers[index].gemms[0].right.value])
+    weight = quantize_layer_weight(graph.layers[index], 0, plan.schemes["nvfp4"], value * 0.9)
+    own = bring_changes(plan, graph, Changes({(index, 0): weight}))
+    out = tmp_path / "out"
+    mp.export_plan(own, graph, out, target="compressed_tensors", config=made.folder)
+    found = decompressed(out)["model.layers.0.self_attn.k_proj"][1].float()
+    wanted = weight.layout.to_rows(weight.dequantize()).flatten(1)
+    assert (found - wanted).norm() < 0.04 * wanted.norm()  # what e4m3 block scales allow
+    assert mp.verify_plan(own, graph, out, made.batches, runtime="transformers").ok
+
+
+def test_what_transformers_does_not_load_is_told_in_one_line(tmp_path: Path) -> None:
+    made, plan = make_llama(), plan_llama({"mlp.down_proj": "nvfp4"})
+    for target, config, said in (
+        ("modelopt", made.folder, "ModelOpt's format"),
+        ("compressed_tensors", None, "names the model's architecture"),
+    ):
+        mp.export_plan(plan, made.graph, tmp_path / "out", target=target, config=config)
+        with pytest.raises(ModelError, match=said) as caught:
+            mp.verify_plan(plan, made.graph, tmp_path / "out", made.batches, runtime="transformers")
+        assert "\n" not in str(caught.value)
 
 
 HOSTILE = ("../../x", "re:.*", "a'b\"c", "a\nb", "x" * 10_000, "model..q", "Linear ", "${HOME}")
