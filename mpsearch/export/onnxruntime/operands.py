@@ -119,8 +119,17 @@ def encode_folded_weight(writer: Writer, weight: QuantizedTensor) -> str:
 def _multiply(
     writer: Writer, weight: QuantizedTensor, codes: Tensor, scales: Tensor, shape: Sequence[int]
 ) -> str:
-    """``codes`` minus zero points, times ``scales``, both of which broadcast from ``shape``; the result's name."""
-    value = writer.add("Cast", store_elements(writer, codes, weight.spec, "codes"), to=_FLOAT)
+    """``codes`` minus zero points, times ``scales``, both of which broadcast from ``shape``; the result's name.
+
+    int8 with one scale, or one a channel, is stored in unsigned codes as on integer kernels, so that its size is one.
+    """
+    spec = weight.spec
+    if spec.block_shape is None and spec.format == "int8" and weight.zeros is None:
+        stored = writer.constant((codes + MIDDLE).cpu().numpy().astype(np.uint8), "codes")
+        middle = writer.constant(np.full(scales.shape, MIDDLE, np.uint8), "zero_points")
+        parts = (writer.add("Cast", name, to=_FLOAT) for name in (stored, middle))
+        return writer.add("Mul", writer.add("Sub", *parts), store_scales(writer, scales, spec))
+    value = writer.add("Cast", store_elements(writer, codes, spec, "codes"), to=_FLOAT)
     if weight.zeros is not None:
         zeros = store_elements(
             writer, weight.zeros.reshape(tuple(shape)), weight.spec, "zero_points"

@@ -44,6 +44,8 @@ def _weight_reason(spec: Spec) -> str:
         return _plain_reason(spec)
     if not spec.symmetric:
         return "TensorRT must have zero points of 0, the weights are asymmetric"
+    if spec.scale_format == "e8m0":
+        return "TensorRT's MX operators are not written here"
     if spec.format in ("e4m3", "int8") and spec.block_shape is None:
         fits = spec.granularity in ("tensor", "channel") and spec.scale_format == "fp32"
         return "" if fits else "TensorRT takes 8-bit weights with fp32 scales per tensor or channel"
