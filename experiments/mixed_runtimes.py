@@ -44,8 +44,10 @@ def run(folder: Path, name: str, calibration: int, samples: int) -> dict[str, An
     """Return what each runtime made of one plan of the folder's model."""
     base, schemes, target, runtimes = RUNS[name]
     space = SearchSpace("mixed", tuple(map(find_scheme, dict.fromkeys((base, *schemes)))), base)
-    graph = import_onnx(folder / "model.onnx")
-    simulator = Simulator(graph, space, read_batches(folder / "calibration.npz", limit=calibration))
+    batches = read_batches(folder / "calibration.npz", limit=calibration)
+    shapes = {name: (1, *array.shape[1:]) for name, array in batches.arrays.items()}
+    graph = import_onnx(folder / "model.onnx", shapes=shapes)
+    simulator = Simulator(graph, space, batches)
     wanted = [space.index(schemes[g % len(schemes)]) for g in range(len(simulator.graph.groups))]
     chosen = tuple(s if simulator.allowed[g, s] else 0 for g, s in enumerate(wanted))
     plan = make_plan(Point(chosen, {}), simulator)
