@@ -7,7 +7,7 @@ Parts: ``pairs`` (all rows of one (N, K) left out together, of every GPU), ``row
 kernels a group are known, and other GPUs), ``format`` (a GPU of which one format was not measured, and one of which
 bf16 dense alone was), ``device`` (a GPU of which only the datasheet is known), ``roofline`` (the datasheet's).
 
-The residual's length, variance and noise were chosen on A100 and RTX 4090, whose figures are therefore also left
+The residual's length, variance and noise and the step of the cache's gain were chosen on A100 and RTX 4090, whose figures are therefore also left
 out apart; the curve's form, its prior and the way of borrowing were developed with all five in view. Of
 experiments/data/gemm_latency.csv, rows that beat 105 % of the peak left out; groups of 50 kernels and more.
 Results: experiments/results/latency_fit.json.

@@ -4,7 +4,7 @@
     tc   = smooth minimum over tiles (tm × tn, the reduction split s times) of
            waves · [max(2 tm tn K/s · (1 + loss/tm + loss/tn) / (P_sm e), bytes of a tile / B_sm) + prologue]
            + traffic of the partial sums
-    tm   = bytes / (bandwidth · e_m · cache gain)
+    tm   = bytes / (bandwidth · e_m · cache gain), where the gain ends at the last cache's size: 1 / (1 + (bytes / cache)^12)
 
 A wave is one tile on each multiprocessor. The library is taken to choose the fastest tile. P_sm and B_sm are
 peak and bandwidth of one multiprocessor.
@@ -136,7 +136,9 @@ def _block_us(theta: Floats, machine: Machine, x: Shapes) -> Floats:
     tc *= np.exp(loss)
     tm = x.moved / (machine.bytes_per_us * p["memory_efficiency"])
     if machine.cache_bytes:
-        tm *= np.exp(-p["cache_gain"] / (1 + (x.moved / machine.cache_bytes) ** 2))
+        over = (x.moved / machine.cache_bytes) ** 2
+        over *= over
+        tm *= np.exp(-p["cache_gain"] / (1 + over * over * over))
     high, low = np.maximum(tc, tm), np.minimum(tc, tm)
     ratio = np.exp(exponent * np.log(low / high))
     result: Floats = p["launch_us"] + high * np.exp(np.log1p(ratio) / exponent)

@@ -1,9 +1,9 @@
 """What onnxruntime runs on a CPU for (graph, assignment): integer kernels, or fp32 ones between roundings.
 
-A matrix product of two int8 operands runs on integers and gives floats. A convolution runs on integers only
-where its output is rounded to 8 bits too (QLinearConv), that is, where int8 layers alone read it: through Relu,
-which the rounding to unsigned codes takes over, and through operators that move values or choose among them. Any other int8
-convolution computes in fp32 between roundings, whatever the file says.
+A matrix product of two int8 operands runs on integers and gives floats, or codes where int8 layers alone read it, perhaps
+moved. A convolution runs on integers only where its output is rounded to 8 bits too (QLinearConv), that is, where int8 layers
+alone read it: through Relu, which the rounding to unsigned codes takes over, and through operators that move values or choose
+among them. Any other int8 convolution computes in fp32 between roundings, whatever the file says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Executed:
 
     Attributes:
         is_integer: On integer kernels; else in fp32, between roundings where its scheme asks for them.
-        rounded: The value whose 8-bit codes an integer convolution gives (its readers' input); "" of others.
+        rounded: The value whose 8-bit codes the kernel gives (its readers' input); "" where it gives floats.
         cut: Where the rounding is put so that the kernel takes it over: ``rounded``, or a value before the
             operators that move it.
         joined: The result of the first Concat between ``cut`` and ``rounded``; "" where there is none.
@@ -157,6 +157,8 @@ def executed_layers(
         node = view.nodes.get(layer.name)
         if node is None or not is_static_int8(scheme) or not _has_kernel(view.graph, layer, node):
             found.append(FLOAT)
+        elif node.op_type == "MatMul":
+            found.append(Executed(True, _rounded_product(view, layer, schemes)))
         elif node.op_type != "Conv":
             found.append(Executed(True))
         else:
@@ -227,6 +229,20 @@ def _has_kernel(graph: ModelGraph, layer: Layer, node: Node) -> bool:
             and not node.attributes.get("transA", 0)
         )
     return node.op_type == "Conv" and constant_bias
+
+
+def _rounded_product(view: GraphView, layer: Layer, schemes: Sequence[Scheme]) -> str:
+    """The value, moved from a matrix product, whose rounding the product's kernel takes over; "" where there is none."""
+    value = layer.output
+    while value and value not in view.outputs:
+        reading = view.readers.get(value, ())
+        if reading and _round_alike(view, reading, value, schemes):
+            return value
+        following = view.step(value)
+        if not following or reading[0].op_type in ("Relu", "Concat"):
+            break
+        value = following
+    return ""
 
 
 def _conv(view: GraphView, layer: Layer, schemes: Sequence[Scheme]) -> Executed:
