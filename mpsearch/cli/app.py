@@ -21,10 +21,12 @@ from mpsearch.cli.commands.prepare.fit import fit
 from mpsearch.cli.commands.prepare.init import init
 from mpsearch.cli.commands.prepare.inspect import inspect
 from mpsearch.cli.commands.prepare.list import list_names
+from mpsearch.cli.commands.run.annotate import annotate
 from mpsearch.cli.commands.run.dashboard import dashboard
 from mpsearch.cli.commands.run.measure import measure
 from mpsearch.cli.commands.run.plot import plot
 from mpsearch.cli.commands.run.profile import profile
+from mpsearch.cli.commands.run.ranges import ranges
 from mpsearch.cli.commands.run.report import report
 from mpsearch.cli.commands.search.cost import KEYS as COST_KEYS
 from mpsearch.cli.commands.search.cost import cost
@@ -78,6 +80,8 @@ app.command("drift", short_help=first_line(drift))(drift)
 app.command("profile", short_help=first_line(profile))(profile)
 app.command("plot", short_help=first_line(plot))(plot)
 app.command("report", short_help=first_line(report))(report)
+app.command("annotate", short_help=first_line(annotate))(annotate)
+app.command("ranges", short_help=first_line(ranges))(ranges)
 app.command("dashboard", short_help=first_line(dashboard))(dashboard)
 app.command("measure", short_help=first_line(measure))(measure)
 app.command("fit", short_help=first_line(fit))(fit)

@@ -119,9 +119,8 @@ def axes_of(shown: Shown) -> list[str]:
 
 def show(shown: Shown, x: str, y: str, chosen: str = "") -> ShownFront:
     """Return what the figure of a run's front shows."""
-    assert shown.front is not None
     return show_front(
-        shown.front,
+        shown.front_in(x, y),
         rows=marked_rows(shown, chosen),
         chosen=shown.points.get(chosen),
         unit=shown.unit,

@@ -14,7 +14,7 @@ import numpy as np
 from mpsearch.choose.measured import plan_file, with_points
 from mpsearch.errors import MpsearchError
 from mpsearch.figures.content import Report
-from mpsearch.figures.plan_row import PlanRow
+from mpsearch.figures.plan_row import PlanRow, predicted_line
 from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.front import Front, Point, read_front
@@ -30,9 +30,10 @@ from mpsearch.stats.estimates import Bools, Estimate, estimate_mean
 
 _WATCHED = (
     *("run.json", "graph.json", "costs.json", "sensitivity.json", "plain_front.json"),
-    *("front.json", "self_test.json", "wishes.json", "latencies.json"),
-    *("evaluations.sqlite", "evaluations.sqlite-wal", "lock", "log.jsonl"),
+    *("front.json", "self_test.json", "wishes.json", "latencies.json", "ranges.json"),
+    *("evaluations.sqlite", "evaluations.sqlite-wal", "log.jsonl"),
 )
+_MOST_SEEN = 16
 _ALIVE_S = 120.0
 """A run that has not reached its end and was written to this recently is taken to be running."""
 
@@ -134,6 +135,32 @@ class Shown:
                 found[key] = name
         return found
 
+    @cached_property
+    def _seen(self) -> dict[tuple[str, str, tuple[float, float] | None], Front]:
+        return {}
+
+    def front_in(self, x: str, y: str, window: tuple[float, float] | None = None) -> Front:
+        """Return what can be seen of the front in two objectives: its predicted line, and what was measured.
+
+        Args:
+            x: Objective along which points are looked at.
+            y: The other one.
+            window: Ends of ``x`` in sight; None shows all.
+        """
+        assert self.front is not None
+        key = x, y, window
+        if key not in self._seen:
+            points = self.front.points
+            if window is not None:
+                low, high = window
+                points = tuple(p for p in points if low <= p.value(x).mean <= high) or points
+            line = {p.assignment for p in predicted_line(points, x, y)}
+            kept = tuple(p for p in points if p.measured or p.assignment in line)
+            if len(self._seen) > _MOST_SEEN:
+                self._seen.clear()
+            self._seen[key] = replace(self.front, points=kept)
+        return self._seen[key]
+
     def point(
         self, assignment: Sequence[int], measured: Mapping[str, Estimate] = {}, method: str = ""
     ) -> Point:
@@ -156,6 +183,7 @@ class Runs:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
         self._known: dict[str, Shown] = {}
+        self._read_at: dict[str, float] = {}
         self._lock = Lock()
 
     def folders(self) -> dict[str, Path]:
@@ -174,9 +202,11 @@ class Runs:
         with self._lock:
             version = _version(path)
             known = self._known.get(key)
-            if known is None or known.version != version or known.state == "running":
+            stale = time.monotonic() - self._read_at.get(key, 0.0) > _ALIVE_S / 10
+            if known is None or known.version != version or (known.state == "running" and stale):
                 known = replace(_read(key, path), version=version)
                 self._known[key] = known
+                self._read_at[key] = time.monotonic()
             return known
 
     def all(self) -> Iterator[Shown]:

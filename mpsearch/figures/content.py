@@ -10,6 +10,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.tables import Costs, Table
 from mpsearch.sensitivity.self_test_file import SelfTest
+from mpsearch.simulate.ranges_file import Magnitudes
 from mpsearch.stats.estimates import Bools, Estimate
 
 
@@ -41,6 +42,7 @@ class Report:
         data: File name of the calibration data.
         by_output: Part of the outputs to what the chosen plan loses there.
         by_slice: Slice of the data to what it loses there.
+        ranges: Magnitudes of layers' inputs; empty where nobody looked at them.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Report:
     data: str = ""
     by_output: Mapping[str, Estimate] = field(default_factory=dict)
     by_slice: Mapping[str, Estimate] = field(default_factory=dict)
+    ranges: tuple[Magnitudes, ...] = ()
 
     @property
     def allowed(self) -> Bools:

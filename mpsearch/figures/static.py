@@ -13,6 +13,7 @@ from mpsearch.errors import MissingExtraError, UnknownNameError
 from mpsearch.figures.comparison import compare, find_row
 from mpsearch.figures.content import Report
 from mpsearch.figures.layers import pair_cost
+from mpsearch.figures.ranges import shown_shares
 from mpsearch.figures.shown.front import show_front
 from mpsearch.figures.shown.heat_map import show_table
 from mpsearch.figures.shown.scale import Scale, padded
@@ -30,7 +31,7 @@ from mpsearch.figures.theme import (
 )
 from mpsearch.stats.estimates import Estimate
 
-FIGURES = ("front", "sensitivity", "plan", "trust", "cost")
+FIGURES = ("front", "sensitivity", "plan", "trust", "cost", "ranges")
 _NEED_A_PLAN = ("plan", "cost")
 _FORMATS = (".svg", ".png", ".pdf")
 
@@ -48,6 +49,7 @@ def write_figure(path: Path, figure: str, report: Report) -> None:
         "plan": _plan,
         "trust": _trust,
         "cost": _cost,
+        "ranges": _ranges,
     }
     if figure not in drawers:
         raise UnknownNameError(f"figure must be one of {', '.join(FIGURES)}; got {figure!r}")
@@ -59,6 +61,10 @@ def write_figure(path: Path, figure: str, report: Report) -> None:
         raise UnknownNameError("there is no chosen plan to draw; choose one first")
     if figure == "cost" and "latency_us" not in report.costs.objectives:
         raise UnknownNameError("there is no latency to draw: the run's device has none")
+    if figure == "ranges" and not report.ranges:
+        raise UnknownNameError(
+            "there are no ranges to draw: `mpsearch ranges RUN --model MODEL --data DATA` looks at them"
+        )
     pyplot = _pyplot()
     style = {
         "font.family": "sans-serif",
@@ -289,6 +295,32 @@ def _cost(pyplot: ModuleType, report: Report) -> Any:
         axes.set_xlabel("groups in schedule order; the last bar is paid between layers")
     axes.set_ylabel("modelled latency (µs)")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return figure
+
+
+def _ranges(pyplot: ModuleType, report: Report) -> Any:
+    layers = report.ranges
+    colour, low, high = shown_shares(layers)
+    figure, axes = pyplot.subplots(figsize=(8, min(120.0, 1.2 + 0.17 * len(layers))))
+    step = (high - low) / max(colour.shape[1] - 1, 1)
+    seen = axes.imshow(
+        np.ma.masked_invalid(colour),
+        cmap="Greys",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(low - step / 2, high + step / 2, len(layers) - 0.5, -0.5),
+    )
+    every = dict.fromkeys(name for layer in layers for name in layer.clips)
+    for name, shade in scheme_colours(list(every)).items():
+        at = [i for i, layer in enumerate(layers) if name in layer.clips]
+        places = [float(np.log2(layers[i].clips[name])) for i in at]
+        axes.plot(places, at, "|", color=shade, markersize=7, markeredgewidth=2, label=name)
+    axes.set_yticks(
+        range(len(layers)), plain_short_names([la.layer for la in layers], 40), fontsize=6.5
+    )
+    axes.set_xlabel("log2 of magnitude; marks: the largest that a scheme holds")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    figure.colorbar(seen, ax=axes, label="log10 of the share of elements", shrink=0.6)
     return figure
 
 

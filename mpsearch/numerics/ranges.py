@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsearch.errors import NumericsError, SchemeError
@@ -36,6 +38,11 @@ class RangeObserver:
         self.high = 0.0
         self._extremes: list[tuple[float, float]] = []
         self._counts = torch.zeros(BINS if histogram else 0, dtype=torch.int64)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[65536] elements seen in each bin (:func:`mpsearch.numerics.histograms.count_bins`); empty without."""
+        return np.asarray(self._counts.numpy())
 
     def observe(self, x: Tensor) -> None:
         """Add a batch of any shape.

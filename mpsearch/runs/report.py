@@ -6,6 +6,7 @@ from mpsearch.errors import JobError
 from mpsearch.figures.content import Report
 from mpsearch.runs.latencies import latency_facts
 from mpsearch.runs.run import open_run
+from mpsearch.simulate.ranges_file import read_ranges
 
 
 def read_report(path: Path) -> Report:
@@ -54,4 +55,5 @@ def read_report(path: Path) -> Report:
         data=run.job.data,
         by_output=results.by_output,
         by_slice=results.by_slice,
+        ranges=read_ranges(path / "ranges.json")[0] if (path / "ranges.json").is_file() else (),
     )

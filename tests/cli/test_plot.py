@@ -8,11 +8,12 @@ from mpsearch.figures.content import Report
 from mpsearch.figures.static import FIGURES
 from tests.support.command_line import Mpsearch
 from tests.support.made_folder import write_run
+from tests.support.made_run import with_ranges
 
 
 @pytest.fixture
 def run(report: Report, tmp_path: Path) -> Path:
-    return write_run(report, tmp_path / "run")
+    return write_run(with_ranges(report), tmp_path / "run")
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -28,7 +29,7 @@ def test_a_figure_is_drawn_from_the_run_alone(
 @pytest.mark.parametrize(
     ("figure", "out", "said"),
     [
-        ("pie", "f.svg", "front, sensitivity, plan, trust, cost"),
+        ("pie", "f.svg", "front, sensitivity, plan, trust, cost, ranges"),
         ("front", "f.gif", ".svg, .png, .pdf"),
         ("front", "nowhere/f.svg", "its folder 'nowhere' must exist"),
     ],

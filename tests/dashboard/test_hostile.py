@@ -18,6 +18,7 @@ from mpsearch.runs.record import read_record
 from mpsearch.runs.run import open_run
 from tests.support.browser import Seen
 from tests.support.made_folder import write_run
+from tests.support.made_run import with_ranges
 
 BAD = (
     "<img src=x onerror=alert(1)>",
@@ -49,7 +50,7 @@ def report(make_report: Callable[..., Report]) -> Report:
         details={BAD[0]: made.table.values},
     )
     return replace(
-        made,
+        with_ranges(replace(made, graph=replace(made.graph, layers=layers))),
         title=worst,
         model=f"{BAD[0]}.onnx",
         device=worst,

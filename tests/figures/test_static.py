@@ -6,6 +6,7 @@ import pytest
 from mpsearch.errors import UnknownNameError
 from mpsearch.figures.content import Report
 from mpsearch.figures.static import FIGURES, write_figure
+from tests.support.made_run import with_ranges
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -13,6 +14,7 @@ def test_each_figure_is_an_svg_and_the_same_bytes_each_time(
     figure: str, report: Report, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    report = with_ranges(report)
     write_figure(first, figure, report)
     write_figure(second, figure, report)
     assert b"<svg" in first.read_bytes()
@@ -30,7 +32,7 @@ def test_the_suffix_says_the_format(
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_hostile_names_can_be_drawn(figure: str, hostile: Report, tmp_path: Path) -> None:
-    write_figure(tmp_path / "a.svg", figure, hostile)
+    write_figure(tmp_path / "a.svg", figure, with_ranges(hostile))
     assert b"<script" not in (tmp_path / "a.svg").read_bytes()
 
 
@@ -41,4 +43,6 @@ def test_unknown_figures_and_formats_name_the_choices(report: Report, tmp_path: 
         write_figure(tmp_path / "a.gif", "front", report)
     with pytest.raises(UnknownNameError, match="no chosen plan"):
         write_figure(tmp_path / "a.svg", "plan", replace(report, chosen=None))
+    with pytest.raises(UnknownNameError, match="mpsearch ranges"):
+        write_figure(tmp_path / "a.svg", "ranges", report)
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from mpsearch.runs.job import Job
 from mpsearch.runs.job_file import write_job
 from mpsearch.runs.record import Results, RunRecord, StageRecord
 from mpsearch.schemes import SCHEMES
+from mpsearch.simulate.ranges_file import write_ranges
 
 CONTEXT = "c" * 64
 SAMPLES = 24
@@ -111,5 +112,7 @@ def write_run(report: Report, folder: Path, *, finished: bool = True, device: st
                 ),
             }
         )
+    if report.ranges:
+        write_ranges(folder / "ranges.json", report.ranges, SAMPLES)
     write_artifact(folder / "run.json", "run", record.model_copy(update={"stages": stages}))
     return folder

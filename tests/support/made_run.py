@@ -22,6 +22,7 @@ from mpsearch.graph.model import (
 from mpsearch.problem.front import Front, Point
 from mpsearch.problem.pareto import non_dominated
 from mpsearch.problem.tables import Costs, Table
+from mpsearch.simulate.ranges_file import Magnitudes
 from mpsearch.stats.estimates import Estimate
 
 SCHEMES = ("fp16", "fp8", "nvfp4", "fp8_2of4", "nvfp4_2of4")
@@ -41,7 +42,7 @@ def _layer(i: int, name: str) -> Layer:
     return Layer(name, "Conv", (gemm,), f"y{i}", m * k, m * n, role)
 
 
-def _make(n_layers: int = 54, seed: int = 0, names: tuple[str, ...] | None = None) -> Report:
+def make_run(n_layers: int = 54, seed: int = 0, names: tuple[str, ...] | None = None) -> Report:
     rng = np.random.default_rng(seed)
     names = names or tuple(
         f"backbone/stage{i // 12}/block{i // 3}/{('expand', 'depthwise', 'project')[i % 3]}/Conv"
@@ -204,14 +205,29 @@ def _make(n_layers: int = 54, seed: int = 0, names: tuple[str, ...] | None = Non
     )
 
 
+def with_ranges(report: Report) -> Report:
+    """The run with ranges that somebody looked at."""
+    rng = np.random.default_rng(5)
+    layers = []
+    for layer in report.graph.layers:
+        shares = rng.dirichlet(np.ones(20)) * 0.9
+        amax = float(2 ** rng.uniform(2, 6))
+        clips = {"fp8": amax, "nvfp4": amax * 0.7}
+        shown = tuple([0.0] * 40 + shares.tolist())
+        layers.append(
+            Magnitudes(layer.name, "x", shown, 0.1, amax, clips, {"fp8": 0.0, "nvfp4": 0.01})
+        )
+    return replace(report, ranges=tuple(layers))
+
+
 @pytest.fixture
 def report() -> Report:
-    return _make()
+    return make_run()
 
 
 @pytest.fixture(scope="session")
 def make_report() -> Callable[..., Report]:
-    return _make
+    return make_run
 
 
 @pytest.fixture
@@ -226,7 +242,7 @@ def hostile() -> Report:
         "$\\frac{a}{b}$",
         "b",
     )
-    made = _make(6, names=names)
+    made = make_run(6, names=names)
     return replace(
         made,
         title=bad,

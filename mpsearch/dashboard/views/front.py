@@ -1,7 +1,6 @@
 """Front: what speed and size cost; limits as lines to drag, points to click, a brush that fills a table."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,8 +134,6 @@ def register(app: Dash, runs: Runs) -> None:
         Output("front-graph", "figure"),
         Output("front-graph-words", "children"),
         Output("front-facts", "children"),
-        Output("front-parallel", "figure"),
-        Output("front-parallel-words", "children"),
         Input("view", "data"),
         Input("run", "value"),
         Input("version", "data"),
@@ -155,19 +152,29 @@ def register(app: Dash, runs: Runs) -> None:
         shown = runs.read(key or "")
         missing = lacks(shown, "points")
         if missing or shown is None or not {x, y} <= set(axes_of(shown)):
-            return missing, True, blank(), "", "", blank(), ""
+            return missing, True, blank(), "", ""
         chosen = chosen or ""
         drawn = front_of(shown, (x, y), colour, chosen, given_limits(limits), window)
-        point = shown.points.get(chosen)
-        names = axes_of(shown)
         assert shown.front is not None
-        parallel = themed(
-            parallel_figure(shown.front, names, chosen=point, unit=shown.unit), screen
-        )
-        words = say_front(shown.front, x, y, unit=shown.unit, chosen=point)
-        ranges = _say_ranges(shown.front, names, shown.unit)
-        facts = _facts(shown, x, y)
-        return "", False, themed(drawn, screen), words, facts, parallel, ranges
+        words = say_front(shown.front, x, y, unit=shown.unit, chosen=shown.points.get(chosen))
+        return "", False, themed(drawn, screen), words, _facts(shown, x, y)
+
+    @app.callback(
+        Output("front-parallel", "figure"),
+        Output("front-parallel-words", "children"),
+        Input("view", "data"),
+        Input("run", "value"),
+        Input("version", "data"),
+        Input("chosen", "data"),
+        Input("screen", "data"),
+    )
+    def all_at_once(view: str, key: str, version: str, chosen: str, screen: Any) -> Any:
+        shown = runs.read(key or "")
+        if view != NAME or shown is None or shown.front is None or lacks(shown, "points"):
+            raise PreventUpdate
+        names, point = axes_of(shown), shown.points.get(chosen or "")
+        drawn = parallel_figure(shown.front, names, chosen=point, unit=shown.unit)
+        return themed(drawn, screen), _say_ranges(shown.front, names, shown.unit)
 
     @app.callback(
         Output("front-brushed", "children"),
@@ -192,14 +199,10 @@ def front_of(
     window: list[float] | None = None,
 ) -> Any:
     """Return the figure of a run's front with its limits as lines."""
-    assert shown.front is not None
     x, y = objectives
-    front = shown.front
-    if window and len(front.points) > _MANY:
-        inside = [p for p in front.points if window[0] <= p.value(x).mean <= window[1]]
-        front = replace(front, points=tuple(inside)) if inside else front
+    ends = (window[0], window[1]) if window and len(shown.points) > _MANY else None
     drawn = plot_front(
-        front,
+        shown.front_in(x, y, ends),
         rows=marked_rows(shown, chosen),
         chosen=shown.points.get(chosen),
         unit=shown.unit,
@@ -207,13 +210,15 @@ def front_of(
         colour=colour if colour in axes_of(shown) else "",
         key=key_of,
     )
-    seen = show(shown, x, y, chosen)
-    (left, right), (low, high) = seen.x_range, seen.y_range
+    left, right = drawn.layout.xaxis.range
+    low, high = drawn.layout.yaxis.range
     across = limits.get(x, right)
-    up = seen.scale.place(limits[y]) if y in limits else high
+    up = show(shown, x, y, chosen).scale.place(limits[y]) if y in limits else high
     drawn.update_layout(
         uirevision=f"{shown.key} {x} {y}",
         dragmode="zoom",
+        xaxis_range=[left, max(right, across)],
+        yaxis_range=[low, max(high, up)],
         shapes=[
             _line(
                 x, limits.get(x), {"x0": across, "x1": across, "y0": 0, "y1": 1, "yref": "paper"}
@@ -221,9 +226,6 @@ def front_of(
             _line(y, limits.get(y), {"x0": 0, "x1": 1, "xref": "paper", "y0": up, "y1": up}),
         ],
     )
-    if not window:
-        drawn.update_layout(xaxis={"range": [left, max(right, across)]})
-    drawn.update_layout(yaxis={"range": [low, max(high, up)]})
     return drawn
 
 
@@ -265,7 +267,8 @@ def _facts(shown: Shown, x: str, y: str) -> str:
     values = np.array([[p.value(n).mean for n in (x, y)] for p in front.points])
     low, high = values.min(axis=0), values.max(axis=0)
     box = float(np.prod(high - low))
-    share = hypervolume(values, high) / box if box > 0 else 1.0
+    seen = np.array([[p.value(n).mean for n in (x, y)] for p in shown.front_in(x, y).points])
+    share = hypervolume(seen, high) / box if box > 0 else 1.0
     measured = sum(bool(p.measured) for p in front.points)
     parts = [
         f"{len(front.points)} plans, {measured} measured",

@@ -3,13 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from dash import Dash, Input, Output, html
+from dash import Dash, Input, Output, ctx, html
 from dash.exceptions import PreventUpdate
 
 from mpsearch.dashboard.missing import lacks
 from mpsearch.dashboard.opened import Runs, Shown
 from mpsearch.dashboard.parts import blank, figure, themed, view
 from mpsearch.figures.progress import hypervolume_curve, progress_figure, stages_figure
+from mpsearch.runs.lock import find_holder
 from mpsearch.runs.log import read_events
 
 NAME, TITLE = "progress", "Progress"
@@ -45,11 +46,13 @@ def register(app: Dash, runs: Runs) -> None:
         Input("run", "value"),
         Input("version", "data"),
         Input("screen", "data"),
+        Input("tick", "n_intervals"),
     )
-    def draw(view: str, key: str, version: str, screen: Any) -> Any:
-        if view != NAME:
+    def draw(view: str, key: str, version: str, screen: Any, tick: int) -> Any:
+        shown = runs.read(key or "") if view == NAME else None
+        alive = shown is not None and shown.state == "running"
+        if view != NAME or (list(ctx.triggered_prop_ids) == ["tick.n_intervals"] and not alive):
             raise PreventUpdate
-        shown = runs.read(key or "")
         missing = lacks(shown)
         if missing or shown is None or shown.run is None:
             return missing, True, None, blank(), "", True, "", blank(), ""
@@ -97,7 +100,7 @@ def facts_of(shown: Shown) -> dict[str, str]:
 
 def _say_holder(shown: Shown) -> str:
     """Who works on a run, at what, and about how long that still takes."""
-    holder = shown.status.holder if shown.status is not None else None
+    holder = find_holder(shown.path)
     if holder is None:
         return ""
     said = holder.describe()

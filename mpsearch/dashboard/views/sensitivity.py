@@ -9,6 +9,7 @@ from mpsearch.dashboard.missing import lacks
 from mpsearch.dashboard.opened import Runs, Shown
 from mpsearch.dashboard.parts import blank, field, figure, select, table_of, themed, view
 from mpsearch.figures.layers import sensitivity_heatmap
+from mpsearch.figures.ranges import ranges_figure, say_ranges
 from mpsearch.figures.sensitivities import (
     errors_figure,
     order_groups,
@@ -17,6 +18,8 @@ from mpsearch.figures.sensitivities import (
     take_groups,
 )
 from mpsearch.figures.words import say_sensitivity
+from mpsearch.problem.front import Point
+from mpsearch.shown import shorten
 from mpsearch.stats.digits import number
 
 NAME, TITLE = "sensitivity", "Sensitivity"
@@ -61,11 +64,23 @@ def layout() -> Any:
         ),
         html.H3("Interactions"),
         html.Div(id="sensitivity-pairs"),
+        html.H3("Ranges"),
+        html.P(id="sensitivity-unseen", className="note"),
+        html.Div(
+            figure(
+                "sensitivity-ranges",
+                "Histogram of each layer's input, with the limits of schemes",
+                "A row a layer: darker, more elements of that magnitude. Marks: the largest magnitude that a scheme "
+                "holds; what lies to the right of one is cut off.",
+            ),
+            id="sensitivity-seen",
+        ),
     )
 
 
 def register(app: Dash, runs: Runs) -> None:
     """Make the view answer."""
+    register_ranges(app, runs)
 
     @app.callback(
         Output("sensitivity-role", "options"),
@@ -203,3 +218,49 @@ def _pairs(shown: Shown) -> Any:
     ]
     columns = ["layer", "in", "and layer", "in", f"#more than alone, {table.unit}"]
     return table_of(columns, cells, "The strongest interaction of each pair of neighbours")
+
+
+def register_ranges(app: Dash, runs: Runs) -> None:
+    """Make the histograms of ranges answer."""
+
+    @app.callback(
+        Output("sensitivity-unseen", "children"),
+        Output("sensitivity-seen", "hidden"),
+        Output("sensitivity-ranges", "figure"),
+        Output("sensitivity-ranges-words", "children"),
+        Input("view", "data"),
+        Input("run", "value"),
+        Input("version", "data"),
+        Input("chosen", "data"),
+        Input("screen", "data"),
+    )
+    def look(view: str, key: str, version: str, chosen: str, screen: Any) -> Any:
+        shown = runs.read(key or "")
+        if view != NAME or shown is None or lacks(shown, "graph", "table"):
+            raise PreventUpdate
+        layers = shown.report.ranges if shown.report is not None else ()
+        if not layers:
+            said = [
+                "Nobody looked at the ranges: ",
+                html.Code(f"mpsearch ranges {shorten(shown.name, 60)} --model MODEL --data DATA"),
+                " does.",
+            ]
+            return said, True, blank(), ""
+        point = shown.points.get(chosen or "")
+        return (
+            "",
+            False,
+            themed(ranges_figure(layers, _schemes_of(shown, point)), screen),
+            say_ranges(layers),
+        )
+
+
+def _schemes_of(shown: Shown, point: Point | None) -> dict[str, str]:
+    """Layer to its scheme in a plan."""
+    if point is None or shown.graph is None or shown.table is None:
+        return {}
+    return {
+        shown.graph.layers[i].name: shown.table.schemes[s]
+        for group, s in zip(shown.graph.groups, point.assignment, strict=True)
+        for i in group.layers
+    }

@@ -81,20 +81,19 @@ class ShownFront:
         self, width: float, height: float, texts: Sequence[str]
     ) -> list[Place | None]:
         """Return the offset in pixels of each row's label on an area of ``width`` × ``height``."""
-        places = [self._pixel(mark, width, height) for mark in self.rows]
-        others = [mark for mark in self.marks if mark not in self.rows]
+        (left, right), (low, high) = self.x_range, self.y_range
+
+        def pixel(mark: Mark) -> Place:
+            up = (self.scale.place(mark.y.mean) - low) / (high - low)
+            return width * (mark.x - left) / (right - left), height * up
+
+        named = set(map(id, self.rows))
         return place_labels(
-            places,
+            [pixel(mark) for mark in self.rows],
             [_LETTER * len(text) for text in texts],
             (width, height),
-            obstacles=[self._pixel(mark, width, height) for mark in others],
+            obstacles=[pixel(mark) for mark in self.marks if id(mark) not in named],
         )
-
-    def _pixel(self, mark: Mark, width: float, height: float) -> Place:
-        (left, right), (low, high) = self.x_range, self.y_range
-        across = (mark.x - left) / (right - left)
-        up = (self.scale.place(mark.y.mean) - low) / (high - low)
-        return across * width, up * height
 
 
 def show_front(

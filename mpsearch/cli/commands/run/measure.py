@@ -18,7 +18,7 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure the plans that were asked of a run in the dashboard, and write each as a plan of it."""
-    from mpsearch.jobs.measure_wishes import measure_wishes
+    from mpsearch.jobs.after.measure_wishes import measure_wishes
     from mpsearch.stats.digits import with_error
 
     with progress_bars() as watch:

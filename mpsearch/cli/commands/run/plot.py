@@ -14,13 +14,14 @@ def plot(
     figure: Annotated[
         str,
         typer.Argument(
-            metavar="front|sensitivity|plan|trust|cost", help="Which of the report's figures."
+            metavar="front|sensitivity|plan|trust|cost|ranges",
+            help="Which of the report's figures.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File that ends in .svg, .png or .pdf.")],
     as_json: Json = False,
 ) -> None:
-    """Draw a figure of a finished run: front, sensitivity, plan, trust or cost."""
+    """Draw a figure of a finished run: front, sensitivity, plan, trust, cost or ranges."""
     from mpsearch.errors import JobError
     from mpsearch.figures.static import write_figure
     from mpsearch.runs.report import read_report

@@ -1,0 +1,1 @@
+"""What is done with a run after its end: measuring what people wish, looking at its ranges."""
