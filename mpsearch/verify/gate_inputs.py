@@ -10,7 +10,6 @@ from torch import Tensor
 from mpsearch.data.batches import Array, Batches
 from mpsearch.errors import NumericsError, PlanError
 from mpsearch.plan.match import plan_schemes
-from mpsearch.registry import find
 from mpsearch.stats.digits import number
 from mpsearch.verify.gate import GateCheck, Limits
 from mpsearch.verify.opened import Opened
@@ -61,8 +60,7 @@ def check_determinism(opened: Opened) -> GateCheck:
     """Run the same samples twice, and once more in a session of its own."""
     chosen = opened.chosen(_TOGETHER)
     first, second = opened.run(chosen), opened.run(chosen)
-    session = find("runtimes", opened.runtime)(opened.path)
-    third = replace(opened, session=session).run(chosen)
+    third = replace(opened, session=opened.reopen()).run(chosen)
     most = max(
         _largest_difference(a[name], b[name])
         for other in (second, third)

@@ -1,8 +1,9 @@
 """An export opened in a runtime, with its plan's model beside it: fp32, and simulated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,52 @@ from mpsearch.plan.plan import Plan
 from mpsearch.plan.restore import rebuild_weights, restore
 from mpsearch.program.tensors import to_tensor
 from mpsearch.registry import find
-from mpsearch.runtimes.checkpoint import CheckpointRuntime
-from mpsearch.runtimes.session import Session
+from mpsearch.runtimes.checkpoint import CheckpointRuntime, CheckpointSession
+from mpsearch.runtimes.rounding import Rounding
+from mpsearch.runtimes.session import Array, Session
 from mpsearch.simulate.batch_form import BatchForm, find_batch_form
 from mpsearch.simulate.calibrated import Calibrated
 from mpsearch.simulate.probe import run_outputs
 from mpsearch.verify.runnable import runnable
+from mpsearch.verify.verify_checkpoint import find_folder, name_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointOutputs:
+    """A checkpoint as a session that shows its outputs and nothing inside.
+
+    Attributes:
+        checkpoint: It, in its runtime.
+        graph: The model.
+        runtime: The runtime's name.
+    """
+
+    checkpoint: CheckpointSession
+    graph: ModelGraph
+    runtime: str
+    is_standard: bool = False
+
+    @property
+    def rounding(self) -> Rounding:
+        """What the runtime documents about its rounding."""
+        return self.checkpoint.rounding
+
+    @property
+    def note(self) -> str:
+        """What a reader of results must know of how it was run."""
+        return self.checkpoint.note
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Return the named outputs.
+
+        Raises:
+            PlanError: One is no output of the model, or the runtime fails.
+        """
+        found = name_outputs(self.graph, self.checkpoint.run(inputs, []), self.runtime)
+        hidden = [name for name in outputs if name not in found]
+        if hidden:
+            raise PlanError(f"{self.runtime} shows no values inside of a model, got {hidden[0]!r}")
+        return {name: found[name].numpy() for name in outputs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +74,10 @@ class Opened:
     Attributes:
         plan: What was exported, its sums exact as runtimes have them.
         graph: The model.
-        path: The ONNX file that the runtime opened.
+        path: The ONNX file that the runtime opened, or the folder of a checkpoint.
         runtime: Name of the runtime.
         session: The export there.
+        reopen: Opens it there once more.
         calibrated: The model as the plan's file says.
         batches: The data, checked.
         form: How the model takes samples.
@@ -49,6 +91,7 @@ class Opened:
     path: Path
     runtime: str
     session: Session
+    reopen: Callable[[], Session]
     calibrated: Calibrated
     batches: Batches
     form: BatchForm
@@ -85,22 +128,37 @@ def open_export(
     """Yield the export of ``plan`` in ``runtime``; see :func:`mpsearch.verify.verify_plan.verify_plan`."""
     opener = find("runtimes", runtime)
     if isinstance(opener, CheckpointRuntime):
-        raise PlanError(
-            f"the runtime must open ONNX models to show what is asked of it, but {runtime} runs checkpoints; take "
-            "reference, openvino, onnxruntime or iree"
-        )
-    with runnable(exported) as (path, packed):
-        session: Session = opener(path)
-        plan = with_exact_sums(plan)
+        folder = find_folder(exported)
         graph = import_planned(plan, model)
-        batches = check_batches(batches, graph)
-        heads, kind = choose_heads(read_heads(graph), None, replace(batches, labels=None), graph)
-        calibrated = restore(rebuild_weights(plan, graph, batches), graph)
-        form = find_batch_form(graph, calibrated.program, batches, [h.output for h in heads])
-        note = "; ".join(filter(None, (session.note, packed)))
-        yield Opened(
-            plan, graph, path, runtime, session, calibrated, batches, form, heads, kind, note
-        )
+
+        def reopen() -> Session:
+            return CheckpointOutputs(opener.open(folder), graph, runtime)
+
+        yield _open(plan, graph, folder, runtime, reopen, batches, "")
+        return
+    with runnable(exported) as (path, packed):
+        session = partial(opener, path)
+        yield _open(plan, import_planned(plan, model), path, runtime, session, batches, packed)
+
+
+def _open(
+    plan: Plan,
+    graph: ModelGraph,
+    path: Path,
+    runtime: str,
+    reopen: Callable[[], Session],
+    batches: Batches,
+    packed: str,
+) -> Opened:
+    session, plan = reopen(), with_exact_sums(plan)
+    batches = check_batches(batches, graph)
+    heads, kind = choose_heads(read_heads(graph), None, replace(batches, labels=None), graph)
+    calibrated = restore(rebuild_weights(plan, graph, batches), graph)
+    form = find_batch_form(graph, calibrated.program, batches, [h.output for h in heads])
+    note = "; ".join(filter(None, (session.note, packed)))
+    return Opened(
+        plan, graph, path, runtime, session, reopen, calibrated, batches, form, heads, kind, note
+    )
 
 
 def with_exact_sums(plan: Plan) -> Plan:

@@ -26,7 +26,9 @@ from mpsearch.verify.gate_inputs import (
     check_overflow,
 )
 from mpsearch.verify.gate_loss import check_losses
-from mpsearch.verify.opened import Opened, open_export
+from mpsearch.verify.opened import CheckpointOutputs, Opened, open_export
+from mpsearch.verify.verification import Verification
+from mpsearch.verify.verify_checkpoint import verify_checkpoint
 from mpsearch.verify.verify_plan import TOLERANCE, verify_opened
 
 _PROVEN = 8
@@ -88,7 +90,7 @@ def _run_all(
     samples: int | None,
     limits: Limits,
 ) -> Iterator[GateCheck]:
-    yield _check_layers(opened)
+    yield _check_layers(opened, plan)
     yield check_batches_alone(opened)
     yield check_determinism(opened)
     yield from check_extremes(opened, limits)
@@ -100,9 +102,16 @@ def _run_all(
     yield check_size(plan, opened.graph, folder, opened.path, limits)
 
 
-def _check_layers(opened: Opened) -> GateCheck:
+def _verify(opened: Opened, plan: Plan) -> Verification:
+    if not isinstance(opened.session, CheckpointOutputs):
+        return verify_opened(opened, _PROVEN)
+    checkpoint, rest = opened.session.checkpoint, (opened.runtime, _PROVEN, None)
+    return verify_checkpoint(plan, opened.graph, opened.path, opened.batches, checkpoint, *rest)
+
+
+def _check_layers(opened: Opened, plan: Plan) -> GateCheck:
     try:
-        found = verify_opened(opened, _PROVEN)
+        found = _verify(opened, plan)
     except NumericsError as error:
         return GateCheck("layers", "fail", None, TOLERANCE, str(error))
     worst = found.worst
@@ -135,11 +144,14 @@ def check_size(
     """Compare the bytes that the export stores of decided weights with the plan's size."""
     known = plan.predicted.get("weight_bytes")
     told = known.mean if known else plan.coverage.effective_bits * plan.coverage.parameters / 8
+    on_disk = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    if model.is_dir():
+        said = f"{on_disk} bytes on disk; a checkpoint does not tell decided weights from others"
+        return GateCheck("size", "skipped", detail=said)
     stored = stored_weights(model, graph)
     if (folder / LAYOUT).is_file():
         layout = read_layout(folder / LAYOUT)
         stored = stored_bytes(layout) + stored_weights(folder / GRAPH, graph)
-    on_disk = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     off = abs(stored - told) / max(told, 1.0)
     said = f"{stored} bytes of weights stored, {number(told, 6)} told; {on_disk} bytes on disk"
     verdict = off <= limits.size_tolerance

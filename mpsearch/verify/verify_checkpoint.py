@@ -125,7 +125,7 @@ def verify_checkpoint(
             expected = replay(calibrated, i, alone_call, inputs)
             squares[row] += squared_difference(layer, gave.float(), expected, runtime)
         simulated = run_outputs(calibrated, feeds, assignment)
-        found = _outputs(graph, shown, runtime)
+        found = name_outputs(graph, shown, runtime)
         check_shapes(found, simulated, runtime)
         given = {name: to_tensor(np.array(array)) for name, array in feeds.items()}
         same_rounding = run_documented(
@@ -159,8 +159,8 @@ def _hidden(layer: Layer) -> str:
     return "multiplies two activations inside of a module, and is proven as part of the whole"
 
 
-def _outputs(graph: ModelGraph, shown: Shown, runtime: str) -> dict[str, Tensor]:
-    """The model's outputs by their names, in fp32.
+def name_outputs(graph: ModelGraph, shown: Shown, runtime: str) -> dict[str, Tensor]:
+    """Return the model's outputs by their names, in fp32.
 
     Raises:
         PlanError: The runtime gives fewer.
