@@ -4,7 +4,7 @@ vLLM and TensorRT-LLM stack q, k and v, and gate and up, into one matrix. Of nvf
 parts vLLM takes one for all, without a change of the blocks' own: the weights would be others than those that were measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,28 +23,26 @@ from mpsearch.schemes import Scheme, Spec
 
 
 def fused_layers(graph: ModelGraph) -> tuple[tuple[int, ...], ...]:
-    """Return the sets of layers that read one tensor within one module, such as q, k and v: two or more each."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for index, layer in enumerate(graph.layers):
-        parent, dot, _ = module_of(layer).rpartition(".")
-        if layer.has_weight and dot:
-            found.setdefault((layer.gemms[0].left.value, parent), []).append(index)
-    return tuple(tuple(members) for members in found.values() if len(members) > 1)
+    """Return the sets of layers that read one tensor within one module, such as q, k and v: two or more each.
+
+    What a runtime fuses is such a set, or a part of one.
+    """
+    return _by_input_and_parent(graph, range(len(graph.layers)))
 
 
 def check_fused(graph: ModelGraph, schemes: Sequence[Scheme]) -> None:
-    """Check that layers which runtimes fuse have one scheme.
+    """Check that layers which the graph knows to be fused have one scheme.
 
     Raises:
         PlanError: They differ; the message names them.
     """
-    for members in fused_layers(graph):
-        names = {schemes[i].name for i in members}
-        if len(names) > 1:
-            listed = ", ".join(f"{module_of(graph.layers[i])} {schemes[i].name}" for i in members)
-            raise PlanError(
-                f"layers that read one tensor must share one scheme, since runtimes fuse them, got {listed}"
-            )
+    for group in graph.groups:
+        for members in _by_input_and_parent(graph, group.layers):
+            if len({schemes[i].name for i in members}) > 1:
+                told = ", ".join(f"{module_of(graph.layers[i])} {schemes[i].name}" for i in members)
+                raise PlanError(
+                    f"layers that read one tensor must share one scheme, since runtimes fuse them, got {told}"
+                )
 
 
 def share_scales(plan: Plan, graph: ModelGraph) -> Plan:
@@ -57,10 +55,8 @@ def share_scales(plan: Plan, graph: ModelGraph) -> Plan:
     """
     schemes, changes = plan_schemes(plan, graph), changes_of(plan, graph)
     planned, weights = planned_weights(graph, changes), dict(changes.weights)
-    for members in fused_layers(graph):
+    for members in _of_one_scheme(graph, schemes):
         scheme = schemes[members[0]]
-        if len({schemes[i].name for i in members}) > 1 or not _has_whole_scale(scheme.weight):
-            continue
         stored = {i: planned(i, 0, scheme) for i in members}
         shared = max(map(_whole_scale, stored.values()))
         for i, weight in stored.items():
@@ -76,6 +72,25 @@ def share_scales(plan: Plan, graph: ModelGraph) -> Plan:
     ):
         return plan
     return bring_changes(plan, graph, replace(changes, weights=weights))
+
+
+def _of_one_scheme(graph: ModelGraph, schemes: Sequence[Scheme]) -> Iterator[list[int]]:
+    """Fused layers with one scheme whose weights have a scale of the whole."""
+    for members in fused_layers(graph):
+        for name in dict.fromkeys(schemes[i].name for i in members):
+            alike = [i for i in members if schemes[i].name == name]
+            if len(alike) > 1 and _has_whole_scale(schemes[alike[0]].weight):
+                yield alike
+
+
+def _by_input_and_parent(graph: ModelGraph, layers: Iterable[int]) -> tuple[tuple[int, ...], ...]:
+    found: dict[tuple[str, str], list[int]] = {}
+    for index in layers:
+        layer = graph.layers[index]
+        parent, dot, _ = module_of(layer).rpartition(".")
+        if layer.has_weight and dot:
+            found.setdefault((layer.gemms[0].left.value, parent), []).append(index)
+    return tuple(tuple(members) for members in found.values() if len(members) > 1)
 
 
 def _has_whole_scale(spec: Spec) -> bool:

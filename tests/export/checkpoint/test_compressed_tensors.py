@@ -15,6 +15,8 @@ import mpsearch as mp
 from mpsearch.errors import ModelError, PlanError
 from mpsearch.export.checkpoint.fused import fused_layers
 from mpsearch.export.checkpoint.write import write_tensors
+from mpsearch.graph.onnx_file.constants import Constants
+from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.plan.changes import bring_changes
 from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.match import plan_schemes
@@ -239,6 +241,33 @@ def test_without_a_configuration_all_tensors_and_the_quantisation_are_written(
         config=made.folder / "config.json",
     )
     assert read_config(only) == read_config(exported)
+
+
+def test_weights_that_an_exporter_renamed_are_written_by_their_modules(tmp_path: Path) -> None:
+    made = make_llama()
+    constants = made.graph.constants
+    assert isinstance(constants, Constants)
+    name = "model.layers.1.mlp.down_proj"
+    index = layer_of(made.graph, name)
+    originals = {n: c for n, c in constants.originals.items() if n != f"{name}.weight"}
+    renamed = Constants(
+        constants.entries, {**originals, "onnx::MatMul_7": constants.originals[f"{name}.weight"]}
+    )
+    layers = list(made.graph.layers)
+    gemm = layers[index].gemms[0]
+    right = replace(gemm.right, source="onnx::MatMul_7")
+    layers[index] = replace(layers[index], gemms=(replace(gemm, right=right),))
+    graph = replace(made.graph, layers=tuple(layers), constants=renamed)
+    plan = plan_llama({"self_attn.o_proj": "fp8"})
+    sites = (
+        replace(d, site=replace(d.site, weights=("onnx::MatMul_7",))) if i == index else d
+        for i, d in enumerate(plan.decisions)
+    )
+    plan = replace(plan, decisions=tuple(sites), weights_digest=digest_weights(graph))
+    mp.export_plan(plan, graph, tmp_path / "out", target="compressed_tensors")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    weight = made.module.get_submodule(name).weight
+    assert torch.equal(found[f"{name}.weight"], weight.bfloat16())
 
 
 def test_large_checkpoints_are_split_and_indexed(tmp_path: Path) -> None:
