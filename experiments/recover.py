@@ -134,9 +134,7 @@ def of_front(case: Case, bits: str) -> tuple[Simulator, Ints]:
     front = mp.find_front(
         mp.build_problem(table, costs), method="exact", objectives=("weight_bytes", "loss")
     )
-    plans = ((point, mp.make_plan(point, simulator, costs=costs)) for point in front.points)
-    fitting = [point for point, plan in plans if plan.coverage.effective_bits <= float(bits)]
-    point = min(fitting, key=lambda point: point.predicted["loss"].mean)
+    point = mp.choose_point(front, limits={"effective_bits": float(bits)})
     return simulator, np.array(point.assignment)
 
 

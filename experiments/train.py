@@ -71,13 +71,8 @@ def mixed_plan(model: Path, calibration: Batches) -> tuple[Plan, Simulator]:
     table = mp.score_sensitivity(small, metric="kl")
     problem = mp.build_problem(table, costs)
     front = mp.find_front(problem, method="exact", objectives=("weight_bytes", "loss"))
-    plans = ((point, mp.make_plan(point, simulator, costs=costs)) for point in front.points)
-    fitting = [
-        (point.predicted["loss"].mean, plan)
-        for point, plan in plans
-        if plan.coverage.effective_bits <= BITS
-    ]
-    return min(fitting, key=lambda pair: pair[0])[1], simulator
+    point = mp.choose_point(front, limits={"effective_bits": BITS})
+    return mp.make_plan(point, simulator, costs=costs), simulator
 
 
 def score(plan: Plan, model: Path, reference: Simulator) -> dict[str, float]:
