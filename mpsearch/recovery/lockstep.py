@@ -14,7 +14,7 @@ from torch import Tensor
 from mpsearch.deadline import Deadline, has_passed
 from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
-from mpsearch.program.program import Step, Values
+from mpsearch.program.program import Program, Step, Values
 from mpsearch.program.schedule import Schedule, make_schedule, run_step
 from mpsearch.recovery.layer_choice import (
     Choice,
@@ -98,6 +98,18 @@ def recoverable(graph: ModelGraph, step: Step) -> bool:
         return False
     gemm = graph.layers[step.layer].gemms[0]
     return gemm.has_weight and gemm.right.input_index >= 0 and gemm.left.input_index >= 0
+
+
+def find_unreached(graph: ModelGraph, program: Program) -> tuple[str, ...]:
+    """Return names of layers whose weights no pass reaches, or only in part: inside loops and branches, recurrent, fused."""
+    reached = {
+        step.layer
+        for step in program.steps
+        if recoverable(graph, step) and step.node.op_type not in RECURRENT
+    }
+    return tuple(
+        layer.name for i, layer in enumerate(graph.layers) if layer.has_weight and i not in reached
+    )
 
 
 def find_sharers(graph: ModelGraph, schedule: Schedule, schemes: Sequence[int]) -> dict[int, int]:

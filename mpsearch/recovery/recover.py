@@ -8,6 +8,7 @@ import numpy as np
 
 from mpsearch.deadline import Deadline, has_passed
 from mpsearch.recovery.folds import find_folds
+from mpsearch.recovery.lockstep import find_unreached
 from mpsearch.recovery.moments import LINEAR
 from mpsearch.recovery.task import Recovered, RecoveryTask, Told, find_methods
 from mpsearch.simulate.assignments import layer_schemes
@@ -38,6 +39,7 @@ class RecoveryResult:
         after: The same of what was chosen.
         tried: Names of methods to the loss of what they give, on the same part.
         judged_on: Samples of that part.
+        left: Names of layers whose weights are rounded plainly, all or some: inside loops and branches, recurrent, fused.
     """
 
     recovered: Recovered
@@ -46,6 +48,7 @@ class RecoveryResult:
     after: Estimate | None
     tried: dict[tuple[str, ...], Estimate]
     judged_on: int = 0
+    left: tuple[str, ...] = ()
 
 
 def recover(
@@ -100,7 +103,8 @@ def recover(
             FewSamplesWarning,
             stacklevel=2,
         )
-    return replace(best, tried=tried, judged_on=judge.n_samples)
+    left = find_unreached(simulator.graph, simulator.program)
+    return replace(best, tried=tried, judged_on=judge.n_samples, left=left)
 
 
 @dataclass(slots=True, eq=False)

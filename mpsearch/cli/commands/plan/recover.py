@@ -8,6 +8,8 @@ import typer
 from mpsearch.cli.console import Json, command, print_json, progress_bars
 from mpsearch.cli.printing.tables import print_table
 
+_NAMED = 5  # layers that are named
+
 
 @command
 def recover(
@@ -76,10 +78,16 @@ def recover(
                 **estimates_json({name: value for name, value in losses.items() if value}),
                 "tried": estimates_json(tried),
                 "layers_changed": len(found.plan.changes),
+                "layers_left": list(result.left),
             }
         )
         return
     rows = [] if result.before is None else [["as it was", with_error(result.before)]]
     rows += [[name.replace("+", ", "), with_error(value)] for name, value in tried.items()]
     title = f"loss on {result.judged_on} samples that took no part, {simulator.unit}"
+    if result.left:
+        named = ", ".join(result.left[:_NAMED]) + (", …" if len(result.left) > _NAMED else "")
+        print(
+            f"{len(result.left)} layers keep weights that are rounded plainly, inside loops, recurrent or fused: {named}"
+        )
     print_table(f"{out.name}: {', '.join(result.methods) or 'as it was'}", ["tried", title], rows)
