@@ -1,16 +1,15 @@
-"""What recovery moves the front by: hypervolume of a search with recovery and of one without, for the same processor time.
+"""What recovery moves the front by: hypervolume of the demo's search and of one without recovery that takes as long.
 
-Run: python -m experiments.recovered_front FOLDER [-o experiments/results/recovered_front.json]
+Run: make demo, then python -m experiments.recovered_front runs/demo FOLDER [-o experiments/results/recovered_front.json]
 
-Both are the demo's job (model, device, schemes, 192 lines); the one without recovery spends on more measured plans what the other
-spends on recovering finalists, until it has taken as much processor time. What each says is its front (points that were measured, none better
-by that) is then scored on 800 lines of another seed. The hypervolume is the share of a box that a front's held-out losses
-dominate: from the least latency (size) of both fronts to that of uniform fp16, from 0 to ``--worst`` nats.
+The search without recovery is the demo's job, but for what the demo spends on recovering finalists, by the seconds of its
+stages, it measures more plans. What each says is its front (points that were measured, none better by that) is then scored on lines of
+another seed. The hypervolume is the share of a box that a front's held-out losses dominate: from the least latency (size) of both fronts
+to the largest, from 0 to ``--worst`` nats.
 """
 
 import argparse
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mpsearch.artifacts import read_envelope
 from mpsearch.choose.measured import plan_file
 from mpsearch.data.batches import make_batches
 from mpsearch.demo.demo import (
     BATCH,
-    CALIBRATION_LINES,
     DEVICE,
-    FINALISTS,
     REFINE,
+    SMALLER,
     cache_folder,
     fetch_model,
 )
@@ -40,8 +39,8 @@ from mpsearch.runs.job import Job
 from mpsearch.runs.sources import Sources
 from mpsearch.simulate.simulator import Simulator
 
-_SEEDS = (301, 302)  # of the lines that a search sees, and of those that its front is scored on
-_HELD_OUT = 800
+_HELD_OUT, _SEED = 400, 302  # lines that fronts are scored on
+_MEASURED = 12  # points of the predicted front that every search measures
 _GOALS = ("latency_us", "weight_bytes")
 
 
@@ -62,25 +61,25 @@ class Scored:
         return self.point.value(name).mean
 
 
-def search(folder: Path, recovery: str, refine: int) -> tuple[float, int]:
-    """Run the demo's search and return its processor seconds and how many plans it measured."""
-    calibration = folder / "calibration.npz"
+def search_plainly(run: Path, out: Path) -> int:
+    """Run the demo's search without recovery for as long as ``run`` took, and return how many plans it refines with."""
+    content = read_envelope(run / "run.json")["content"]
+    seconds = {name: content["stages"][name]["seconds"] for name in ("plain_front", "front")}
+    more = seconds["front"] / seconds["plain_front"]
+    refine = round(REFINE + more * (REFINE + _MEASURED))
+    model, lines = fetch_model(cache_folder()), cache_folder() / "lines-0" / "calibration.npz"
     job = Job(
-        model="model.onnx",
-        data=calibration.name,
+        model=model.name,
+        data=lines.name,
         device=DEVICE,
         batch=BATCH,
         samples=0,
         refine=refine,
-        recovery=recovery,
-        finalists=FINALISTS,
+        smaller=SMALLER,
+        recovery="none",
     )
-    sources = Sources(fetch_model(cache_folder()), calibration, None, DEVICE, "")
-    began = time.process_time()
-    run_job(prepare(job, sources), folder / f"{recovery}-{refine}")
-    taken = time.process_time() - began
-    front = read_front(folder / f"{recovery}-{refine}" / "front.json")
-    return taken, sum("loss" in point.measured for point in front.points)
+    run_job(prepare(job, Sources(model, lines, None, DEVICE, "")), out)
+    return refine
 
 
 def front_of(run: Path, judge: Simulator) -> list[Scored]:
@@ -109,42 +108,30 @@ def volume(front: list[Scored], goal: str, least: float, most: float, worst: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("run", type=Path, help="of the demo")
+    parser.add_argument("folder", type=Path, help="of the search without recovery")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--more", type=int, default=60, help="plans more, a try")
     parser.add_argument("--worst", type=float, nargs="+", default=[0.4, 0.1])
     parser.add_argument("-o", "--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    folder: Path = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "calibration.npz", x=orientation_arrays(CALIBRATION_LINES, seed=_SEEDS[0])["x"]
-    )
-    spent = {"auto": search(folder, "auto", REFINE)}
-    print("recovered", spent["auto"], flush=True)
-    refine = REFINE
-    while "none" not in spent or spent["none"][0] < spent["auto"][0]:
-        refine += options.more
-        spent["none"] = search(folder, "none", refine)
-        print("plain", refine, spent["none"], flush=True)
+    refine = search_plainly(options.run, options.folder)
+    print(f"without recovery: {refine} plans to refine with", flush=True)
+    lines = cache_folder() / "lines-0" / "calibration.npz"
     prepared = prepare(
-        Job(model="model.onnx", data="calibration.npz", device=DEVICE, batch=BATCH, samples=0),
-        Sources(fetch_model(cache_folder()), folder / "calibration.npz", None, DEVICE, ""),
+        Job(model="model.onnx", data=lines.name, device=DEVICE, batch=BATCH, samples=0),
+        Sources(fetch_model(cache_folder()), lines, None, DEVICE, ""),
     )
     assert prepared.batches is not None  # the job names data
     calibrated = Simulator(prepared.graph, prepared.space, prepared.batches)
-    x = orientation_arrays(_HELD_OUT, seed=_SEEDS[1])["x"]
+    x = orientation_arrays(_HELD_OUT, seed=_SEED)["x"]
     judge = calibrated.on_data(make_batches({"x": x}, batch_size=100))
     fronts = {
-        "recovered": front_of(folder / f"auto-{REFINE}", judge),
-        "plain": front_of(folder / f"none-{refine}", judge),
+        "recovered": front_of(options.run, judge),
+        "plain": front_of(options.folder, judge),
     }
     both = [scored for front in fronts.values() for scored in front]
-    table: dict[str, Any] = {
-        "processor_s": {"recovered": spent["auto"][0], "plain": spent["none"][0]},
-        "measured": {"recovered": spent["auto"][1], "plain": spent["none"][1]},
-    }
+    table: dict[str, Any] = {"refine": {"recovered": REFINE, "plain": refine}}
     for goal in _GOALS:
         least, most = (pick(s.value(goal) for s in both) for pick in (min, max))
         for worst in options.worst:
