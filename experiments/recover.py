@@ -81,9 +81,9 @@ def minilm(folder: Path) -> Case:
     return Case(graph, mp.read_batches(folder / "calibration.npz"), held_out.take(400))
 
 
-def language(steps: int, *, outliers: bool = False) -> Case:
+def language(steps: int, seed: int, *, outliers: bool = False) -> Case:
     """Return a small Llama-like model trained here, and text that it was not trained on."""
-    module, held_out = train(read_text(), steps=steps)
+    module, held_out = train(read_text(), steps=steps, seed=seed)
     if outliers:
         module = single_out(module)
     ids = torch.zeros(1, held_out.shape[1], dtype=torch.int64)
@@ -178,12 +178,12 @@ def main() -> None:
     parser.add_argument("model", choices=tuple(_SCHEMES))
     parser.add_argument("plans", nargs="*", metavar="SCHEME", help="default: those of the docs")
     parser.add_argument("--folder", type=Path, help="of minilm")
-    parser.add_argument("--steps", type=int, default=1500, help="of the language model's training")
+    parser.add_argument("--steps", type=int, default=400, help="of the language model's training")
     parser.add_argument(
         "--outliers", action="store_true", help="single out channels of the language model"
     )
     parser.add_argument("--lines", type=int, default=_LINES[0][0], help="of orientation")
-    parser.add_argument("--seed", type=int, default=0, help="of wide")
+    parser.add_argument("--seed", type=int, default=0, help="of wide, of the language model")
     parser.add_argument("-o", "--out", type=Path, help="JSON that rows are added to")
     options = parser.parse_args()
     warnings.simplefilter("ignore", FewSamplesWarning)
@@ -195,8 +195,8 @@ def main() -> None:
     elif options.model == "wide":
         case, key = wide(options.seed), f"{_FEW} samples, {_WIDTH} channels, seed {options.seed}"
     elif options.model == "language":
-        case = language(options.steps, outliers=options.outliers)
-        key = f"{key}, outliers" if options.outliers else key
+        case = language(options.steps, options.seed, outliers=options.outliers)
+        key = f"{key}, {options.steps} steps" + (", outliers" if options.outliers else "")
     else:
         case = orientation(options.lines)
         if options.lines != _LINES[0][0]:
