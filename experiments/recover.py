@@ -196,7 +196,8 @@ def main() -> None:
         case, key = wide(options.seed), f"{_FEW} samples, {_WIDTH} channels, seed {options.seed}"
     elif options.model == "language":
         case = language(options.steps, options.seed, outliers=options.outliers)
-        key = f"{key}, {options.steps} steps" + (", outliers" if options.outliers else "")
+        key = f"{key}, {options.steps} steps, seed {options.seed}"
+        key += ", outliers" if options.outliers else ""
     else:
         case = orientation(options.lines)
         if options.lines != _LINES[0][0]:
