@@ -90,6 +90,7 @@ class Parameters:
         """Return the optimizer's groups: each tensor's rate follows its own size, to half a power of two."""
         found: dict[tuple[float, float], list[Tensor]] = {}
         full = recipe.full_rate(recovered=self.recovered)
+        pruned = {master.name for master in self.masters if master.like.sparsity is not None}
         for name, tensor in self.tensors.items():
             kind, _, of = name.partition(".")
             if not tensor.requires_grad:
@@ -100,6 +101,8 @@ class Parameters:
                 rate = recipe.scale_rate
             elif kind == "bias":
                 rate = full * self.bias_size(int(of))
+            elif of in pruned:
+                rate *= recipe.full_rate(recovered=self.recovered, sparse=True) / full
             rounded = 2.0 ** (round(2 * log2(max(rate, 1e-12))) / 2)
             decay = recipe.decay if kind == "master" else 0.0
             found.setdefault((rounded, decay), []).append(tensor)

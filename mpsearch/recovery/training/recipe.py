@@ -20,7 +20,8 @@ class Recipe:
     Attributes:
         optimizer: ``adamw`` or ``sgd`` (with momentum), torch's own.
         rate: Learning rate of weights, relative to each tensor's root mean square; biases and norms take it too. None: 0.002
-            from plain rounding, 0.0005 from what was recovered or trained already, which a high rate undoes.
+            from plain rounding; from what was recovered or trained already, which a high rate undoes, 0.0005, and 0.0015 of pruned
+            weights, whose others have more to make up for.
         scale_rate: Learning rate of scales and steps, relative to each.
         batch: Samples of a step.
         warm_up: Share of the training in which the rate rises to its full height.
@@ -66,9 +67,13 @@ class Recipe:
         if self.batch < 1 or self.reselect < 1:
             raise PlanError(f"`batch` and `reselect` must be at least 1, got {self}")
 
-    def full_rate(self, *, recovered: bool) -> float:
-        """Return the full rate, for a plan whose weights are those of plain rounding or have been recovered."""
-        return self.rate if self.rate is not None else (5e-4 if recovered else 2e-3)
+    def full_rate(self, *, recovered: bool, sparse: bool = False) -> float:
+        """Return the full rate of a plan whose weights are those of plain rounding or have been recovered, or of its pruned weights."""
+        if self.rate is not None:
+            return self.rate
+        if not recovered:
+            return 2e-3
+        return 1.5e-3 if sparse else 5e-4
 
     def rate_at(self, done: float) -> float:
         """Return the share of the full rate when the share ``done`` of the training is over: warm-up, then a cosine."""
