@@ -101,8 +101,8 @@ class Parameters:
                 rate = recipe.scale_rate
             elif kind == "bias":
                 rate = full * self.bias_size(int(of))
-            elif of in pruned:
-                rate *= recipe.full_rate(recovered=self.recovered, sparse=True) / full
+            elif kind == "master" and of in pruned:
+                rate = recipe.full_rate(recovered=self.recovered, sparse=True) * max(size, 1e-6)
             rounded = 2.0 ** (round(2 * log2(max(rate, 1e-12))) / 2)
             decay = recipe.decay if kind == "master" else 0.0
             found.setdefault((rounded, decay), []).append(tensor)
