@@ -24,7 +24,6 @@ from mpsearch.demo.demo import (
     BATCH,
     DEVICE,
     REFINE,
-    SMALLER,
     cache_folder,
     fetch_model,
 )
@@ -75,7 +74,6 @@ def search_plainly(run: Path, out: Path) -> int:
         batch=BATCH,
         samples=0,
         refine=refine,
-        smaller=SMALLER,
         recovery="none",
     )
     run_job(prepare(job, Sources(model, lines, None, DEVICE, "")), out)

@@ -127,7 +127,7 @@ def _next(
     wanted: Wanted,
 ) -> Iterator[Point]:
     """The best predicted plan for each rule that was not recovered yet, and one where the front has the widest gap."""
-    rules, gap = wanted.rules, list[Point]()
+    rules = wanted.rules
     for goal in ("latency_us", "weight_bytes"):
         try:
             points = find_front(problem, method="exact", objectives=(goal, "loss")).points
@@ -152,8 +152,7 @@ def _next(
             yield from sorted(inside, key=lambda p: p.predicted["loss"].mean)[:1]
         if goal == "latency_us" and fresh:
             at = problem.evaluate(np.array(list(known), np.int64))[goal]
-            gap.append(max(fresh, key=lambda p: float(np.abs(at - p.predicted[goal].mean).min())))
-    yield from gap
+            yield max(fresh, key=lambda p: float(np.abs(at - p.predicted[goal].mean).min()))
 
 
 def _join(

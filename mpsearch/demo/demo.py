@@ -38,9 +38,6 @@ CALIBRATION_LINES = 192
 HELD_OUT_LINES = 800
 FINALISTS = 6
 REFINE = 80
-SMALLER = 0.435
-"""Share of uniform fp8's size that the plan ``small`` saves: below 5 bits a weight, where plain rounding ruins the model."""
-
 _PROOFS = (("openvino", 128), ("reference", 2))  # runtime and how many lines it runs
 _LARGEST_MODEL = 64 * 2**20
 
@@ -146,7 +143,6 @@ def run_demo(
         refine=REFINE,
         recovery="auto",
         finalists=FINALISTS,
-        smaller=SMALLER,
         seed=seed,
     )
     prepared = prepare(job, sources)
