@@ -8,9 +8,8 @@ from mpsearch.errors import RefusedPlanError
 from mpsearch.graph.model import ModelGraph
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
-from mpsearch.registry import find, list_names
 from mpsearch.schemes import SCHEMES, Scheme
-from mpsearch.space.allowed import CanWrite, structural_refusal
+from mpsearch.space.allowed import export_limits_of, structural_refusal
 from mpsearch.space.nearest import nearest_scheme
 from mpsearch.space.targets import Refusal, Target, fused_layers, target_refusals
 
@@ -38,14 +37,6 @@ class Refused:
         said = f"{self.layer!r} in {self.scheme}: {reason}"
         said += f" [{why.rule}: {why.source}]" if why.source else f" [{why.rule}]"
         return f"{said}; nearest: {self.nearest}" if self.nearest else said
-
-
-def export_limits_of(exporter: str) -> CanWrite:
-    """Return what ``exporter`` says of layers and schemes; of one without limits of its own, that it writes all."""
-    if exporter in list_names("export_limits"):
-        found: CanWrite = find("export_limits", exporter)
-        return found
-    return lambda graph, layer, scheme: ""
 
 
 def find_refused(
@@ -94,6 +85,16 @@ def check_takes(plan: Plan, graph: ModelGraph, exporter: str, target: Target | N
         RefusedPlanError: Some cannot: a line for each, with the rule, its source and the nearest scheme that can.
     """
     schemes = plan_schemes(plan, graph)
+    if target is not None and plan.base not in target.bases:
+        raise RefusedPlanError(
+            f"{target.name} must be able to leave layers in the base, which is {plan.base}; it leaves them in "
+            f"{', '.join(target.bases)}: search with --base"
+        )
+    if target is not None and target.changes == "none" and plan.weights is not None:
+        raise RefusedPlanError(
+            f"{target.name} rounds the model's own weights, but the plan brings others; make it without recovery, "
+            "transforms and training"
+        )
     found = [
         refused
         for refused in find_refused(graph, schemes, exporter, target, plan.base)

@@ -4,11 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpsearch.errors import MissingExtraError
-from mpsearch.export.takes import export_limits_of
 from mpsearch.graph.model import ModelGraph
 from mpsearch.registry import list_names
 from mpsearch.schemes import Scheme
-from mpsearch.space.allowed import CanWrite, find_export_limits, own_refusal
+from mpsearch.space.allowed import (
+    CanWrite,
+    export_limits_of,
+    find_export_limits,
+    own_refusal,
+)
 from mpsearch.space.space import SearchSpace
 from mpsearch.space.targets import target_refusals
 

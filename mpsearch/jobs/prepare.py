@@ -17,6 +17,7 @@ from mpsearch.graph.model import ModelGraph
 from mpsearch.graph.onnx_file.digests import digest_weights
 from mpsearch.losses.outputs import read_heads
 from mpsearch.program.compile import compile_graph
+from mpsearch.recovery.recover import AUTO
 from mpsearch.recovery.task import parse_methods
 from mpsearch.registry import DataFolder, data_file, data_folder, find, list_names
 from mpsearch.runs.job import Job
@@ -75,6 +76,7 @@ def prepare(job: Job, sources: Sources) -> Prepared:
             f"recovery obs is for sparse schemes, but {', '.join(space.names)} are dense; "
             "search a space that has some, such as fp8_2of4"
         )
+    check_recovery(job, space)
     batches = evaluation = None
     if sources.data is not None:
         batches = read_batches(sources.data, limit=job.samples or None, batch_size=job.batch_size)
@@ -153,6 +155,29 @@ def check_names(job: Job) -> None:
     if job.quality and job.limits.loss is not None:
         raise JobError(
             "a limit on the loss and one on quality cannot both choose; give one of them"
+        )
+
+
+def check_recovery(job: Job, space: SearchSpace) -> None:
+    """Check that the space's target takes what a job's recovery makes of weights.
+
+    Raises:
+        JobError: It takes no weights but the model's own, or no biases of layers that have none.
+    """
+    runtime = space.runtime
+    if runtime is None or runtime.changes == "all":
+        return
+    sparse = any(scheme.recovery != "none" for scheme in space.schemes)
+    if runtime.changes == "none" and (job.recovers or sparse):
+        raise JobError(
+            f"{runtime.name} rounds the model's own weights, so recovery must be none; got {job.recovery}"
+        )
+    names = AUTO if job.recovery == "auto" else parse_methods(job.recovery) if job.recovers else ()
+    if "bias" in names:
+        others = ",".join(name for name in names if name != "bias")
+        raise JobError(
+            f"{runtime.name} takes no bias for layers that have none, so recovery must do without `bias`, such as "
+            f"{others or 'gptq'}; got {job.recovery}"
         )
 
 

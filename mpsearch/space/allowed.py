@@ -67,12 +67,29 @@ CanWrite = Callable[[ModelGraph, Layer, Scheme], str]
 """Why an exporter cannot write a layer in a scheme; "" where it can."""
 
 
+def export_limits_of(exporter: str) -> CanWrite:
+    """Return what ``exporter`` says of layers and schemes; of one without limits of its own, that it writes all.
+
+    Raises:
+        UnknownNameError: There is no such exporter.
+    """
+    if exporter in list_names("export_limits"):
+        found: CanWrite = find("export_limits", exporter)
+        return found
+    if exporter not in list_names("exporters"):
+        find("exporters", exporter)  # raises and lists the choices
+    return lambda graph, layer, scheme: ""
+
+
 def find_export_limits(space: SearchSpace) -> CanWrite:
-    """Return what the exporter of the space's target cannot write; without one, what plain ONNX cannot."""
-    exporter = space.target if space.runtime is None else space.runtime.exporter
-    known = exporter in list_names("export_limits")
-    found: CanWrite = find("export_limits", exporter if known else "onnx")
-    return found
+    """Return what the exporter of the space's target cannot write; without one, what plain ONNX cannot.
+
+    Raises:
+        UnknownNameError: There is no such exporter.
+    """
+    if space.runtime is not None:
+        return export_limits_of(space.runtime.exporter)
+    return export_limits_of(space.target if space.target in list_names("export_limits") else "onnx")
 
 
 def _check_base(space: SearchSpace, graph: ModelGraph, can_write: CanWrite) -> None:

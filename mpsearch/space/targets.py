@@ -135,6 +135,7 @@ class Target(Content):
         bodies: Whether it takes layers in bodies of If, Loop and Scan in more than a base.
         rules: What it does not take; once it is read, what follows from the other fields too.
         keep: What must stay in a base.
+        changes: What of a plan's own tensors it takes: ``all``; ``weights``: no bias for layers that have none; ``none``.
         groups: What it fuses, so that it must share one scheme.
         fusing: What its kernels take in.
         storage: How its weights are stored.
@@ -155,6 +156,7 @@ class Target(Content):
     bodies: bool = True
     rules: tuple[TargetRule, ...] = ()
     keep: tuple[TargetRule, ...] = ()
+    changes: Literal["all", "weights", "none"] = "all"
     groups: tuple[Fused, ...] = ()
     fusing: Fusing = DEFAULT_FUSING
     storage: Storage = CANONICAL

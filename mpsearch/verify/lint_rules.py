@@ -136,6 +136,21 @@ def base(linted: Linted) -> Iterator[Finding]:
         yield Finding("error", "base", says, target.sources[0] if target.sources else "", todo)
 
 
+def own_tensors(linted: Linted) -> Iterator[Finding]:
+    """Yield that the target takes no weights but the model's own, or no bias for layers that have none."""
+    target, plan = linted.target, linted.plan
+    if target is None or plan.weights is None:
+        return
+    source = target.sources[0] if target.sources else ""
+    if target.changes == "none":
+        says = f"{target.name} rounds the model's own weights, and the plan brings others"
+        todo = "make it without recovery, transforms and training"
+        yield Finding("error", "changed-weights", says, source, todo)
+    elif target.changes == "weights" and "bias" in plan.recovery:
+        says = f"the plan changes biases; {target.name} takes none for layers that have none"
+        yield Finding("warning", "added-bias", says, source, "recover it without `bias`")
+
+
 def opset(linted: Linted) -> Iterator[Finding]:
     """Yield that the target reads no ONNX as new as the export must be."""
     target, graph = linted.target, linted.graph
@@ -365,6 +380,7 @@ RULES: tuple[Rule, ...] = (
     target_rules,
     proof,
     base,
+    own_tensors,
     opset,
     files,
     ranges,

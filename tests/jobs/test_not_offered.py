@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import onnx
+import pytest
 
 from mpsearch.graph.importer import import_onnx
 from mpsearch.jobs.not_offered import find_not_offered
@@ -60,3 +61,21 @@ def test_a_search_says_it_first(tiny: Path, tmp_path: Path, mpsearch: Mpsearch) 
     assert "no kernels for 4-bit floats" in first
     assert "onnxruntime 1.31.1" in first
     assert found.json["not_offered"][0]["schemes"] == ["nvfp4", "nvfp4_2of4"]
+
+
+@pytest.mark.parametrize(
+    ("target", "recovery", "message"),
+    [
+        ("torchao", "gptq", "recovery must be none; got gptq"),
+        ("vllm", "auto", "without `bias`, such as gptq; got auto"),
+        ("vllm", "bias", "without `bias`, such as gptq; got bias"),
+    ],
+)
+def test_recovery_that_the_target_could_not_take_is_refused_before_anything(
+    tiny: Path, tmp_path: Path, mpsearch: Mpsearch, target: str, recovery: str, message: str
+) -> None:
+    more = ["--target", target, "--recovery", recovery, "--space", "hopper"]
+    found = mpsearch(*SEARCH(tiny), *more, "-o", tmp_path / "run")
+    assert found.code == 1
+    assert message in found.err
+    assert not (tmp_path / "run").exists()

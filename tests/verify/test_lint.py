@@ -11,6 +11,8 @@ import pytest
 from onnx import helper
 
 from mpsearch.data.batches import make_batches
+from mpsearch.errors import PlanError
+from mpsearch.export.export_plan import export_plan
 from mpsearch.graph.importer import import_onnx
 from mpsearch.numerics.range import Range
 from mpsearch.plan.files import write_plan
@@ -234,6 +236,22 @@ def test_weights_that_a_plan_names_must_lie_beside_it(made: Any, tmp_path: Path)
     assert "weights-file" not in rules(lint_file(tmp_path / "plan.json", "npu", path))
     (tmp_path / "plan.weights.safetensors").unlink()
     assert "weights-file" in rules(lint_file(tmp_path / "plan.json", "npu", path), "error")
+
+
+def test_tensors_of_a_plan_that_a_target_does_not_take_are_said(made: Any, tmp_path: Path) -> None:
+    plan, path = made(down="fp8_dynamic")
+    biased = replace(
+        plan,
+        weights=hold_weights({("bias", SITES["down"]): np.zeros(32, np.float32)}),
+        requires=("weights",),
+        recovery=("bias",),
+    )
+    assert "changed-weights" in rules(lint_plan(biased, "torchao", path), "error")
+    assert "added-bias" in rules(lint_plan(biased, "vllm", path), "warning")
+    assert not rules(lint_plan(biased, "npu", path)) & {"changed-weights", "added-bias"}
+    assert not rules(lint_plan(plan, "torchao", path)) & {"changed-weights", "added-bias"}
+    with pytest.raises(PlanError, match="rounds the model's own weights"):
+        export_plan(biased, path, tmp_path / "out", target="torchao")
 
 
 def test_every_target_has_twenty_rules_or_more() -> None:
