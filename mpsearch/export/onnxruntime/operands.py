@@ -79,11 +79,11 @@ def encode_unsigned_weight(writer: Writer, weight: QuantizedTensor) -> str:
     is_one = weight.spec.granularity == "tensor"
     scales = weight.scales.reshape(() if is_one else (-1,)).cpu().numpy()
     stored = writer.constant((codes + MIDDLE).astype(np.uint8), "codes")
-    inputs = [
-        stored,
-        writer.constant(scales, "scales"),
-        writer.constant(np.full(scales.shape, MIDDLE, np.uint8), "zero_points"),
-    ]
+    steps = writer.constant(scales, "scales")
+    middle = writer.constant(np.uint8(MIDDLE), "zero_point")
+    if not is_one:  # one number in the file; a vector, as DequantizeLinear wants it, once it is loaded
+        middle = writer.add("Expand", middle, writer.add("Shape", steps))
+    inputs = [stored, steps, middle]
     attributes: dict[str, Any] = {} if is_one else {"axis": weight.layout.row_axis}
     return writer.add("DequantizeLinear", *inputs, **attributes)
 
