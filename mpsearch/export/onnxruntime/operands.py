@@ -81,7 +81,9 @@ def encode_unsigned_weight(writer: Writer, weight: QuantizedTensor) -> str:
     stored = writer.constant((codes + MIDDLE).astype(np.uint8), "codes")
     steps = writer.constant(scales, "scales")
     middle = writer.constant(np.uint8(MIDDLE), "zero_point")
-    if not is_one:  # one number in the file; a vector, as DequantizeLinear wants it, once it is loaded
+    if (
+        not is_one
+    ):  # one number in the file; a vector, as DequantizeLinear wants it, once it is loaded
         middle = writer.add("Expand", middle, writer.add("Shape", steps))
     inputs = [stored, steps, middle]
     attributes: dict[str, Any] = {} if is_one else {"axis": weight.layout.row_axis}
