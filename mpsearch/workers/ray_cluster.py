@@ -5,6 +5,7 @@ another is refused. Ray runs whatever it is sent: a cluster is for networks and 
 """
 
 import os
+import socket
 import tempfile
 import threading
 import warnings
@@ -31,6 +32,7 @@ ANSWER_S = 8.0
 """Seconds that a cluster has to answer in."""
 
 _LOOK_S = 1.0
+_KNOCK_S = 4.0
 _BLOCK_BYTES = 64 << 20  # files are put into the object store in pieces of this size
 
 
@@ -90,6 +92,8 @@ def join(address: str) -> Any:
     if ray.is_initialized():
         return ray
     failed: list[BaseException] = []
+    if why := _closed(address):
+        raise _unanswered(address, why)
 
     def begin() -> None:
         try:
@@ -105,11 +109,27 @@ def join(address: str) -> Any:
     thread.join(ANSWER_S)
     if thread.is_alive() or failed:
         why = str(failed[0]).splitlines()[0] if failed and str(failed[0]) else "no answer"
-        raise JobError(
-            f"ray: the cluster at {address!r} does not answer ({why}); start one with `ray start --head`, or give "
-            "its address"
-        )
+        raise _unanswered(address, why)
     return ray
+
+
+def _closed(address: str) -> str:
+    """Why nothing listens at an address, "" where something does or nobody can say."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return ""
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _unanswered(address: str, why: str) -> JobError:
+    return JobError(
+        f"ray: the cluster at {address!r} does not answer ({why}); start one with `ray start --head`, or give "
+        "its address"
+    )
 
 
 class RayWorkers:
