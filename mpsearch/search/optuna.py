@@ -4,13 +4,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIISampler,
+    PartialFixedSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mpsearch.errors import ProblemError
 from mpsearch.problem.front import Front
@@ -23,6 +31,10 @@ from mpsearch.search.task import Searcher, Task
 from mpsearch.stats.estimates import Estimate, Floats, Ints
 
 SAMPLERS = ("tpe", "nsgaii", "gp")
+_OTHERS = 8  # plans that are drawn in the place of one that another searcher is measuring
+_CLAIM = timedelta(
+    hours=1
+)  # that a trial may take before it is taken for one of a process that died
 _EXCESS = "excess"
 _STDERR = "loss_stderr"
 
@@ -73,11 +85,16 @@ def search(
                 plans = predicted_plans(archive, max(1, archive.budget // 10) if seeded else 0)
                 for row in _turned(repairer.repair(plans, start.rng), searcher):
                     trials.adopt()
-                    trials.add(row)
+                    if not trials.claimed(row):
+                        trials.add(row)
                 while True:
                     trials.adopt()
-                    row = repairer.repair(trials.ask()[None], start.rng)
-                    trials.add(renew(start, row)[0])
+                    row = renew(start, repairer.repair(trials.ask()[None], start.rng))[0]
+                    for _ in range(_OTHERS):
+                        if not trials.claimed(row):
+                            break
+                        row = renew(start, repairer.draw(1, start.rng))[0]
+                    trials.add(row)
     finally:
         optuna.logging.set_verbosity(verbosity)
     return archive.front(method="optuna")
@@ -122,6 +139,7 @@ class _Trials:
         """
         self._archive, self._sampled, self._kept = archive, sampled, kept
         self._seen: set[int] = set()
+        self._claims: set[tuple[int, ...]] = set()
         problem, reduced = archive.problem, archive.reduced
         heads = reduced.contract(np.arange(problem.n_groups)[None])[0]
         self._names = [problem.groups[g] for g in heads]
@@ -139,21 +157,56 @@ class _Trials:
 
     def add(self, row: Ints) -> None:
         """Evaluate ``row`` [V] and enter it, unless it was entered before."""
-        fresh = not self._archive.known(row[None]).any()
-        values = self._archive.evaluate(row[None])[0]
-        if fresh:
-            trial = self._trial(row, values)
-            self._sampled.add_trial(trial)
-            if self._kept is not None:
-                self._kept.add_trial(trial)
+        if self._archive.known(row[None]).any():
+            self._archive.evaluate(row[None])
+            return
+        if self._archive.left < 1:
+            raise Exhausted
+        begun = None if self._kept is None else self._begin(self._kept, row)
+        try:
+            values = self._archive.evaluate(row[None])[0]
+        except BaseException:
+            if self._kept is not None and begun is not None:
+                self._kept.tell(begun, state=TrialState.FAIL)
+            raise
+        finished = self._trial(row, values)
+        self._sampled.add_trial(finished)
+        if self._kept is not None and begun is not None:
+            for key, value in finished.user_attrs.items():
+                begun.set_user_attr(key, value)
+            self._kept.tell(begun, values.tolist())
+            self._seen.add(begun.number)
+
+    def claimed(self, row: Ints) -> bool:
+        """Return whether another searcher is measuring ``row`` [V]."""
+        return tuple(row.tolist()) in self._claims
+
+    def _begin(self, kept: optuna.Study, row: Ints) -> Trial:
+        """Begin the trial of ``row`` in the storage, where the others see it."""
+        schemes = self._archive.problem.schemes
+        chosen = {name: schemes[s] for name, s in zip(self._names, row.tolist(), strict=True)}
+        kept.sampler = PartialFixedSampler(chosen, RandomSampler())
+        return kept.ask(dict(self._space))
 
     def adopt(self) -> None:
-        """Take over what the study in the storage holds and this searcher does not know."""
+        """Take over what the study in the storage holds and this searcher does not know.
+
+        Raises:
+            Exhausted: What is measured and what others are measuring spends the budget.
+        """
         if self._kept is None:
             return
-        name = self._kept.study_name
-        for trial in self._kept.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        name, now = self._kept.study_name, datetime.now()
+        self._claims.clear()
+        for trial in self._kept.get_trials(deepcopy=False):
             if trial.number in self._seen:
+                continue
+            if trial.state == TrialState.RUNNING and set(trial.params) == set(self._names):
+                started = trial.datetime_start
+                if started is not None and now - started < _CLAIM:
+                    self._claims.add(tuple(self._row(trial.params).tolist()))
+                continue
+            if trial.state != TrialState.COMPLETE:
                 continue
             self._seen.add(trial.number)
             if set(trial.params) != set(self._names):
@@ -170,6 +223,8 @@ class _Trials:
             if not self._archive.known(row[None]).any():
                 self._archive.adopt(row, loss)
                 self._sampled.add_trial(self._trial(row, np.array(trial.values)))
+        if self._archive.left <= len(self._claims):
+            raise Exhausted
 
     def _row(self, params: dict[str, object]) -> Ints:
         schemes = self._archive.problem.schemes
