@@ -39,10 +39,10 @@ SCHEMES = (
 )  # fmt: skip
 CANONICAL = "canonical ONNX"
 RUNTIMES: Mapping[str, Sequence[str]] = {
-    CANONICAL: ("reference", "openvino", "onnxruntime", "iree"),
-    "openvino": ("openvino", "reference"),
+    CANONICAL: ("reference", "openvino"),
+    "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime",),
-    "iree": ("iree", "reference"),
+    "iree": ("iree",),
     "tensorrt": ("reference",),
     "npu": ("reference",),
     "vllm": ("transformers",),
@@ -165,14 +165,16 @@ def find_cell(
         graph = model if isinstance(model, ModelGraph) else import_onnx(model)
         mask, reasons = allowed(space, graph)
         why = next((r for (_, name), r in reasons.items() if name == scheme.name), "")
+        n_layers = sum(len(g.layers) for g, ok in zip(graph.groups, mask[:, -1], strict=True) if ok)
+        if not RUNTIMES.get(target) or not n_layers:
+            refused = "" if n_layers else why or "no layer can take it"
+            return Cell((n_layers, len(graph.layers)), refused, why, {}, unproven)
         simulator = Simulator(graph, space, batches)
         chosen = uniform(space, simulator.graph, scheme.name, mask & simulator.allowed)
     except MpsearchError as error:
         return Cell(refused=str(error), unproven=unproven)
     index = space.index(scheme.name)
     layers = sum(len(g.layers) for g, s in zip(graph.groups, chosen, strict=True) if s == index)
-    if not layers:
-        return Cell((0, len(graph.layers)), why or "no layer can take it", "", {}, unproven)
     plan = make_plan(Point(tuple(map(int, chosen)), {}), simulator)
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "out"
@@ -199,6 +201,17 @@ def prove(verify: Any) -> Proof:
         found.whole.simulation,
         defaults="" if found.deployed is None else str(found.deployed),
     )
+
+
+def read_cells(found: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
+    """Return target → scheme → cell of a results file."""
+    return {
+        target: {
+            name: Cell(**cell | {"proofs": {r: Proof(**p) for r, p in cell["proofs"].items()}})
+            for name, cell in row.items()
+        }
+        for target, row in found["cells"].items()
+    }
 
 
 def told(cell: Cell) -> str:
@@ -241,7 +254,7 @@ def write_page(cells: Mapping[str, Mapping[str, Cell]], versions: Mapping[str, s
         lines.append("")
         reasons: dict[str, list[str]] = {}
         for name, cell in row.items():
-            if why := cell.refused or cell.partly:
+            if why := cell.refused or cell.partly or "":
                 reasons.setdefault(_reason(why), []).append(name)
         lines += [f"- {', '.join(names)}: {why}" for why, names in reasons.items()]
         failures: dict[str, list[str]] = {}
@@ -275,7 +288,10 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     names = arguments.targets or (CANONICAL, *list_targets())
-    cells = {target: measure(target, arguments.schemes) for target in names}
+    cells = {}
+    for target in names:
+        cells[target] = measure(target, arguments.schemes)
+        print(target, {name: told(cell) for name, cell in cells[target].items()}, flush=True)
     versions = {name: _version(name) for name in PACKAGES}
     page = write_page(cells, versions)
     if arguments.targets:
