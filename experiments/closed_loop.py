@@ -3,7 +3,7 @@
 ``python -m experiments.closed_loop MODEL FOLDER --runtime onnxruntime`` profiles the model that
 ``python -m experiments.models MODEL -o FOLDER`` made, measures fp32, uniform int8, 20 random plans of fp32 and
 int8 and the fastest plan that a search finds with the profile in turns, then fp32, uniform int8 and the found plan alone
-for longer, and adds all to ``experiments/results/closed_loop.json``.
+for longer, scores these three on held-out data, and adds all to ``experiments/results/closed_loop.json``.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mpsearch as mp
+from experiments.models.made import onnxruntime_run
 from mpsearch.cost.executed.device_file import device_text
 from mpsearch.cost.executed.network import read_network
 from mpsearch.cost.executed.steps import network_us
@@ -40,11 +42,11 @@ from mpsearch.space.space import SearchSpace
 
 RESULTS = Path(__file__).parent / "results" / "closed_loop.json"
 SPACE = SearchSpace("cpu", tuple(map(find_scheme, ("fp32", "int8"))), "fp32")
-PLANS, SEED, NOISE = 20, 0, 0.002
+PLANS, SEED, NOISE, CALIBRATION = 20, 0, 0.002, 16
 SIZES = {"detector": (3, 320, 320)}
 """Where the data's own size takes long: what they are cut to."""
 FLOAT, UNIFORM, FOUND = "fp32", "int8", "found"
-KEYS = ("profile_s", "profile_noise", "executed", "table", "found_beside_uniform")
+KEYS = ("profile_s", "profile_noise", "executed", "table", "found_beside_uniform", "quality")
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -92,6 +94,16 @@ def layer_schemes(graph: ModelGraph, chosen: tuple[int, ...]) -> list[Any]:
     return schemes
 
 
+def quality(name: str, model: Path, folder: Path) -> dict[str, list[float]]:
+    """Scores of a model on held-out data in onnxruntime: mean and standard error."""
+    maker = import_module(f"experiments.models.{name}").MAKER
+    scores = maker.score(onnxruntime_run(model, threads=1), folder)
+    return {
+        key: [round(float(x.mean()), 4), round(float(x.std(ddof=1) / len(x) ** 0.5), 4)]
+        for key, x in scores.items()
+    }
+
+
 def agreement(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
     """Error of random plans and how many pairs are in order; of all, and of those that the noise does not blur."""
     measured = np.array([row["measured_us"] for row in rows])
@@ -131,7 +143,7 @@ def run(name: str, folder: Path, runtime_name: str, minutes: float) -> dict[str,
         profile_s = time.perf_counter() - begun
         out.write_text(device_text(device))
         costs = mp.estimate_costs(graph, SPACE, out)
-        batches = make_batches({key: x[:4] for key, x in arrays.items()}, batch_size=1)
+        batches = make_batches({key: x[:CALIBRATION] for key, x in arrays.items()}, batch_size=1)
         simulator = Simulator(graph, SPACE, batches)
         plans = random_plans(len(graph.groups))
         plans[FOUND] = fastest(costs, simulator)
@@ -147,6 +159,8 @@ def run(name: str, folder: Path, runtime_name: str, minutes: float) -> dict[str,
         )
         three = {key: files[key] for key in (FLOAT, UNIFORM, FOUND)}
         duel = time_models(three, feeds, runtime, tolerance=0.001, budget_s=30 * minutes)
+        scored = {} if name in SIZES else three  # held-out data have their own sizes
+        scores = {key: quality(name, file, folder) for key, file in scored.items()}
     network = read_network(graph, device)
     rows = [
         {
@@ -172,6 +186,7 @@ def run(name: str, folder: Path, runtime_name: str, minutes: float) -> dict[str,
         "found_beside_uniform": {
             key: [round(timing.us, 1), round(timing.stderr_us, 2)] for key, timing in duel.items()
         },
+        "quality": scores,
         "plans": rows,
     }
 

@@ -20,6 +20,7 @@ class Journal:
 
     def __init__(self, path: Path, subject: Mapping[str, str]) -> None:
         self._path, self._subject = path, dict(subject)
+        self._rounds: dict[str, list[tuple[float, float]]] = {}
         self._found = self._read()
 
     def get(self, name: str) -> dict[str, Any] | None:
@@ -29,13 +30,23 @@ class Journal:
     def add(self, name: str, measured: Mapping[str, Any]) -> None:
         """Keep a measurement."""
         self._found[name] = dict(measured)
-        line = {"subject": self._subject, "name": name, "measured": dict(measured)}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._write({"name": name, "measured": dict(measured)})
+
+    def rounds_of(self, name: str) -> Sequence[tuple[float, float]]:
+        """Return the rounds of ``name`` that were run before this journal was opened."""
+        return self._rounds.get(name, [])
+
+    def add_round(self, took: Mapping[str, tuple[float, float]]) -> None:
+        """Keep one round."""
+        self._write({"round": {name: [round(x, 3) for x in both] for name, both in took.items()}})
 
     def close(self) -> None:
         """Remove it: the result is written."""
         self._path.unlink(missing_ok=True)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"subject": self._subject, **entry}) + "\n")
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
@@ -50,7 +61,12 @@ class Journal:
                 entry = json.loads(line)
             except ValueError:
                 continue  # the line that was being written when it was interrupted
-            if entry.get("subject") == self._subject:
+            if entry.get("subject") != self._subject:
+                continue
+            if "round" in entry:
+                for name, (us, reference_us) in entry["round"].items():
+                    self._rounds.setdefault(name, []).append((us, reference_us))
+            else:
                 found[entry["name"]] = entry["measured"]
         return found
 

@@ -38,6 +38,7 @@ from mpsearch.schemes import Scheme, find_scheme
 
 NOISY = 0.05
 """Median relative standard error of a kernel above which nothing is written."""
+_TOLERANCE = 0.02
 _INTEGER = ("Conv", "MatMul", "Gemm")
 _LAYOUTS = ("ReorderInput", "ReorderOutput", "Transpose", "QuantizeLinear", "DequantizeLinear")
 
@@ -185,7 +186,12 @@ def _measure(
     progress: Progress | None,
 ) -> dict[str, dict[str, Any]]:
     """Name → timing and shares of operators, from the journal or measured."""
-    done = {item.name: found for item in items if (found := journal.get(item.name)) is not None}
+    names = [*(item.name for item in items), "model"]
+    done = {
+        name: found
+        for name in names
+        if (found := journal.get(name)) is not None and Timing(*found["timing"]).noise <= _TOLERANCE
+    }
     runs: dict[str, Callable[[], None]] = {}
     shares: dict[str, list[tuple[str, str, float]]] = {}
     for item in items:
@@ -195,10 +201,7 @@ def _measure(
         runs[item.name] = runtime.open_timed(made.model, made.feeds)
         if item.has_parts:
             shares[item.name] = runtime.find_shares(made.model, made.feeds)
-    whole = journal.get("model")
-    if whole is not None:
-        done["model"] = whole
-    else:
+    if "model" not in done:
         runs["model"] = runtime.open_timed(subject.file, subject.feeds)
 
     def keep(name: str, timing: Timing) -> None:
@@ -214,8 +217,9 @@ def _measure(
         time_all(
             runs,
             reference=reference,
-            tolerance=0.02,
+            tolerance=_TOLERANCE,
             budget_s=budget_s,
+            kept=journal,
             progress=progress,
             settled=keep,
         )

@@ -6,9 +6,10 @@ thing takes, which a neighbour changes little, and the rounds beside the fastest
 takes undisturbed is its least time of all rounds, of which there are many.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, thread_time
+from typing import Protocol
 
 import numpy as np
 
@@ -47,6 +48,18 @@ class Timing:
         return self.stderr_us / self.us if self.us else 0.0
 
 
+class Rounds(Protocol):
+    """Where rounds are kept as they are run, and found again by whoever goes on."""
+
+    def rounds_of(self, name: str) -> Sequence[tuple[float, float]]:
+        """Return (microseconds, those of the references beside them) of a thing's rounds before."""
+        ...
+
+    def add_round(self, took: Mapping[str, tuple[float, float]]) -> None:
+        """Keep one round: name to the same."""
+        ...
+
+
 @dataclass(slots=True)
 class _Watched:
     run: Callable[[], None]
@@ -71,7 +84,7 @@ def time_all(
     reference: Callable[[], None] | None = None,
     tolerance: float = 0.01,
     budget_s: float = 120.0,
-    seed: int = 0,
+    kept: Rounds | None = None,
     progress: Progress | None = None,
     settled: Callable[[str, Timing], None] | None = None,
     clock: Clock = thread_time,
@@ -83,20 +96,24 @@ def time_all(
         reference: Work of the same kind that never changes; None is arithmetic of numpy.
         tolerance: Relative standard error at which a thing is known.
         budget_s: Wall-clock time after which no further round begins (twelve are always run).
-        seed: Of the order.
+        kept: Keeps each round, and gives those that were run before.
         progress: Called with (things that are stable, things, what goes on).
         settled: Called with a thing's name and timing when it is stable, again if it was measured better since.
         clock: Seconds of CPU time of the thread that runs.
     """
-    rng, begun = np.random.default_rng(seed), perf_counter()
+    rng, begun = np.random.default_rng(0), perf_counter()
     reference = reference or _arithmetic()
     watched = {name: _Watched(run) for name, run in runs.items()}
+    if kept is not None:
+        for name, thing in watched.items():
+            thing.rounds += kept.rounds_of(name)
     for thing in watched.values():
         took = max(_time(thing.run, 2, clock)[-1], 1.0)
         thing.runs = int(np.clip(_ROUND_US / took, 2, _MOST_RUNS))
     told: dict[str, float] = {}
     waiting = list(watched)
-    for number in range(1, _MOST_ROUNDS + 1):
+    first = min((len(thing.rounds) for thing in watched.values()), default=0)
+    for number in range(min(first, _MOST_ROUNDS - 1) + 1, _MOST_ROUNDS + 1):
         rng.shuffle(waiting)
         before = _low(reference, _REFERENCE_RUNS, clock)
         for name in waiting:
@@ -104,6 +121,8 @@ def time_all(
             behind = _low(reference, _REFERENCE_RUNS, clock)
             watched[name].rounds.append((took, (before + behind) / 2))
             before = behind
+        if kept is not None:
+            kept.add_round({name: watched[name].rounds[-1] for name in waiting})
         if number < _FEWEST_ROUNDS:
             continue
         fastest = min(ref for thing in watched.values() for _, ref in thing.rounds)

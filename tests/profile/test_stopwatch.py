@@ -1,7 +1,12 @@
 """Times come out right although a neighbour slows everything down, and their error says how sure they are."""
 
-import numpy as np
+from functools import partial
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from mpsearch.profile.journal import Journal
 from mpsearch.profile.stopwatch import Timing, time_all
 
 
@@ -56,6 +61,30 @@ def test_what_is_stable_is_told_and_the_rest_goes_on() -> None:
     assert told[0] == "steady"
     assert set(told) == {"steady", "erratic"}
     assert found["erratic"].rounds > found["steady"].rounds
+
+
+def test_rounds_that_were_run_before_an_interruption_count(tmp_path: Path) -> None:
+    machine = Machine(slowest=1.0)
+    runs = []
+
+    def watched() -> None:
+        runs.append(1)
+        if len(runs) == 140:
+            raise KeyboardInterrupt
+        machine.work(500.0)
+
+    def measure() -> dict[str, Timing]:
+        kept = Journal(tmp_path / "journal", {})
+        work = {"a": watched, "b": lambda: machine.work(50.0)}
+        reference = partial(machine.work, 100.0)
+        return time_all(work, reference=reference, kept=kept, clock=machine.clock)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    before = len(Journal(tmp_path / "journal", {}).rounds_of("b"))
+    assert before > 5
+    assert measure()["b"].rounds >= before + 1
+    assert len(runs) < 300  # it did not begin again
 
 
 def test_nothing_took_nothing() -> None:
