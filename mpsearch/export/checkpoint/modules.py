@@ -45,6 +45,11 @@ def refuse_linear(graph: ModelGraph, layer: Layer) -> str:
             f"{layer.name!r}: the module that it is must be known, but the model names none; import it with "
             "mp.import_torch, or export it by torch.onnx.export(..., dynamo=True)"
         )
+    if right.value == right.source and right.source.endswith(_WEIGHT) and right.reduction_axis == 0:
+        return (
+            f"{layer.name!r}: checkpoints quantise Linear modules, [out, in], but {right.source!r} is stored [in, out], as "
+            "GPT-2's Conv1D stores it"
+        )
     for other in graph.layers:
         if other.has_weight and module_of(other) == module and not _is_alike(layer, other):
             return (

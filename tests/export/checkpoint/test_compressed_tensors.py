@@ -21,6 +21,8 @@ from mpsearch.plan.changes import bring_changes
 from mpsearch.plan.files import read_plan, write_plan
 from mpsearch.plan.match import plan_schemes
 from mpsearch.program.tensors import to_tensor
+from mpsearch.registry import find
+from mpsearch.schemes import find_scheme
 from mpsearch.simulate.changes import Changes
 from mpsearch.simulate.layer_weight import quantize_layer_weight
 from mpsearch.space.stored import find_kept, total_weight_bytes
@@ -268,6 +270,17 @@ def test_weights_that_an_exporter_renamed_are_written_by_their_modules(tmp_path:
     found = load_file(tmp_path / "out" / "model.safetensors")
     weight = made.module.get_submodule(name).weight
     assert torch.equal(found[f"{name}.weight"], weight.bfloat16())
+
+
+def test_a_weight_that_its_module_stores_in_out_is_refused_before_a_search() -> None:
+    graph = make_llama().graph
+    index = layer_of(graph, "model.layers.0.mlp.up_proj")
+    layer = graph.layers[index]
+    right = replace(layer.gemms[0].right, value="h.c_fc.weight", source="h.c_fc.weight")
+    turned = replace(layer, gemms=(replace(layer.gemms[0], right=right),))
+    can_write = find("export_limits", "compressed_tensors")
+    assert "GPT-2's Conv1D" in can_write(graph, turned, find_scheme("fp8"))
+    assert can_write(graph, layer, find_scheme("fp8")) == ""
 
 
 def test_large_checkpoints_are_split_and_indexed(tmp_path: Path) -> None:
