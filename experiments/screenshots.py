@@ -13,6 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from mpsearch.dashboard.app import NAMES
 from mpsearch.dashboard.serve import open_dashboard
+from mpsearch.figures.theme import template
 from tests.support.browser import CHROMIUM, FLAGS
 
 WIDTH, MOST_HEIGHT = 1100, 1500
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--views", nargs="*", default=NAMES)
     parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--schemes", nargs="*", default=["light", "dark"])
     asked = parser.parse_args()
     served = open_dashboard(asked.runs)
     threading.Thread(target=served.run, daemon=True).start()
@@ -33,27 +35,28 @@ def main() -> None:
         page = browser.new_page(viewport={"width": asked.width, "height": 900})
         page.set_default_timeout(120_000)
         page.goto(served.link)
-        for scheme in ("light", "dark"):
+        for scheme in asked.schemes:
             page.emulate_media(color_scheme=scheme)
             for name in asked.views:
-                look(page, name)
+                look(page, name, template(dark=scheme == "dark")["layout"]["font"]["color"])
                 save(page.screenshot(full_page=True), asked.out / f"dashboard_{name}_{scheme}.png")
         browser.close()
     served.server.shutdown()
     served.close()
 
 
-def look(page: Page, name: str) -> None:
-    """Go to a view and wait until all of it is drawn."""
+def look(page: Page, name: str, ink: str) -> None:
+    """Go to a view and wait until all of it is drawn in the colour ``ink``."""
     page.evaluate(f"window.location.hash = '#{name}'")
     page.wait_for_function(
         f"""() => {{
             const view = document.getElementById('{name}-view');
             const plots = [...view.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent);
-            return !view.hidden && plots.every(p => p.data && p.data.length);
+            return !view.hidden && plots.every(
+                p => p.data && p.data.length && p.layout.template.layout.font.color === '{ink}');
         }}"""
     )
-    page.wait_for_timeout(3000)  # colours of the other scheme, the graph's layout
+    page.wait_for_timeout(2500)  # the graph's layout and colours
 
 
 def save(png: bytes, path: Path) -> None:

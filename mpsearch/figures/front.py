@@ -191,7 +191,7 @@ def histogram(assignment: Sequence[int], schemes: Sequence[str]) -> str:
     lines = []
     for name in shown:
         bar = "█" * max(1, round(16 * counts[name] / most))
-        padded = label(name) + "&nbsp;" * (width - len(name))
+        padded = label(name) + "\N{NO-BREAK SPACE}" * (width - len(name))
         lines.append(f"{padded} {bar} {counts[name]}")
     return "<br>".join(lines)
 

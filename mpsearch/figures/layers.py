@@ -50,7 +50,10 @@ def sensitivity_heatmap(
     figure.add_heatmap(
         x=columns,
         y=rows,
-        z=[[float(colour[g, s]) if allowed[g, s] else None for s in columns] for g in rows],
+        z=[
+            [round(float(colour[g, s]), 9) if allowed[g, s] else None for s in columns]
+            for g in rows
+        ],
         text=[[hover[g][s] if allowed[g, s] else "" for s in columns] for g in rows],
         hoverinfo="text",
         xgap=2,
@@ -170,8 +173,8 @@ def plan_figure(
                 strict=True,
             ):
                 if own == s and share > 0:
-                    bars["x"].append(share)
-                    bars["base"].append(start)
+                    bars["x"].append(round(share, 9))  # digits that nobody sees weigh in the file
+                    bars["base"].append(round(start, 9))
                     bars["y"].append(strip.title)
                     bars["hovertext"].append(_layer_hover(graph, i, name, strip.title, share))
         figure.add_bar(

@@ -18,6 +18,7 @@ from mpsearch.dashboard.opened import Runs, Shown, key_of
 from mpsearch.dashboard.views.compare import moved_plan
 from mpsearch.dashboard.views.front import dragged_limits, front_of
 from mpsearch.dashboard.views.take import changed, edited
+from mpsearch.dashboard.views.trust import gates
 from mpsearch.figures.content import Report
 from mpsearch.jobs.after.measure_wishes import measure_wishes
 from mpsearch.plan.files import read_plan
@@ -25,6 +26,7 @@ from mpsearch.problem.build import build_problem
 from mpsearch.runs.run import open_run
 from mpsearch.runs.watched.wishes import MOST, Wish, note_wish, read_wishes, wish
 from mpsearch.search.choose_point import choose_point
+from mpsearch.verify.gate import Gate, GateCheck, write_gate
 from tests.support.command_line import Mpsearch
 from tests.support.made_folder import write_run
 
@@ -206,3 +208,18 @@ def test_a_zip_holds_a_plan_and_its_weights(shown: Shown) -> None:
     name = shown.plans[first_key(shown)]
     with zipfile.ZipFile(BytesIO(_both(shown.path / "plans" / name))) as archive:
         assert archive.namelist() == [name]
+
+
+def test_the_checklist_of_an_export_in_the_run_is_shown(shown: Shown) -> None:
+    assert "mpsearch verify" in str(gates(shown))
+    checks = (
+        GateCheck("loss", "fail", 0.3, 0.1, "more than the plan's"),
+        GateCheck("size", "pass"),
+    )
+    (shown.path / "export").mkdir()
+    gate = Gate("m.onnx", "openvino", 8, checks, "uniform_fp16.json")
+    write_gate(gate, shown.path / "export" / "gate.json", {}, {})
+    said = str(gates(shown))
+    assert "1 of 2 checks failed (loss); fall back to uniform_fp16.json" in said
+    (shown.path / "export" / "gate.json").write_text("{")
+    assert "damaged" in str(gates(shown))

@@ -1,7 +1,12 @@
 """Who may talk to the dashboard: its own pages with the token; all else is refused, logged, and it serves on."""
 
 import http.client
+import json
 import logging
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,16 +15,20 @@ import pytest
 
 from mpsearch.dashboard.serve import Served
 from mpsearch.figures.content import Report
+from tests.support.command_line import Mpsearch
 from tests.support.made_folder import write_run
 
 
 @pytest.fixture(scope="module")
-def served(
-    serve: Callable[..., Served],
-    make_report: Callable[..., Report],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Served:
-    return serve(write_run(make_report(6), tmp_path_factory.mktemp("guarded") / "run"))
+def served_run(
+    make_report: Callable[..., Report], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return write_run(make_report(6), tmp_path_factory.mktemp("guarded") / "run")
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., Served], served_run: Path) -> Served:
+    return serve(served_run)
 
 
 class Client:
@@ -145,3 +154,21 @@ def test_only_this_machine_is_listened_on(served: Served) -> None:
 def test_files_are_found_by_names_of_the_page_alone(client: Client, tmp_path: Path) -> None:
     for path in ("/files/x/y/plan", "/files/x/y/export-onnx", "/files/x/y/zip"):
         assert client.ask(path, Cookie=client.cookie)[0] == 404
+
+
+def test_the_command_prints_a_link_that_opens_it_and_ends_on_an_interrupt(served_run: Path) -> None:
+    words = [sys.executable, "-m", "mpsearch", "dashboard", str(served_run), "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        text = b"".join(iter(process.stdout.readline, b"}\n")) + b"}"
+        link = json.loads(text)["link"]
+        with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(link) as answer:
+            assert b"react-entry-point" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path, mpsearch: Mpsearch) -> None:
+    result = mpsearch("dashboard", tmp_path / "nowhere")
+    assert result.code == 1
+    assert result.err == "error: nowhere: must exist, but was not found\n"

@@ -33,9 +33,23 @@ def register(app: Dash, runs: Runs) -> None:
     """Make the view answer."""
 
     @app.callback(
+        Output("progress-facts", "children"),
+        Input("view", "data"),
+        Input("run", "value"),
+        Input("version", "data"),
+        Input("tick", "n_intervals"),
+    )
+    def tell(view: str, key: str, version: str, tick: int) -> Any:
+        shown = runs.read(key or "") if view == NAME else None
+        only_time = list(ctx.triggered_prop_ids) == ["tick.n_intervals"]
+        if shown is None or shown.run is None or (only_time and shown.state != "running"):
+            raise PreventUpdate
+        facts = facts_of(shown).items()
+        return [part for name, value in facts for part in (html.Dt(name), html.Dd(value))]
+
+    @app.callback(
         Output("progress-missing", "children"),
         Output("progress-body", "hidden"),
-        Output("progress-facts", "children"),
         Output("progress-graph", "figure"),
         Output("progress-graph-words", "children"),
         Output("progress-curve", "hidden"),
@@ -46,27 +60,20 @@ def register(app: Dash, runs: Runs) -> None:
         Input("run", "value"),
         Input("version", "data"),
         Input("screen", "data"),
-        Input("tick", "n_intervals"),
     )
-    def draw(view: str, key: str, version: str, screen: Any, tick: int) -> Any:
-        shown = runs.read(key or "") if view == NAME else None
-        alive = shown is not None and shown.state == "running"
-        if view != NAME or (list(ctx.triggered_prop_ids) == ["tick.n_intervals"] and not alive):
+    def draw(view: str, key: str, version: str, screen: Any) -> Any:
+        if view != NAME:
             raise PreventUpdate
+        shown = runs.read(key or "")
         missing = lacks(shown)
         if missing or shown is None or shown.run is None:
-            return missing, True, None, blank(), "", True, "", blank(), ""
-        facts = [
-            part
-            for name, value in facts_of(shown).items()
-            for part in (html.Dt(name), html.Dd(value))
-        ]
+            return missing, True, blank(), "", True, "", blank(), ""
         curve = hypervolume_curve(shown.front) if shown.front is not None else []
         drawn, words, none = blank(), "", ""
         if curve and shown.front is not None:
             drawn = themed(progress_figure(shown.front), screen)
-            half = next(spent for spent, share in curve if share >= 0.9)
-            words = f"90 % of the last hypervolume was reached after {half:.0f} of {curve[-1][0]:.0f} evaluations."
+            spent = next(spent for spent, share in curve if share >= 0.9)
+            words = f"90 % of the last hypervolume was reached after {spent:.0f} of {curve[-1][0]:.0f} evaluations."
         else:
             none = "This method keeps no history of its front: its points are shown under Front as they arrive."
         seconds = {n: s.seconds for n, s in shown.run.record.stages.items() if s.seconds > 0}
@@ -75,7 +82,7 @@ def register(app: Dash, runs: Runs) -> None:
             "; ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
             or "No stage is done."
         )
-        return "", False, facts, drawn, words, not curve, none, stages, said
+        return "", False, drawn, words, not curve, none, stages, said
 
 
 def facts_of(shown: Shown) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dash.exceptions import PreventUpdate
 from mpsearch.dashboard.missing import lacks
 from mpsearch.dashboard.opened import Runs, Shown
 from mpsearch.dashboard.parts import blank, figure, grid, table_of, themed, view
+from mpsearch.errors import ArtifactError
 from mpsearch.figures.front import trust_figure
 from mpsearch.figures.trust import self_test_figure
 from mpsearch.figures.words import say_pairs
@@ -17,7 +18,9 @@ from mpsearch.report.trust import ranking_grid, verdict
 from mpsearch.runs.latencies import read_latencies
 from mpsearch.search.measured.measure import rank_correlation
 from mpsearch.sensitivity.shared.additivity import additive_residual
+from mpsearch.shown import visible
 from mpsearch.stats.digits import number
+from mpsearch.verify.gate import GATE, read_gate
 
 NAME, TITLE = "trust", "Trust"
 
@@ -44,6 +47,8 @@ def layout() -> Any:
         ),
         html.H3("Latency: predicted and profiled"),
         html.Div(id="trust-latency"),
+        html.H3("The deployment gate"),
+        html.Div(id="trust-gate"),
         html.H3("What is decided, and what is not"),
         html.Div(id="trust-coverage"),
     )
@@ -63,6 +68,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("trust-selftest-words", "children"),
         Output("trust-tested", "hidden"),
         Output("trust-latency", "children"),
+        Output("trust-gate", "children"),
         Output("trust-coverage", "children"),
         Input("view", "data"),
         Input("run", "value"),
@@ -75,7 +81,7 @@ def register(app: Dash, runs: Runs) -> None:
         shown = runs.read(key or "")
         missing = lacks(shown, "graph", "table", "points")
         if missing or shown is None or shown.front is None or shown.run is None:
-            return missing, True, "", blank(), "", None, blank(), "", True, None, None
+            return missing, True, "", blank(), "", None, blank(), "", True, None, None, None
         drawn = themed(trust_figure(shown.front, unit=shown.unit), screen)
         rho, n = rank_correlation(shown.front)
         ranks = f" Predictions rank the {n} with a Spearman correlation of {number(rho, 2)}; 1 is the right order."
@@ -97,6 +103,7 @@ def register(app: Dash, runs: Runs) -> None:
             said,
             found is None,
             _latencies(shown),
+            gates(shown),
             _coverage(shown),
         )
 
@@ -132,6 +139,43 @@ def _latencies(shown: Shown) -> Any:
         "predicted for",
     ]
     return table_of(columns, rows)
+
+
+def gates(shown: Shown) -> Any:
+    """Return the checklist of each export that lies in the run."""
+    tables = []
+    for path in sorted(shown.path.glob(f"*/{GATE}")):
+        where = visible(path.parent.name)[:80]
+        try:
+            gate = read_gate(path)
+        except ArtifactError as error:
+            tables.append(html.P(f"{where}: damaged: {error}"))
+            continue
+        rows = [
+            [
+                check.name,
+                check.verdict,
+                number(check.value) if check.value is not None else "–",
+                number(check.limit) if check.limit is not None else "–",
+                check.detail,
+            ]
+            for check in gate.checks
+        ]
+        said = "passed" if gate.ok else gate.verdict
+        caption = f"{where} in {visible(gate.runtime)[:60]}: {visible(said)[:300]}"
+        tables.append(
+            table_of(["check", "verdict", "#found", "#limit", "what it is"], rows, caption)
+        )
+    if tables:
+        return html.Div(tables)
+    return html.P(
+        [
+            "No export in this run went through the gate: ",
+            html.Code("mpsearch verify EXPORT … --gate"),
+            " lists what it would fail.",
+        ],
+        className="note",
+    )
 
 
 def _coverage(shown: Shown) -> Any:

@@ -9,7 +9,7 @@ from mpsearch.figures.shown.scale import Scale, choose_scale, padded
 from mpsearch.problem.front import Front, Point
 from mpsearch.stats.estimates import Estimate
 
-_MOST_POINTS = 400  # more cannot be told apart on a screen, and weigh in the file
+_MOST_POINTS = 300  # more cannot be told apart on a screen, and weigh in the file
 _MOST_MEASURED = 800
 _LETTER = 6.8  # pixels
 

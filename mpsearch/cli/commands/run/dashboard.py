@@ -1,11 +1,12 @@
 """``mpsearch dashboard``: runs in the browser of this machine."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mpsearch.cli.console import command
+from mpsearch.cli.console import Json, command, print_json
 from mpsearch.cli.options import TrustCode
 
 
@@ -22,6 +23,7 @@ def dashboard(
         Path | None, typer.Option("--data", "-d", help="Calibration data, for measuring.")
     ] = None,
     trust_code: TrustCode = False,
+    as_json: Json = False,
 ) -> None:
     """Look at runs, compare them, choose a plan and take it away, in a browser of this machine."""
     from mpsearch.dashboard.measuring import Measuring
@@ -32,11 +34,15 @@ def dashboard(
         if path is not None and not path.exists():
             raise JobError(f"{path.name}: must exist, but was not found")
     served = open_dashboard(runs, port, Measuring(model, data, trust_code))
-    print(f"dashboard: {served.link}", flush=True)
-    print("for you alone: whoever has the link can look; Ctrl-C ends it", flush=True)
+    if as_json:
+        print_json({"link": served.link})
+    else:
+        print(f"dashboard: {served.link}")
+        print("for you alone: whoever has the link can look; Ctrl-C ends it")
+    sys.stdout.flush()
     try:
         served.run()
     except KeyboardInterrupt:
-        print("\nthe dashboard has ended")
+        print("\nthe dashboard has ended", file=sys.stderr)
     finally:
         served.close()
