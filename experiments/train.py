@@ -117,6 +117,7 @@ def run(name: str, model: Path, calibration: Batches, scale: float, methods: str
     started = time.process_time()
     done = run_training(recovered, training, Effort(36000, steps), tell=_say)
     row |= {
+        "training_lines": LINES["training"],
         "steps": done.steps,
         "training_cpu_s": time.process_time() - started,
         "held_out": [done.before.mean, done.after.mean],
@@ -138,15 +139,19 @@ def main() -> None:
     parser.add_argument("--plans", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--steps-scale", type=float, default=1.0)
     parser.add_argument("--methods", default="gptq,bias", help="of recovery before; none: none")
+    parser.add_argument("--lines", type=int, default=LINES["training"], help="to train on")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    usual = dict(LINES)
+    LINES["training"] = options.lines
     model = fetch_model(cache_folder())
     calibration = draw("calibration")
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
     for name in options.plans:
-        found[name] = run(name, model, calibration, options.steps_scale, options.methods)
-        text = json.dumps(found | {"seeds": SEEDS, "lines": LINES, "batch": BATCH}, indent=1)
+        key = name if options.lines == usual["training"] else f"{name}, {options.lines} lines"
+        found[key] = run(name, model, calibration, options.steps_scale, options.methods)
+        text = json.dumps(found | {"seeds": SEEDS, "lines": usual, "batch": BATCH}, indent=1)
         write_bytes(options.out, (text + "\n").encode())
 
 
