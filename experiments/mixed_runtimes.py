@@ -30,11 +30,15 @@ RESULT = Path("experiments/results/mixed_runtimes.json")
 EVERY = ("nvfp4", "fp8", "int8", "fp16", "mxfp4", "w4a16_g32", "bf16")
 LOWERED = ("int8", "fp8", "w4a16_g32", "fp16", "int8", "fp32")
 INTEGER = ("int8", "int8", "fp32")
+NARROW = ("nvfp4a16", "w4a16_g32", "fp8", "mxfp4a16", "fp16", "w4a16_g32", "int8")
+NARROW_LOWERED = ("w4a16_g32", "fp8", "w4a16_g32", "int8", "w4a16_g64", "fp32")
 RUNS = {
     "every format": ("fp16", EVERY, "onnx", ("openvino", "reference")),
     "every format, OpenVINO's file": ("fp16", EVERY, "openvino", ("openvino",)),
     "formats of onnxruntime": ("fp32", LOWERED, "onnxruntime", ("onnxruntime",)),
     "int8 and fp32": ("fp32", INTEGER, "onnxruntime", ("onnxruntime",)),
+    "mostly narrow weights": ("fp16", NARROW, "onnx", ("openvino", "reference")),
+    "mostly narrow weights, onnxruntime": ("fp32", NARROW_LOWERED, "onnxruntime", ("onnxruntime",)),
     "int8 and fp32, canonical": ("fp32", INTEGER, "onnx", ("openvino", "onnxruntime")),
 }
 """Name to base, schemes that are dealt out, target and runtimes."""

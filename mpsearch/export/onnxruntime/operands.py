@@ -128,7 +128,7 @@ def _multiply(
     spec = weight.spec
     if spec.block_shape is None and spec.format == "int8" and weight.zeros is None:
         stored = writer.constant((codes + MIDDLE).cpu().numpy().astype(np.uint8), "codes")
-        middle = writer.constant(np.full(scales.shape, MIDDLE, np.uint8), "zero_points")
+        middle = writer.constant(np.uint8(MIDDLE), "zero_point")
         parts = (writer.add("Cast", name, to=_FLOAT) for name in (stored, middle))
         return writer.add("Mul", writer.add("Sub", *parts), store_scales(writer, scales, spec))
     value = writer.add("Cast", store_elements(writer, codes, spec, "codes"), to=_FLOAT)
