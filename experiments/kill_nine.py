@@ -64,7 +64,7 @@ def main() -> None:
 
 def search(args: argparse.Namespace) -> None:
     """Search in the folder ``args.child``, and mark each evaluation that begins and is kept."""
-    marks = os.open(args.child.with_suffix(".marks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    marks = os.open(marks_of(args, args.child), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     measure, keep = Simulator._batch_losses, StoredLosses.put
 
     def measured(self: Simulator, key: tuple[int, ...], schemes: tuple[int, ...], b: int) -> Floats:
@@ -138,18 +138,18 @@ def kill(args: argparse.Namespace) -> dict[str, Any]:
     repeated, in_flight, evaluations = 0, 0, 0
     while kills < args.kills:
         run = args.work / f"run{fronts}"
-        remove(run)
+        remove(args, run)
         done = False
         while not done:
             spared = kills >= args.kills
             wait_s = None if spared else rng.uniform(0, args.longest)
             done, killed = begin(args, run, wait_s)
             kills += killed
-            damaged += not is_whole(run)
+            damaged += not is_whole(args, run)
             print(f"{kills} kills, {damaged} damaged", file=sys.stderr, flush=True)
         fronts += 1
         same += (run / "front.json").read_bytes() == expected
-        twice, flying, total = repetitions(run)
+        twice, flying, total = repetitions(args, run)
         repeated, in_flight, evaluations = repeated + twice, in_flight + flying, evaluations + total
         print(f"{kills} kills, {fronts} fronts, {same} the same", file=sys.stderr, flush=True)
     return {
@@ -169,7 +169,7 @@ def kill(args: argparse.Namespace) -> dict[str, Any]:
 def reference(args: argparse.Namespace) -> tuple[bytes, float]:
     """Return the front of a search that nobody kills and nobody helps, and how long it takes."""
     run = args.work / "reference"
-    remove(run)
+    remove(args, run)
     alone = argparse.Namespace(**{**vars(args), "workers": 0})
     started = time.monotonic()
     if wait(start(alone, run), None) != 0:
@@ -202,12 +202,17 @@ def kill_worker(pid: int) -> int:
     return 1
 
 
-def is_whole(run: Path) -> bool:
+def marks_of(args: argparse.Namespace, run: Path) -> Path:
+    """Where evaluations of a run leave their marks: never on a disk that is full."""
+    return Path(args.work) / f"{run.name}.marks"
+
+
+def is_whole(args: argparse.Namespace, run: Path) -> bool:
     """Return whether the database passes its integrity check, as it lies there."""
     path = run / "evaluations.sqlite"
     if not path.is_file():
         return True
-    copy = run.with_suffix(".copy")
+    copy = Path(args.work) / "copy.sqlite"
     for ending in ("", "-wal", "-shm"):
         source = path.with_name(path.name + ending)
         if source.is_file():
@@ -220,12 +225,12 @@ def is_whole(run: Path) -> bool:
     return bool(found == "ok")
 
 
-def repetitions(run: Path) -> tuple[int, int, int]:
+def repetitions(args: argparse.Namespace, run: Path) -> tuple[int, int, int]:
     """Return how many evaluations were begun again although they were kept, or were in flight, and how many there are."""
     kept: set[str] = set()
     begun: Counter[str] = Counter()
     repeated = flying = 0
-    for line in run.with_suffix(".marks").read_text().splitlines():
+    for line in marks_of(args, run).read_text().splitlines():
         word, _, rest = line.partition(" ")
         key = rest.rpartition(" ")[0] if word == "begin" else rest
         if word == "kept":
@@ -246,6 +251,7 @@ def fill_disk(args: argparse.Namespace) -> dict[str, Any]:
         ["mount", "-t", "tmpfs", "-o", f"size={args.tmpfs}k", "tmpfs", str(place)], check=True
     )
     try:
+        marks_of(args, place / "run").unlink(missing_ok=True)
         ballast = place / "ballast"
         free = shutil.disk_usage(place).free
         ballast.write_bytes(b"x" * int(free * 0.9))
@@ -255,13 +261,13 @@ def fill_disk(args: argparse.Namespace) -> dict[str, Any]:
                 break
             stops += 1
             lines.append((args.work / "small.said").read_text())
-            whole = is_whole(place / "run")
+            whole = is_whole(args, place / "run")
             with ballast.open("r+b") as file:
                 file.truncate(max(0, ballast.stat().st_size - free // 12))
             if not whole or stops > 30:
                 raise SystemExit(f"damaged, or no end: {lines[-1]}")
         same = (place / "run" / "front.json").read_bytes() == expected
-        twice, flying, total = repetitions(place / "run")
+        twice, flying, total = repetitions(args, place / "run")
     finally:
         subprocess.run(["umount", str(place)], check=False)
     return {
@@ -275,10 +281,10 @@ def fill_disk(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def remove(run: Path) -> None:
+def remove(args: argparse.Namespace, run: Path) -> None:
     """Remove a run and its marks."""
     shutil.rmtree(run, ignore_errors=True)
-    run.with_suffix(".marks").unlink(missing_ok=True)
+    marks_of(args, run).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
