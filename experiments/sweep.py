@@ -87,7 +87,11 @@ def run(command: list[str]) -> dict[str, Any]:
 def write(folder: Path, name: str, width: int) -> None:
     """A network of three convolutions and a product, of random weights, and data for it."""
     rng = np.random.default_rng(width)
-    shapes = {"w1": (width, 3, 3, 3), "w2": (width, width, 3, 3), "w3": (width, width, 1, 1)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "w1": (width, 3, 3, 3),
+        "w2": (width, width, 3, 3),
+        "w3": (width, width, 1, 1),
+    }
     shapes["w4"] = (10, width)
     weights = [
         numpy_helper.from_array(
