@@ -1,6 +1,6 @@
 """What recovery moves the front by: hypervolume of the demo's search and of one without recovery that takes as long.
 
-Run: make demo, then python -m experiments.recovered_front runs/demo FOLDER [-o experiments/results/recovered_front.json]
+Run: make demo, then python -m experiments.recovered_front runs/demo [FOLDER] [-o experiments/results/recovered_front.json]
 
 The search without recovery is the demo's job, but for what the demo spends on recovering finalists, by the seconds of its
 stages, it measures more plans. What each says is its front (points that were measured, none better by that) is then scored on lines of
@@ -80,21 +80,25 @@ def search_plainly(run: Path, out: Path) -> int:
     return refine
 
 
-def front_of(run: Path, judge: Simulator) -> list[Scored]:
-    """Return what a run's measured points say is its front, scored."""
-    points = [p for p in read_front(run / "front.json").points if "loss" in p.measured]
+def front_of(
+    run: Path, judge: Simulator, known: dict[tuple[int, ...], tuple[float, float]], file: str
+) -> list[Scored]:
+    """Return what a run's measured points say is its front, scored; plain ones are scored once."""
+    points = [p for p in read_front(run / file).points if "loss" in p.measured]
     kept = np.zeros(len(points), bool)
     for goal in _GOALS:
         pairs = [(p.value(goal).mean, p.measured["loss"].mean) for p in points]
         kept |= non_dominated(pairs)
     found = []
     for point in (p for p, keep in zip(points, kept, strict=True) if keep):
-        own = judge
         if point.method == RECOVERED:
             plan = read_plan(run / "plans" / plan_file(point))
             own = judge.change(changes_of(plan, judge.graph))
-        mean, stderr = own.loss(np.array(point.assignment))
-        found.append(Scored(point, (mean, stderr)))
+            found.append(Scored(point, tuple(own.loss(np.array(point.assignment)))))
+            continue
+        if point.assignment not in known:
+            known[point.assignment] = tuple(judge.loss(np.array(point.assignment)))
+        found.append(Scored(point, known[point.assignment]))
     return found
 
 
@@ -107,14 +111,22 @@ def volume(front: list[Scored], goal: str, least: float, most: float, worst: flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of the demo")
-    parser.add_argument("folder", type=Path, help="of the search without recovery")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="of the search without recovery; default: what the run itself had before it recovered",
+    )
+    parser.add_argument("--lines", type=int, default=_HELD_OUT, help="that fronts are scored on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--worst", type=float, nargs="+", default=[0.4, 0.1])
     parser.add_argument("-o", "--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    refine = search_plainly(options.run, options.folder)
-    print(f"without recovery: {refine} plans to refine with", flush=True)
+    refine, plain = REFINE, (options.run, "plain_front.json")
+    if options.folder is not None:
+        refine, plain = search_plainly(options.run, options.folder), (options.folder, "front.json")
+        print(f"without recovery: {refine} plans to refine with", flush=True)
     lines = cache_folder() / "lines-0" / "calibration.npz"
     prepared = prepare(
         Job(model="model.onnx", data=lines.name, device=DEVICE, batch=BATCH, samples=0),
@@ -122,11 +134,12 @@ def main() -> None:
     )
     assert prepared.batches is not None  # the job names data
     calibrated = Simulator(prepared.graph, prepared.space, prepared.batches)
-    x = orientation_arrays(_HELD_OUT, seed=_SEED)["x"]
+    x = orientation_arrays(options.lines, seed=_SEED)["x"]
     judge = calibrated.on_data(make_batches({"x": x}, batch_size=100))
+    known: dict[tuple[int, ...], tuple[float, float]] = {}
     fronts = {
-        "recovered": front_of(options.run, judge),
-        "plain": front_of(options.folder, judge),
+        "recovered": front_of(options.run, judge, known, "front.json"),
+        "plain": front_of(plain[0], judge, known, plain[1]),
     }
     both = [scored for front in fronts.values() for scored in front]
     table: dict[str, Any] = {"refine": {"recovered": REFINE, "plain": refine}}
