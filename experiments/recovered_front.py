@@ -97,29 +97,25 @@ def main() -> None:
         name: problems["plain"].evaluate(np.array(list(found))) for name, found in losses.items()
     }
     base = problems["plain"].evaluate(np.full((1, len(graph.groups)), space.index("fp16")))
-    for goal in _GOALS:
-        least, most = min(v[goal].min() for v in values.values()), base[goal][0]
-        for worst in options.worst:
-            table_of[f"{goal}, {worst:g} nats"] = {
-                name: hypervolume(
-                    np.stack(
-                        [
-                            (values[name][goal] - least) / (most - least),
-                            np.array(list(found.values())) / worst,
-                        ],
-                        1,
-                    ),
-                    (1.0, 1.0),
-                )
-                for name, found in losses.items()
-            }
-    table_of["points"] = {
+    points = {
         name: [
             {goal: float(values[name][goal][i]) for goal in _GOALS} | {"loss": loss}
             for i, loss in enumerate(found.values())
         ]
         for name, found in losses.items()
     }
+    fronts = {**points, "together": [*points["recovered"], *points["plain"]]}
+    for goal in _GOALS:
+        least, most = min(p[goal] for p in fronts["together"]), float(base[goal][0])
+        for worst in options.worst:
+            table_of[f"{goal}, {worst:g} nats"] = {
+                name: hypervolume(
+                    [((p[goal] - least) / (most - least), p["loss"] / worst) for p in found],
+                    (1.0, 1.0),
+                )
+                for name, found in fronts.items()
+            }
+    table_of["points"] = points
     print(json.dumps({k: v for k, v in table_of.items() if k != "points"}, indent=1))
     if options.out is not None:
         options.out.write_text(json.dumps(table_of, indent=1) + "\n")
