@@ -52,7 +52,7 @@ def look(page: Page, name: str, ink: str) -> None:
         f"""() => {{
             const view = document.getElementById('{name}-view');
             const plots = [...view.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent);
-            return !view.hidden && plots.every(
+            return !view.hidden && (plots.length || view.querySelector('#take-files a')) && plots.every(
                 p => p.data && p.data.length && p.layout.template.layout.font.color === '{ink}');
         }}"""
     )
