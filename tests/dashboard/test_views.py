@@ -151,7 +151,7 @@ def test_what_if_says_what_the_problem_says(seen: Seen, made: Report) -> None:
         assert told in said, (name, told)
     seen.page.locator("#take-measure").click()
     seen.wait("text('take-queued').includes('Queued')")
-    assert "waits" in seen.text("#take-queue")
+    seen.wait("text('take-queue').includes('waits')")
 
 
 def test_points_of_a_run_that_goes_on_arrive(seen: Seen, runs: Path, made: Report) -> None:
