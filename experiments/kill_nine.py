@@ -263,7 +263,7 @@ def fill_disk(args: argparse.Namespace) -> dict[str, Any]:
             lines.append((args.work / "small.said").read_text())
             whole = is_whole(args, place / "run")
             with ballast.open("r+b") as file:
-                file.truncate(max(0, ballast.stat().st_size - free // 12))
+                file.truncate(max(0, ballast.stat().st_size - free // 5))
             if not whole or stops > 30:
                 raise SystemExit(f"damaged, or no end: {lines[-1]}")
         same = (place / "run" / "front.json").read_bytes() == expected
