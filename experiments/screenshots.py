@@ -51,9 +51,10 @@ def look(page: Page, name: str, ink: str) -> None:
     page.wait_for_function(
         f"""() => {{
             const view = document.getElementById('{name}-view');
-            const plots = [...view.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent);
+            const graphs = [...view.querySelectorAll('.dash-graph')].filter(g => g.offsetParent);
+            const plots = graphs.map(g => g.querySelector('.js-plotly-plot'));
             return !view.hidden && (plots.length || view.querySelector('#take-files a')) && plots.every(
-                p => p.data && p.data.length && p.layout.template.layout.font.color === '{ink}');
+                p => p && p.data && p.data.length && p.layout.template.layout.font.color === '{ink}');
         }}"""
     )
     page.wait_for_timeout(2500)  # the graph's layout and colours

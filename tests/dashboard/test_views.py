@@ -103,6 +103,9 @@ def test_a_limit_and_a_dragged_line_choose_another_plan(seen: Seen, made: Report
     seen.view("front")
     measured = sorted(p.predicted["latency_us"].mean for p in made.front.points if p.measured)
     before = decision(seen)
+    line = seen.page.locator("#front-graph .shapelayer path").first
+    edge = line.bounding_box()
+    assert edge is not None
     limit = (measured[0] + measured[1]) / 2
     seen.page.locator("#limit-latency_us").fill(f"{limit:.6g}")
     seen.page.keyboard.press("Tab")
@@ -111,7 +114,10 @@ def test_a_limit_and_a_dragged_line_choose_another_plan(seen: Seen, made: Report
     assert f"µs {measured[0]:.3g}"[:6] in decision(seen)
     seen.page.locator("#clear").click()
     seen.wait("!document.getElementById('limit-latency_us').value")
-    line = seen.page.locator("#front-graph .shapelayer path").first
+    seen.wait(
+        "Math.abs(document.querySelector('#front-graph .shapelayer path').getBoundingClientRect().x"
+        f" - {edge['x']}) < 2"
+    )
     box = line.bounding_box()
     assert box is not None
     seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

@@ -10,7 +10,7 @@ from mpsearch.cli.means import Durable, Store
 from mpsearch.cli.printing.tables import print_table
 
 app = typer.Typer(
-    help="Losses that runs share: what a store holds, taken over from runs, as Parquet.",
+    help="Losses that runs share: look, import, export.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
