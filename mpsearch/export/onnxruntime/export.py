@@ -17,7 +17,6 @@ from mpsearch.cost.executed.onnxruntime import (
     takes_blocks,
     view_graph,
 )
-from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import Writer
 from mpsearch.export.onnx.canonical import Encoding, Weights, build_canonical
 from mpsearch.export.onnx.encode_activation import Activation, encode_activation
@@ -31,12 +30,12 @@ from mpsearch.export.onnxruntime.operands import (
 )
 from mpsearch.export.onnxruntime.overrides import write_overrides
 from mpsearch.export.onnxruntime.rewrite import rewrite_layers
+from mpsearch.export.writable import check_writable
 from mpsearch.graph.model import ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.numerics.range import Range
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
-from mpsearch.registry import find
 from mpsearch.schemes import Spec
 
 
@@ -62,10 +61,7 @@ def build_onnxruntime(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.M
         PlanError: The plan does not fit, or onnxruntime cannot run one of its schemes.
     """
     schemes = plan_schemes(plan, graph)
-    can_write = find("export_limits", "onnxruntime")
-    for layer, scheme in zip(graph.layers, schemes, strict=True):
-        if reason := can_write(graph, layer, scheme):
-            raise PlanError(reason)
+    check_writable(graph, schemes, "onnxruntime")
     base = plan.schemes[plan.base].activation.format
     view = view_graph(graph)
     executed = executed_layers(view, schemes, base=base)

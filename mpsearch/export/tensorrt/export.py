@@ -13,7 +13,6 @@ import torch
 from onnx import TensorProto
 
 from mpsearch.cost.executed.onnxruntime import is_static_int8_activation
-from mpsearch.errors import PlanError
 from mpsearch.export.onnx.builder import Writer
 from mpsearch.export.onnx.canonical import Encoding, Weights, build_canonical
 from mpsearch.export.onnx.encode_activation import Activation, encode_activation
@@ -21,12 +20,12 @@ from mpsearch.export.onnx.encode_weight import encode_weight
 from mpsearch.export.onnx.write_model import write_model
 from mpsearch.export.tensorrt.build_script import build_script
 from mpsearch.export.tensorrt.type_layers import type_layers
+from mpsearch.export.writable import check_writable
 from mpsearch.graph.model import Layer, ModelGraph
 from mpsearch.numerics.quantized import QuantizedTensor
 from mpsearch.numerics.range import Range
 from mpsearch.plan.match import plan_schemes
 from mpsearch.plan.plan import Plan
-from mpsearch.registry import find
 from mpsearch.schemes import Scheme, Spec
 
 _TYPED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -57,10 +56,7 @@ def build_tensorrt(plan: Plan, graph: ModelGraph, weights: Weights) -> onnx.Mode
         PlanError: The plan does not fit, or TensorRT cannot run one of its schemes.
     """
     schemes = plan_schemes(plan, graph)
-    can_write = find("export_limits", "tensorrt")
-    for layer, scheme in zip(graph.layers, schemes, strict=True):
-        if reason := can_write(graph, layer, scheme):
-            raise PlanError(reason)
+    check_writable(graph, schemes, "tensorrt")
     model = build_canonical(plan, graph, weights, Encoding(_encode_weight, _encode_activation))
     base = plan.schemes[plan.base].activation.format
     formats = {
